@@ -1,0 +1,112 @@
+# Everything installs itself: `make demo` and `make test` need python3 (3.10 or newer) with its venv module, nothing else.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SHELL  := /bin/bash
+.SHELLFLAGS := -e -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# A stamp bears the checksum of what was installed: a changed lock installs again, an unchanged one costs nothing.
+stamp  = $(VENV)/.installed-$(1)-$(shell cat requirements/$(1).txt pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
+CORE    := $(call stamp,core)
+LAB     := $(call stamp,lab)
+TEST    := $(call stamp,test)
+BROWSER := $(call stamp,browser)
+UV      := 0.13.8
+
+# What `make test` leaves to `make test-all`.
+PARTS := browser or argilla or slow
+
+.PHONY: help demo test check lab lock format test-all test-parts parts clean
+
+help:             ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+demo: $(CORE)     ## run the demo pipeline; LLM=provider:model asks a real model, else it rehearses
+	@$(BIN)/distilnb demo $(if $(LLM),--llm "$(LLM)")
+
+test: check       ## ruff, mypy, import rule, and all tests that need only Python
+	@$(BIN)/python -m pytest -m "not ($(PARTS))"
+
+check: $(TEST)    ## ruff, formatting, mypy, import rule
+	@$(BIN)/ruff check --quiet . && echo "ruff: ok"
+	@$(BIN)/ruff format --quiet --check . && echo "format: ok"
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache > $(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
+	@grep -E '^Contracts:' $(VENV)/lint-imports.log
+
+format: $(TEST)   ## mend imports and formatting
+	@$(BIN)/ruff check --quiet --fix-only . ; $(BIN)/ruff format --quiet .
+
+lab: $(LAB)       ## open JupyterLab on the quickstart
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
+
+test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's server); a skip is a failure
+	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest
+
+test-parts: parts       ## only what `make test` left out; a skip is a failure
+	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "$(PARTS)"
+
+# ------------------------------------------------------------------------------------------------------------ set-up
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "distilnb needs Python 3.10 or newer: make PYTHON=python3.12 …"; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "Python's venv module is missing. Debian, Ubuntu: apt install python3-venv"; exit 1; }
+
+# -qq: pip prints errors only. With --require-hashes a package that the lock lacks is an error, not a download.
+$(VENV)/.installed-%: | $(BIN)/python
+	@name=$$(echo "$*" | sed 's/-[0-9]*$$//'); \
+	echo "installing requirements/$$name.txt (pinned, hashes checked)"; start=$$SECONDS; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --only-binary :all: --require-hashes \
+	  -r requirements/$$name.txt; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	rm -f $(VENV)/.installed-$$name-*; touch $@; \
+	echo "installed in $$((SECONDS - start)) s; $(VENV) is $$(du -sh $(VENV) | cut -f1)"
+
+# Debian packages by the command (or, for fonts, the file) that shows they are there.
+NEED := $(strip \
+  $(if $(shell command -v chromium || command -v chromium-browser || command -v google-chrome),,chromium) \
+  $(if $(shell command -v dot),,graphviz) \
+  $(if $(wildcard /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf),,fonts-dejavu-core) \
+  $(if $(wildcard /usr/share/fonts/truetype/wqy/wqy-microhei.ttc),,fonts-wqy-microhei))
+ARGILLA := .venv-argilla/.installed-$(shell cat requirements/argilla-server.txt 2>/dev/null | cksum | cut -d' ' -f1)
+
+parts: $(BROWSER) $(ARGILLA)
+ifneq ($(NEED),)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "installing $(NEED)"; export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends $(NEED) > $(VENV)/apt.log 2>&1 \
+	    || { tail -20 $(VENV)/apt.log; exit 1; }; \
+	else echo "missing, and their tests will fail: $(NEED). Debian, Ubuntu: sudo apt install $(NEED)"; fi
+endif
+
+# Its own venv: the server pins other versions of pydantic and friends than distilnb runs with.
+$(ARGILLA): | $(BIN)/python
+	@echo "installing requirements/argilla-server.txt into .venv-argilla"
+	@[ -x .venv-argilla/bin/python ] || $(PYTHON) -m venv .venv-argilla
+	@.venv-argilla/bin/python -m pip install -qq --disable-pip-version-check --require-hashes \
+	  -r requirements/argilla-server.txt
+	@rm -f .venv-argilla/.installed-*; touch $@
+
+# The largest lock is made first and constrains the others, so any two of them agree on every version.
+COMPILE = .venv-lock/bin/uv --quiet pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
+  --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE)
+
+lock:             ## renew requirements/*.txt from pyproject.toml; UPGRADE=--upgrade moves versions
+	@[ -x .venv-lock/bin/uv ] || { $(PYTHON) -m venv .venv-lock; .venv-lock/bin/python -m pip install -qq uv==$(UV); }
+	@$(COMPILE) --group browser -o requirements/browser.txt
+	@$(COMPILE) --group test -c requirements/browser.txt -o requirements/test.txt
+	@$(COMPILE) --group build --extra lab -c requirements/browser.txt -o requirements/lab.txt
+	@$(COMPILE) --group build -c requirements/browser.txt -o requirements/core.txt
+	@! grep -lE '://|^--(index|extra|find|trusted)' requirements/*.txt
+	@wc -l requirements/*.txt
+
+clean:            ## remove venvs, caches and build output
+	@rm -rf .venv .venv-lock .venv-argilla build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+	  .coverage .coverage.* htmlcov *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
