@@ -1,0 +1,42 @@
+"""Which fault a request meets: one written into its prompt, or one drawn by the configured rates."""
+
+import re
+
+from .chance import Draw
+from .config import Config
+
+# [[500]] · [[500x2]]: the first two times · [[500@judge]]: only when the model `judge` is asked,
+# for a prompt that several steps of a pipeline quote.
+_MARK = re.compile(
+    r"\[\[(401|404|429|500|never|empty|null|garbage|half|length)(?:x(\d+))?(?:@([\w.:/-]+))?\]\]"
+)
+_ENDLESS = float("inf")
+_TIMES = {"429": 2.0}
+
+# Told with a [[429]]: short, so that a test of retries is short.
+SCRIPTED_RETRY_AFTER_S = 0.05
+
+
+def scripted_fault(prompt: str, model: str, attempt: int) -> str:
+    """Return the name of the fault that `prompt` asks for by a mark, or the empty text.
+
+    >>> scripted_fault("Hi [[500x2]]", "mock-model", 1), scripted_fault("Hi [[500x2]]", "mock-model", 2)
+    ('500', '')
+    """
+    if "[[" not in prompt:
+        return ""
+    for name, times, only in _MARK.findall(prompt):
+        limit = float(times) if times else _TIMES.get(name, _ENDLESS)
+        if attempt < limit and only in ("", model):
+            return str(name)
+    return ""
+
+
+def drawn_fault(config: Config, draw: Draw) -> str:
+    """Return the name of the fault that chance gives a request, or the empty text."""
+    point = draw.unit()
+    for name, rate in config.fault_rates():
+        if point < rate:
+            return name
+        point -= rate
+    return ""
