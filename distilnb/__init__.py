@@ -1,0 +1,129 @@
+"""Design, preview, run and review synthetic-data and AI-feedback pipelines without leaving the notebook.
+
+    import distilnb as dn
+
+Names are loaded when first used: the import itself is instant, and so are the processes of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from distilnb.version import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distilnb import errors, llms, steps, tasks
+    from distilnb.demo import demo
+    from distilnb.export.distiset import Distiset
+    from distilnb.llms.base import LLM
+    from distilnb.llms.catalog import llm
+    from distilnb.pipeline import Pipeline, Preview
+    from distilnb.run import Run, attach, runs
+    from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+    from distilnb.steps.function import step
+    from distilnb.tasks.base import Task
+    from distilnb.tasks.function import task
+
+__all__ = [
+    "LLM",
+    "Distiset",
+    "GeneratorStep",
+    "GlobalStep",
+    "Pipeline",
+    "Preview",
+    "Run",
+    "Step",
+    "Task",
+    "__version__",
+    "attach",
+    "demo",
+    "errors",
+    "llm",
+    "llms",
+    "load_ipython_extension",
+    "open",
+    "runs",
+    "step",
+    "steps",
+    "task",
+    "tasks",
+    "unload_ipython_extension",
+]
+
+# Public name → the module that holds it; "" stands for a module of that name.
+_HOMES: Mapping[str, str] = {
+    "LLM": "llms.base",
+    "Distiset": "export.distiset",
+    "GeneratorStep": "spec.step",
+    "GlobalStep": "spec.step",
+    "Pipeline": "pipeline",
+    "Preview": "pipeline",
+    "Run": "run",
+    "Step": "spec.step",
+    "Task": "tasks.base",
+    "attach": "run",
+    "demo": "demo",
+    "errors": "",
+    "llm": "llms.catalog",
+    "llms": "",
+    "runs": "run",
+    "step": "steps.function",
+    "steps": "",
+    "task": "tasks.function",
+    "tasks": "",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'distilnb' has no attribute {name!r}")
+    home = _HOMES[name]
+    module = import_module(f"distilnb.{home or name}")
+    found = getattr(module, name) if home else module
+    globals()[name] = (
+        found  # next time it is found at once; for `demo`, in the place of the module of that name
+    )
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def open(path: str | Path, *, trust_code: bool = False) -> Pipeline:
+    """Open a pipeline file, YAML or JSON, that `pipeline.save` wrote.
+
+    Functions and classes of its author run only with `trust_code`; read the file before.
+
+    Raises SourceNotFoundError when it is not there, SpecError when it is no pipeline file.
+    """
+    from distilnb.errors import SpecError
+    from distilnb.pipeline import Pipeline
+    from distilnb.spec.files import load
+
+    if "://" in str(path):
+        raise SpecError(
+            f"{str(path)!r} is an address; only files of this machine can be opened so far.",
+            "Download the file, read it, and open its path.",
+        )
+    file = load(path, trust_code=trust_code)
+    model: Any = file.llm  # a file holds specs; that of a model is a model
+    return Pipeline(file.name, llm=model, description=file.description, graph=file.graph)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Register `%distil` and `%%distil`: what `%load_ext distilnb` calls."""
+    from distilnb.notebook import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take the magics away: what `%unload_ext distilnb` calls."""
+    from distilnb.notebook import unload
+
+    unload(shell)

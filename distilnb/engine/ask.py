@@ -1,0 +1,308 @@
+"""Asking: rows of a task become requests, requests become replies (cached or paid for), replies become rows.
+
+Preview and worker share it, so that a preview's replies are the full run's replies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from distilnb.engine.apply import Failure, check_row
+from distilnb.engine.budget import Budget, BudgetReached, Hold
+from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digest
+from distilnb.engine.repeats import Repeats
+from distilnb.errors import ModelError
+from distilnb.llms.base import LLM
+from distilnb.llms.calling import Caller
+from distilnb.llms.prices import cost_usd
+from distilnb.llms.request import Message, Reply, Request
+from distilnb.rows import Batch, Row
+from distilnb.tasks.base import Task
+
+CacheMode = Literal["on", "off", "refresh"]
+
+
+class NotStarted(Exception):
+    """The asker was told to start no more requests."""
+
+
+class FatalModelError(Exception):
+    """A model refuses every request (a wrong key): the run must stop. `error` says why, `step` where."""
+
+    def __init__(self, step: str, error: ModelError) -> None:
+        super().__init__(step, error)
+        self.step = step
+        self.error = error
+
+
+@dataclass
+class Asked:
+    """What became of one row at a task."""
+
+    rows: list[Row] = field(default_factory=list)
+    failure: Failure | None = None
+    partial: list[str] = field(default_factory=list)
+    messages: tuple[Message, ...] = ()
+    replies: tuple[Reply, ...] = ()
+    n_asked: int = 0  # requests sent
+    n_cached: int = 0  # requests wholly answered by the cache
+    cost_usd: float | None = 0.0
+
+    @property
+    def new_replies(self) -> list[Reply]:
+        """The replies that were paid for now."""
+        return [reply for reply in self.replies if not reply.is_cached]
+
+
+class Models:
+    """The live models of one event loop: one caller, and so one set of limits, per model."""
+
+    def __init__(self) -> None:
+        self._callers: dict[str, Caller] = {}
+
+    def caller(self, llm: LLM) -> Caller:
+        """Return the caller of a model, made at first use; steps with an equal model share it."""
+        limits = (llm.max_concurrency, llm.rpm, llm.tpm, llm.timeout, llm.max_retries, llm.key())
+        name = f"{llm.digest} {hash(limits)}"
+        if name not in self._callers:
+            self._callers[name] = Caller.of(llm)
+        return self._callers[name]
+
+    @property
+    def n_retries(self) -> int:
+        """Requests sent again so far, by all callers."""
+        return sum(caller.retries for caller in self._callers.values())
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for caller in self._callers.values():
+            await caller.close()
+        self._callers.clear()
+
+
+@dataclass
+class Asker:
+    """Asks models for rows, through the reply cache and within the budget."""
+
+    cache: ReplyCache
+    models: Models
+    budget: Budget
+    repeats: Repeats
+    mode: CacheMode = "on"
+    _in_flight: dict[Key, asyncio.Future[None]] = field(default_factory=dict)
+    _is_stopped: bool = False
+    _budget_reached: BudgetReached | None = None
+
+    def stop(self) -> None:
+        """Start no more requests; those in flight end, and the other rows are left as they are."""
+        self._is_stopped = True
+
+    async def ask_rows(
+        self, task: Task, batch: Batch, indices: Sequence[int], done: Callable[[int, Asked], None]
+    ) -> None:
+        """Ask for some rows of a batch and call `done(index, asked)` for each as it ends, cached ones first.
+
+        Rows whose request was not started (`stop`, or the budget) are not reported. Raises BudgetReached once all
+        in flight have ended; FatalModelError and StoreError at once, cancelling the rest.
+        """
+        waiting: list[asyncio.Task[None]] = []
+        for index, request, keys, known in self._look_up(task, batch, indices, done):
+            if len(known) == len(keys):
+                done(index, self._finish(task, batch, index, request, keys, known, []))
+            else:
+                work = self._ask_one(task, batch, index, request, keys, known, done)
+                waiting.append(asyncio.ensure_future(work))
+        await _all_or_first_error(waiting)
+        if self._budget_reached:
+            raise self._budget_reached
+
+    def _look_up(
+        self, task: Task, batch: Batch, indices: Sequence[int], done: Callable[[int, Asked], None]
+    ) -> list[tuple[int, Request, list[Key], dict[Key, Reply]]]:
+        """Render all requests and find their replies in one look-up; rows that cannot be rendered end here."""
+        rendered: list[tuple[int, Request]] = []
+        for index in indices:
+            try:
+                rendered.append((index, render(task, batch.rows[index])))
+            except Exception as error:  # noqa: BLE001 - a user's task may raise anything; it is the row's failure
+                done(index, Asked(failure=Failure.of(batch.ids[index], task.name, error)))
+        llm = model_of(task)
+        digests = [request_digest(llm, request) for _, request in rendered]
+        repeats = [0] * len(rendered)
+        if not llm.is_deterministic:
+            asked = [(digest, batch.ids[index]) for digest, (index, _) in zip(digests, rendered, strict=True)]
+            repeats = self.repeats.number(task.digest, asked)
+        keys = [
+            [reply_key(digest, index=i, repeat=repeat, attempt=0) for i in range(request.n)]
+            for digest, repeat, (_, request) in zip(digests, repeats, rendered, strict=True)
+        ]
+        found: dict[Key, Reply] = {}
+        if self.mode == "on":
+            found = self.cache.find([key for group in keys for key in group])
+        return [
+            (index, request, group, {key: found[key] for key in group if key in found})
+            for (index, request), group in zip(rendered, keys, strict=True)
+        ]
+
+    async def _ask_one(
+        self,
+        task: Task,
+        batch: Batch,
+        index: int,
+        request: Request,
+        keys: list[Key],
+        known: dict[Key, Reply],
+        done: Callable[[int, Asked], None],
+    ) -> None:
+        if self.mode == "on" and keys[0] in self._in_flight:
+            await asyncio.wait([self._in_flight[keys[0]]])
+            known = self.cache.find(keys)
+        missing = [key for key in keys if key not in known]
+        bought: list[tuple[Key, Reply]] = []
+        if missing:
+            try:
+                bought = await self._buy(task, request, missing)
+            except NotStarted:
+                return
+            except BudgetReached as reached:
+                self._budget_reached = reached
+                self.stop()
+                return
+            except ModelError as error:
+                if error.fatal:
+                    raise FatalModelError(task.name, error) from error
+                failure = Failure.of(batch.ids[index], task.name, error, prompt=prompt_text(request))
+                done(index, Asked(failure=failure, messages=request.messages, n_asked=1))
+                return
+        done(index, self._finish(task, batch, index, request, keys, known, bought))
+
+    async def _buy(self, task: Task, request: Request, missing: list[Key]) -> list[tuple[Key, Reply]]:
+        """Send one request for the missing replies; returns once they are in the cache."""
+        llm = model_of(task)
+        asked = request if len(missing) == request.n else replace(request, n=len(missing))
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._in_flight[missing[0]] = mine
+        hold = self.budget.hold(*estimate(llm, asked)) if self.budget.is_limited else None
+        cost, tokens = 0.0, 0
+        try:
+            async with self.models.caller(llm).asking(asked, before=lambda: self._before(hold)) as answer:
+                pairs = list(zip(missing, answer.replies, strict=False))
+                cost, tokens = _spent(llm, [reply for _, reply in pairs])
+                # The slot of the request is held until its replies are safe: a kill repeats no more than that.
+                if self.mode != "off":
+                    await self.cache.keep(pairs, replace=self.mode == "refresh")
+            return pairs
+        finally:
+            if hold:
+                hold.settle(cost, tokens)
+            self._in_flight.pop(missing[0], None)
+            mine.set_result(None)
+
+    async def _before(self, hold: Hold | None) -> None:
+        """Decide, once a request has its slot, whether it may be sent."""
+        if self._is_stopped:
+            raise NotStarted
+        if hold:
+            await hold.take()
+
+    def _finish(
+        self,
+        task: Task,
+        batch: Batch,
+        index: int,
+        request: Request,
+        keys: list[Key],
+        known: dict[Key, Reply],
+        bought: list[tuple[Key, Reply]],
+    ) -> Asked:
+        """Make rows of the replies; a reply that cannot be used quarantines the row, and stays cached."""
+        everything = {**known, **dict(bought)}
+        replies = tuple(everything[key] for key in keys if key in everything)
+        llm = model_of(task)
+        new = [reply for _, reply in bought]
+        asked = Asked(
+            messages=request.messages,
+            replies=replies,
+            n_asked=1 if bought else 0,
+            n_cached=0 if bought else 1,
+            cost_usd=cost_usd(llm, *_tokens(new)) if new else 0.0,
+        )
+        try:
+            made = task.rows_from(batch.rows[index], replies)
+        except Exception as error:  # noqa: BLE001 - a user's parser may raise anything; it is the row's failure
+            asked.failure = Failure.of(
+                batch.ids[index], task.name, error, prompt=prompt_text(request), reply=reply_text(replies)
+            )
+            return asked
+        asked.rows, asked.partial = made.rows, made.partial
+        return asked
+
+
+def render(task: Task, row: Row) -> Request:
+    """Return the request of a row, with columns under the names that the task uses."""
+    check_row(task, row)
+    return task.request(task_row(task, row))
+
+
+def task_row(task: Task, row: Row) -> Row:
+    """Return the row as the task sees it: columns also under the names of `input_mappings`."""
+    if not task.input_mappings:
+        return row
+    return {**row, **{name: row[actual] for name, actual in task.input_mappings.items() if actual in row}}
+
+
+def model_of(task: Task) -> LLM:
+    """Return the model of a checked task."""
+    if task.llm is None:
+        task.check()
+        raise AssertionError("a task without a model passed its check")
+    return task.llm
+
+
+def estimate(llm: LLM, request: Request) -> tuple[float, int]:
+    """Return what a request may cost at most, in USD and tokens, before it is sent."""
+    n_input = sum(len(str(message.get("content", ""))) for message in request.messages) // 3 + 8
+    n_output = int(llm.generation_kwargs.get("max_new_tokens") or 512) * request.n
+    return cost_usd(llm, n_input, n_output) or 0.0, n_input + n_output
+
+
+def prompt_text(request: Request) -> str:
+    """Return the messages of a request as one text."""
+    return "\n\n".join(f"{message['role']}:\n{message['content']}" for message in request.messages)
+
+
+def reply_text(replies: Sequence[Reply]) -> str:
+    """Return the raw replies as one text."""
+    return "\n\n".join(reply.text if reply.text is not None else "(no text)" for reply in replies)
+
+
+def _tokens(replies: Sequence[Reply]) -> tuple[int, int]:
+    return sum(r.input_tokens or 0 for r in replies), sum(r.output_tokens or 0 for r in replies)
+
+
+def _spent(llm: LLM, replies: Sequence[Reply]) -> tuple[float, int]:
+    tokens = _tokens(replies)
+    return cost_usd(llm, *tokens) or 0.0, sum(tokens)
+
+
+async def _all_or_first_error(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for all; at the first error cancel the rest, wait for their end, and raise it."""
+    if not tasks:
+        return
+    try:
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        error = task.exception()
+        if error is not None:
+            raise error

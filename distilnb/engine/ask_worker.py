@@ -1,0 +1,235 @@
+"""The worker for tasks: one event loop that keeps requests in flight across batch borders, up to the limits.
+
+It never imports pyarrow: that would cost a tenth of a second before the first request, and most of its memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from distilnb.engine.apply import Failure, Outcome
+from distilnb.engine.ask import Asked, Asker, FatalModelError, Models
+from distilnb.engine.budget import Budget, BudgetReached
+from distilnb.engine.building import read_steps
+from distilnb.engine.cache import ReplyCache
+from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.repeats import Repeats
+from distilnb.engine.rundir import RunDir
+from distilnb.engine.wire import LineSplitter, Message, encode, failed_message, join_runner, write_outcome
+from distilnb.rows import Batch, read_batch
+from distilnb.tasks.base import Task
+
+FLUSH_ROWS = 256
+FLUSH_AFTER_S = 0.02  # shorter costs more files, longer delays the next stage
+
+
+def main() -> None:
+    """Serve one runner until it says exit or dies."""
+    path, connection = join_runner()
+    asyncio.run(_serve(RunDir(path), connection))
+    os._exit(0)  # a user's non-daemon thread must not keep the worker alive
+
+
+async def _serve(run: RunDir, connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    worker = AskWorker(run, lambda message: writer.write(encode(message)))
+    splitter = LineSplitter()
+    while data := await reader.read(1 << 16):
+        for message in splitter.feed(data):
+            if message["do"] == "exit":
+                await worker.close()
+                writer.close()
+                return
+            worker.handle(message)
+    os._exit(0)  # the runner is gone
+
+
+@dataclass
+class _Flush:
+    """Finished rows of one stage on their way to one file."""
+
+    outcome: Outcome = field(default_factory=Outcome)
+    took: dict[int, list[int]] = field(default_factory=dict)
+    n_rows: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass
+class AskWorker:
+    """Does what messages ask and says what became of it."""
+
+    run: RunDir
+    say: Callable[[Message], None]
+    plan: Plan = field(init=False)
+    steps: dict[str, Task] = field(default_factory=dict)
+    asker: Asker | None = None
+    _flushes: dict[str, _Flush] = field(default_factory=dict)
+    _work: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.plan = self.run.plan()
+
+    def handle(self, message: Message) -> None:
+        """Begin one thing; what it brings is said later."""
+        kind = message["do"]
+        if kind == "batch":
+            self._start(self._ask(self.plan.stage(message["stage"]), message))
+        elif kind == "secrets":
+            self._start(self._load(message))
+        elif kind == "drain":
+            self._start(self._drain())
+
+    async def close(self) -> None:
+        """Write what is finished and close the connections."""
+        for work in list(self._work):
+            work.cancel()
+        for name in list(self._flushes):
+            self._flush(name)
+        for step in self.steps.values():
+            step.unload()
+        if self.asker:
+            await self.asker.models.close()
+
+    def _start(self, work: object) -> None:
+        task = asyncio.ensure_future(self._guarded(work))
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    async def _guarded(self, work: object) -> None:
+        """Await work; what it raises as a whole is told to the runner."""
+        try:
+            await work  # type: ignore[misc]  # every caller passes a coroutine
+        except FatalModelError as error:
+            self.say(failed_message(error.step, error.error))
+        except BudgetReached as reached:
+            self.say({"say": "budget", "reason": str(reached)})
+        except Exception as error:  # noqa: BLE001 - the worker's loop: the runner decides what follows
+            self.say(failed_message("", error, traceback.format_exc()))
+
+    async def _load(self, message: Message) -> None:
+        names = [step for stage in self.plan.stages if stage.worker == "ask" for step in stage.steps]
+        steps = read_steps(self.run.path, names, message["values"])
+        self.steps = {name: step for name, step in steps.items() if isinstance(step, Task)}
+        options = self.plan.options
+        self.asker = Asker(
+            ReplyCache(),
+            Models(),
+            Budget(
+                options.get("max_cost"),
+                options.get("max_tokens"),
+                message["spent_cost"],
+                message["spent_tokens"],
+            ),
+            Repeats(self.run.path / "repeats.sqlite"),
+            options.get("cache", "on"),
+        )
+        for name, step in self.steps.items():
+            try:
+                step.load()
+            except Exception as error:  # noqa: BLE001 - a user's `load` may raise anything; the run ends with it
+                self.say(failed_message(name, error, traceback.format_exc()))
+                return
+        self.say({"say": "ready"})
+
+    async def _ask(self, stage: Stage, message: Message) -> None:
+        batch = read_batch(self.run.path / message["path"])
+        entries = message["todo"]
+        if entries is None:
+            entries = list(range(len(batch.rows) + len(batch.gone)))
+        n_rows = len(batch.rows)
+        task = self.steps[stage.name]
+        assert self.asker is not None  # the runner sends no batch before `ready`
+        for index in (index for index in entries if index >= n_rows):
+            self._pass_gone(stage, batch, index, message["batch"])
+        rows = [index for index in entries if index < n_rows]
+
+        def done(index: int, asked: Asked) -> None:
+            self._finish(stage, task, batch, index, asked, message["batch"])
+
+        await self.asker.ask_rows(task, batch, rows, done)
+
+    # --- finished rows ---
+
+    def _finish(
+        self, stage: Stage, task: Task, batch: Batch, index: int, asked: Asked, batch_id: int
+    ) -> None:
+        flush = self._flush_of(stage, batch_id, index)
+        add_asked(flush.outcome, task, batch.ids[index], batch.orders[index], asked)
+        flush.n_rows += 1
+        if not stage.tells_gone:
+            flush.outcome.batch.gone.clear()
+        if flush.n_rows >= FLUSH_ROWS:
+            self._flush(stage.name)
+
+    def _pass_gone(self, stage: Stage, batch: Batch, index: int, batch_id: int) -> None:
+        flush = self._flush_of(stage, batch_id, index)
+        if stage.tells_gone:
+            flush.outcome.batch.gone.append(batch.gone[index - len(batch.rows)])
+
+    def _flush_of(self, stage: Stage, batch_id: int, index: int) -> _Flush:
+        flush = self._flushes.get(stage.name)
+        if flush is None:
+            flush = self._flushes[stage.name] = _Flush()
+            flush.timer = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self._flush, stage.name)
+        flush.took.setdefault(batch_id, []).append(index)
+        return flush
+
+    def _flush(self, stage: str) -> None:
+        flush = self._flushes.pop(stage, None)
+        if flush is None:
+            return
+        if flush.timer:
+            flush.timer.cancel()
+        try:
+            self.say(write_outcome(self.run, stage, flush.outcome, flush.took))
+        except Exception as error:  # noqa: BLE001 - a full disk; the replies are in the cache, the run resumes
+            self.say(failed_message(stage, error, traceback.format_exc()))
+
+    async def _drain(self) -> None:
+        """Start nothing more, let what is in flight end, write it, and say so."""
+        if self.asker:
+            self.asker.stop()
+        others = self._work - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
+        for name in list(self._flushes):
+            self._flush(name)
+        self.say({"say": "drained"})
+
+
+def add_asked(outcome: Outcome, task: Task, row_id: str, order: list[int], asked: Asked) -> None:
+    """Add what became of one row at a task to the outcome of its stage."""
+    name = task.name
+    for number, row in enumerate(asked.rows):
+        if task.expands():
+            outcome.batch.add(row, f"{row_id}.{number}", [*order, number])
+        else:
+            outcome.batch.add(row, row_id, order)
+    if asked.failure:
+        outcome.fail(asked.failure, order)
+    else:
+        outcome.count(name, done=1, made=len(asked.rows))
+    if asked.partial and not asked.failure:
+        reason = "; ".join(asked.partial)
+        outcome.failures.append(Failure(row_id, name, "Partial", reason, is_partial=True))
+        outcome.count(name, partial=1)
+    new = asked.new_replies
+    outcome.count(
+        name,
+        asked=asked.n_asked,
+        cached=asked.n_cached,
+        truncated=sum(reply.is_truncated for reply in asked.replies),
+        input_tokens=sum(reply.input_tokens or 0 for reply in new),
+        output_tokens=sum(reply.output_tokens or 0 for reply in new),
+        cost_usd=asked.cost_usd or 0.0,
+        unpriced=1 if asked.cost_usd is None else 0,
+    )
+
+
+if __name__ == "__main__":
+    main()

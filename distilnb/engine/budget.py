@@ -1,0 +1,84 @@
+"""The budget of a run: a request starts only if what is spent and in flight stays below the limit."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+
+class BudgetReached(Exception):
+    """No further request may start; what is in flight still ends."""
+
+
+@dataclass
+class Budget:
+    """Money and tokens of a run, over its whole life. A limit of None is none; costs are in USD."""
+
+    max_cost: float | None = None
+    max_tokens: int | None = None
+    spent_cost: float = 0.0
+    spent_tokens: int = 0
+    _held_cost: float = 0.0
+    _held_tokens: int = 0
+    _n_held: int = 0
+    _settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether any limit is set."""
+        return self.max_cost is not None or self.max_tokens is not None
+
+    def hold(self, cost: float, tokens: int) -> Hold:
+        """Return a reservation of at most `cost` USD and `tokens`, not yet taken."""
+        return Hold(self, cost, tokens)
+
+    def allows(self, cost: float, tokens: int) -> bool:
+        """Whether a request that may cost this much can start now."""
+        too_dear = self.max_cost is not None and self.spent_cost + self._held_cost + cost > self.max_cost
+        too_long = (
+            self.max_tokens is not None and self.spent_tokens + self._held_tokens + tokens > self.max_tokens
+        )
+        return not (too_dear or too_long)
+
+    def describe(self) -> str:
+        """Return which limit was set, for the reason of a stop."""
+        limits = [f"max_cost {self.max_cost:g} USD"] if self.max_cost is not None else []
+        limits += [f"max_tokens {self.max_tokens}"] if self.max_tokens is not None else []
+        return ", ".join(limits)
+
+
+@dataclass
+class Hold:
+    """What one request may cost, set aside from the moment it starts until its true cost is known."""
+
+    budget: Budget
+    cost: float
+    tokens: int
+    is_taken: bool = False
+
+    async def take(self) -> None:
+        """Set the amount aside; waits while requests in flight hold too much, then raises BudgetReached."""
+        if self.is_taken:  # a retry of the same request
+            return
+        budget = self.budget
+        while not budget.allows(self.cost, self.tokens):
+            if not budget._n_held:
+                raise BudgetReached(budget.describe())
+            budget._settled.clear()
+            await budget._settled.wait()
+        self.is_taken = True
+        budget._n_held += 1
+        budget._held_cost += self.cost
+        budget._held_tokens += self.tokens
+
+    def settle(self, cost: float, tokens: int) -> None:
+        """Replace what was set aside by what the request did cost."""
+        budget = self.budget
+        budget.spent_cost += cost
+        budget.spent_tokens += tokens
+        if self.is_taken:
+            self.is_taken = False
+            budget._n_held -= 1
+            budget._held_cost -= self.cost
+            budget._held_tokens -= self.tokens
+            budget._settled.set()

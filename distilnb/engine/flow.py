@@ -1,0 +1,207 @@
+"""Which stage gets which rows when: the runner's bookkeeping, without processes, files or clocks.
+
+A stage is fed while its rows in flight are below its window and the stages after it are not behind; a source is
+pulled on the same condition. So every queue is bounded, and nothing waits for a whole batch or a whole step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from distilnb.engine.journal import BatchRef
+from distilnb.engine.plan import Plan, Stage
+
+QUEUE_WINDOWS = 4  # a stage is not fed while a consumer has this many windows of rows waiting
+
+
+class Job(NamedTuple):
+    """A batch for a stage: `todo` are the entries left to do, None for all."""
+
+    stage: Stage
+    input_index: int
+    batch: BatchRef
+    todo: list[int] | None
+
+    @property
+    def n_entries(self) -> int:
+        """How many entries there are to do."""
+        return self.batch.n_entries if self.todo is None else len(self.todo)
+
+
+class Pull(NamedTuple):
+    """A source is to make its next rows."""
+
+    stage: Stage
+    offset: int
+
+
+class Gather(NamedTuple):
+    """A global stage has all its rows."""
+
+    stage: Stage
+
+
+class End(NamedTuple):
+    """Every input of a join has ended."""
+
+    stage: Stage
+
+
+@dataclass
+class _State:
+    """Where one stage stands."""
+
+    stage: Stage
+    queue: deque[Job] = field(default_factory=deque)
+    in_flight: dict[int, tuple[Job, set[int]]] = field(default_factory=dict)  # batch → its job, entries left
+    n_queued: int = 0
+    n_flying: int = 0
+    n_made: int = 0  # rows that left it
+    is_pulled: bool = False  # a pull, gather or end is on its way
+    has_ended: bool = False  # a source has no more rows; a global stage or a join has done its last work
+
+
+@dataclass
+class Flow:
+    """The state of all stages of a plan."""
+
+    plan: Plan
+    _states: dict[str, _State] = field(init=False)
+    _consumers: dict[str, list[tuple[_State, int]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._states = {stage.name: _State(stage) for stage in self.plan.stages}
+        self._consumers = {name: [] for name in self._states}
+        for state in self._states.values():
+            for index, before in enumerate(state.stage.inputs):
+                self._consumers[before].append((state, index))
+
+    # --- what came ---
+
+    def arrived(self, batch: BatchRef, skip: dict[str, set[int]] | None = None) -> None:
+        """A stage has made a batch; `skip` has the entries that a consumer is through with (after a restart)."""
+        self._states[batch.stage].n_made += batch.n_rows
+        for state, input_index in self._consumers[batch.stage]:
+            if state.stage.kind == "global":
+                continue  # it reads the files of its inputs when they have ended
+            through = (skip or {}).get(state.stage.name, set())
+            todo = [index for index in range(batch.n_entries) if index not in through] if through else None
+            if todo != []:
+                self._enqueue(state, Job(state.stage, input_index, batch, todo))
+
+    def acknowledged(self, stage: str, batch: int, indices: Iterable[int]) -> None:
+        """A stage is through with some entries of a batch."""
+        state = self._states[stage]
+        if batch not in state.in_flight:
+            return
+        _, left = state.in_flight[batch]
+        done = left.intersection(indices)
+        left -= done
+        state.n_flying -= len(done)
+        if not left:
+            del state.in_flight[batch]
+
+    def pulled(self, stage: str) -> None:
+        """A source has answered its pull."""
+        self._states[stage].is_pulled = False
+
+    def ended(self, stage: str) -> None:
+        """A source has no more rows, or a global stage or a join has done its last work."""
+        state = self._states[stage]
+        state.has_ended = True
+        state.is_pulled = False
+
+    def lost_worker(self, role: str) -> None:
+        """A worker died: what it had in flight waits again, in its old order."""
+        for state in self._states.values():
+            if state.stage.worker != role:
+                continue
+            jobs = [
+                Job(job.stage, job.input_index, job.batch, sorted(left))
+                for job, left in state.in_flight.values()
+            ]
+            state.in_flight.clear()
+            state.n_flying = 0
+            state.is_pulled = False
+            for job in reversed(jobs):
+                state.queue.appendleft(job)
+                state.n_queued += job.n_entries
+
+    # --- what to do now ---
+
+    def next_work(self) -> Iterator[Job | Pull | Gather | End]:
+        """Yield all that can start now; what is yielded counts as started."""
+        for state in self._states.values():
+            yield from self._feed(state)
+            work = self._last_work(state)
+            if work is not None:
+                state.is_pulled = True
+                yield work
+
+    def _feed(self, state: _State) -> Iterator[Job]:
+        while state.queue and self._fits(state) and self._has_room_after(state):
+            job = state.queue.popleft()
+            state.n_queued -= job.n_entries
+            left = set(range(job.batch.n_entries)) if job.todo is None else set(job.todo)
+            state.in_flight[job.batch.id] = (job, left)
+            state.n_flying += len(left)
+            yield job
+
+    @staticmethod
+    def _fits(state: _State) -> bool:
+        """Whether the next batch may start: it fits the window, or half of the window is empty."""
+        window = state.stage.window
+        return (
+            not window or state.n_flying + state.queue[0].n_entries <= window or state.n_flying < window // 2
+        )
+
+    def _last_work(self, state: _State) -> Pull | Gather | End | None:
+        if state.is_pulled or state.has_ended:
+            return None
+        stage = state.stage
+        if stage.kind == "source":
+            return Pull(stage, state.n_made) if self._has_room_after(state) else None
+        if stage.kind == "global" and self._inputs_done(state):
+            return Gather(stage)
+        if stage.kind == "join" and self._inputs_done(state) and not state.queue:
+            return End(stage)  # in the worker's inbox behind the last batch
+        return None
+
+    def _has_room_after(self, state: _State) -> bool:
+        """Whether no consumer is far behind. Joins and global steps are exempt: they wait by nature."""
+        for consumer, _ in self._consumers[state.stage.name]:
+            window = consumer.stage.window
+            if window and consumer.n_queued >= QUEUE_WINDOWS * window:
+                return False
+        return True
+
+    def _enqueue(self, state: _State, job: Job) -> None:
+        state.queue.append(job)
+        state.n_queued += job.n_entries
+
+    # --- where it stands ---
+
+    def is_done(self, stage: str) -> bool:
+        """Whether nothing more will leave a stage."""
+        state = self._states[stage]
+        if state.stage.kind in ("source", "spool", "global", "join"):
+            return state.has_ended and not state.in_flight
+        return self._inputs_done(state) and not state.queue and not state.in_flight
+
+    def _inputs_done(self, state: _State) -> bool:
+        return all(self.is_done(before) for before in state.stage.inputs)
+
+    def all_done(self) -> bool:
+        """Whether the run is complete."""
+        return all(self.is_done(name) for name in self._states)
+
+    def done_stages(self) -> Sequence[str]:
+        """Return the stages from which nothing more will come."""
+        return [name for name in self._states if self.is_done(name)]
+
+    def n_in_flight(self) -> int:
+        """Return how many entries are with workers."""
+        return sum(state.n_flying for state in self._states.values())

@@ -1,0 +1,224 @@
+"""The journal of a run: what is finished, written by the runner alone, read by everybody.
+
+Every figure that a reader sees was committed together with the rows that it counts, so that it is true after a
+crash. One transaction per turn of the runner's loop; synchronous=NORMAL: safe against the kill of any process.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distilnb.errors import StoreError
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (
+    id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL, n_rows INTEGER NOT NULL, n_gone INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS batches_by_stage ON batches (stage);
+CREATE TABLE IF NOT EXISTS acks (batch INTEGER NOT NULL, stage TEXT NOT NULL, ranges TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS acks_by_batch ON acks (batch, stage);
+CREATE TABLE IF NOT EXISTS errors (
+    id INTEGER PRIMARY KEY, at REAL, row_id TEXT, step TEXT, kind TEXT, reason TEXT, prompt TEXT, reply TEXT,
+    traceback TEXT, attempts INTEGER, is_partial INTEGER);
+CREATE TABLE IF NOT EXISTS counts (step TEXT, name TEXT, value REAL, PRIMARY KEY (step, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, at REAL, kind TEXT, step TEXT, data TEXT);
+"""
+
+
+class BatchRef(NamedTuple):
+    """A finished batch: where it is, and how many rows (and lost rows) it holds."""
+
+    id: int
+    stage: str
+    path: str  # relative to the run directory
+    n_rows: int
+    n_gone: int
+
+    @property
+    def n_entries(self) -> int:
+        """Rows and lost rows: what a consumer must acknowledge."""
+        return self.n_rows + self.n_gone
+
+
+class Event(NamedTuple):
+    """Something that happened to the run.
+
+    `kind` is one of: started, resumed, worker_started, worker_died, source_ended, step_finished, command, ended.
+    """
+
+    id: int
+    at: float
+    kind: str
+    step: str
+    data: dict[str, Any]
+
+
+class Journal:
+    """The runner's side: the only writer."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=10)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_TABLES)
+            path.chmod(0o600)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"The journal {str(path)!r} cannot be opened: {error}.") from error
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Group all that is written inside into one commit."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"The journal cannot be written: {error}.", "Free some disk space; then resume the run."
+            ) from error
+
+    def add_batch(self, stage: str, path: str, n_rows: int, n_gone: int) -> BatchRef:
+        """Name a finished batch file."""
+        cursor = self._db.execute(
+            "INSERT INTO batches (stage, path, n_rows, n_gone) VALUES (?, ?, ?, ?)",
+            (stage, path, n_rows, n_gone),
+        )
+        return BatchRef(int(cursor.lastrowid or 0), stage, path, n_rows, n_gone)
+
+    def acknowledge(self, batch: int, stage: str, indices: Sequence[int]) -> None:
+        """Note which entries of a batch a stage is through with."""
+        self._db.execute("INSERT INTO acks VALUES (?, ?, ?)", (batch, stage, json.dumps(to_ranges(indices))))
+
+    def add_errors(self, errors: Iterable[Mapping[str, Any]]) -> None:
+        """Put rows in quarantine (or note what was partial about them)."""
+        self._db.executemany(
+            "INSERT INTO errors (at, row_id, step, kind, reason, prompt, reply, traceback, attempts, is_partial)"
+            " VALUES (:at, :row_id, :step, :kind, :reason, :prompt, :reply, :traceback, :attempts, :is_partial)",
+            [{"at": time.time(), **error} for error in errors],
+        )
+
+    def count(self, step: str, amounts: Mapping[str, float]) -> None:
+        """Add to the figures of a step."""
+        self._db.executemany(
+            "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+            [(step, name, amount) for name, amount in amounts.items() if amount],
+        )
+
+    def add_event(self, kind: str, step: str = "", **data: Any) -> None:
+        """Append an event."""
+        self._db.execute(
+            "INSERT INTO events (at, kind, step, data) VALUES (?, ?, ?, ?)",
+            (time.time(), kind, step, json.dumps(data, ensure_ascii=False)),
+        )
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Set a single value: the state, a finished global step."""
+        self._db.execute(
+            "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            (name, json.dumps(value, ensure_ascii=False)),
+        )
+
+    def reader(self) -> JournalReader:
+        """Return a reader over the same connection."""
+        return JournalReader(self._db)
+
+    def close(self) -> None:
+        """Close the database and fold its write-ahead log in."""
+        self._db.close()
+
+
+class JournalReader:
+    """Everybody's side: read-only."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @classmethod
+    def open(cls, path: Path) -> JournalReader | None:
+        """Open a journal for reading; None when the runner has not made it yet."""
+        if not path.is_file():
+            return None
+        try:
+            db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10, check_same_thread=False)
+            db.execute("SELECT 1 FROM events LIMIT 1")
+        except sqlite3.Error:  # made a moment ago, its tables are not there yet
+            return None
+        return cls(db)
+
+    def version(self) -> int:
+        """Return a number that changes when another connection commits; costs microseconds."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    def facts(self) -> dict[str, Any]:
+        """Return all single values."""
+        return {name: json.loads(value) for name, value in self._db.execute("SELECT name, value FROM facts")}
+
+    def batches(self, stage: str | None = None) -> list[BatchRef]:
+        """Return the finished batches, of one stage or of all, in the order of their making."""
+        where, values = ("WHERE stage = ?", (stage,)) if stage is not None else ("", ())
+        rows = self._db.execute(
+            f"SELECT id, stage, path, n_rows, n_gone FROM batches {where} ORDER BY id", values
+        )
+        return [BatchRef(*row) for row in rows]
+
+    def acknowledged(self) -> dict[tuple[int, str], list[list[int]]]:
+        """Return the acknowledged ranges by (batch, stage)."""
+        found: dict[tuple[int, str], list[list[int]]] = {}
+        for batch, stage, ranges in self._db.execute("SELECT batch, stage, ranges FROM acks"):
+            found.setdefault((batch, stage), []).extend(json.loads(ranges))
+        return found
+
+    def counts(self) -> dict[str, dict[str, float]]:
+        """Return the figures of each step."""
+        found: dict[str, dict[str, float]] = {}
+        for step, name, value in self._db.execute("SELECT step, name, value FROM counts"):
+            found.setdefault(step, {})[name] = value
+        return found
+
+    def errors(self) -> list[dict[str, Any]]:
+        """Return the quarantined and partial rows in the order of their coming."""
+        cursor = self._db.execute("SELECT * FROM errors ORDER BY id")
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def events(self, after: int = 0) -> list[Event]:
+        """Return the events with a number above `after`."""
+        rows = self._db.execute(
+            "SELECT id, at, kind, step, data FROM events WHERE id > ? ORDER BY id", (after,)
+        )
+        return [Event(id_, at, kind, step, json.loads(data)) for id_, at, kind, step, data in rows]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+
+def to_ranges(indices: Sequence[int]) -> list[list[int]]:
+    """Return sorted indices as inclusive ranges.
+
+    >>> to_ranges([0, 1, 2, 7, 9, 8])
+    [[0, 2], [7, 9]]
+    """
+    ranges: list[list[int]] = []
+    for index in sorted(indices):
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return ranges
+
+
+def from_ranges(ranges: Iterable[Sequence[int]]) -> set[int]:
+    """Return the indices of inclusive ranges."""
+    return {index for first, last in ranges for index in range(first, last + 1)}

@@ -1,0 +1,129 @@
+"""From the kernel to a detached run: write everything it needs, start its runner, and let go."""
+
+from __future__ import annotations
+
+import re
+import secrets as random_secrets
+import subprocess
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from distilnb.engine.building import literal_secrets, write_steps
+from distilnb.engine.plan import Plan
+from distilnb.engine.planning import make_plan
+from distilnb.engine.rundir import RunDir, all_run_dirs, make_run_dir
+from distilnb.engine.wire import encode
+from distilnb.engine.workers import child_environment, interpreter
+from distilnb.errors import StoreError
+from distilnb.rows import Batch, IdMaker, write_batch, write_text
+from distilnb.spec.digest import digest_of
+from distilnb.spec.graph import Graph
+from distilnb.spec.step import GeneratorStep
+from distilnb.steps.sources import LoadDataFromDicts
+from distilnb.tasks.base import Task
+
+FIRST_SPOOLED_ROWS = 64  # the first file is small, so that the first requests start early
+
+
+def launch(graph: Graph, *, pipeline: str, text: str, options: dict[str, Any]) -> RunDir:
+    """Write the run directory of a checked graph and start its runner; returns at once.
+
+    Raises StoreError when the disk refuses and CodeNotPortableError when a function cannot travel.
+    """
+    run = make_run_dir(new_run_id(pipeline))
+    plan = make_plan(
+        graph, run_id=run.run_id, pipeline=pipeline, digest=run_digest(graph, options), options=options
+    )
+    write_steps(run.path, graph)
+    write_text(run.path / "pipeline.yaml", text)
+    options = {
+        **options,
+        "kinds": {name: step.kind() for name, step in graph.steps.items()},
+        "is_rehearsed": any(is_rehearsed(step) for step in graph.steps.values()),
+        "secrets": sorted(literal_secrets(graph)),  # their places, never their values
+        "spooled": _spool(run, plan, graph),
+    }
+    # Written last: a folder without a plan is no run.
+    write_text(run.path / "plan.json", Plan(**{**vars(plan), "options": options}).to_json())
+    start_runner(run, literal_secrets(graph))
+    return run
+
+
+def run_digest(graph: Graph, options: Mapping[str, Any]) -> str:
+    """Return the identity of a run: the graph, the content of its sources, and what limits it."""
+    sources = [step.fingerprint() for step in graph.steps.values() if isinstance(step, GeneratorStep)]
+    limits = {name: options.get(name) for name in ("rows", "max_cost", "max_tokens", "cache")}
+    return digest_of([graph.digest, sources, limits])
+
+
+def find_running(digest: str) -> RunDir | None:
+    """Return a living run of that digest, or None."""
+    for run in all_run_dirs():
+        try:
+            if run.is_locked() and run.plan().digest == digest:
+                return run
+        except StoreError:  # a run of another version of distilnb
+            continue
+    return None
+
+
+def start_runner(run: RunDir, secrets: Mapping[str, str]) -> None:
+    """Start the runner of a run in a session of its own; secrets travel by its standard input alone."""
+    try:
+        with run.log("runner").open("ab") as log:
+            process = subprocess.Popen(
+                [*interpreter("distilnb.engine.runner"), str(run.path)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=child_environment(),
+            )
+    except OSError as error:
+        raise StoreError(f"The runner of {run.run_id!r} cannot be started: {error}.") from error
+    run.write_pid(process.pid)
+    if process.stdin:
+        process.stdin.write(encode({"secrets": dict(secrets)}))
+        process.stdin.close()
+    # Collect the exit status, or the ended runner would stay as a zombie as long as this process lives.
+    threading.Thread(target=process.wait, name=f"reap-{run.run_id}", daemon=True).start()
+
+
+def new_run_id(pipeline: str) -> str:
+    """Return a fresh id: the pipeline's name and four hexadecimal digits."""
+    slug = re.sub(r"[^\w-]+", "-", pipeline).strip("-") or "run"
+    taken = {run.run_id for run in all_run_dirs()}
+    while (run_id := f"{slug[:60]}-{random_secrets.token_hex(2)}") in taken:
+        continue
+    return run_id
+
+
+def is_rehearsed(step: object) -> bool:
+    """Whether a step asks the rehearsal model."""
+    return isinstance(step, Task) and step.llm is not None and step.llm.provider == "rehearsal"
+
+
+def _spool(run: RunDir, plan: Plan, graph: Graph) -> dict[str, list[dict[str, Any]]]:
+    """Write the rows given in the program to the run directory, so that the kernel may die."""
+    spooled: dict[str, list[dict[str, Any]]] = {}
+    for stage in plan.stages:
+        step = graph.steps[stage.name]
+        if stage.kind != "spool" or not isinstance(step, LoadDataFromDicts):
+            continue
+        rows = [row for rows, _ in step.process() for row in rows]
+        rows = rows[: plan.options.get("rows") or len(rows)]
+        ids = IdMaker(stage.name)
+        files: list[dict[str, Any]] = []
+        start = 0
+        while start < len(rows):
+            piece = rows[
+                start : start + (stage.batch_rows if start else min(FIRST_SPOOLED_ROWS, stage.batch_rows))
+            ]
+            batch = Batch(piece, [ids.make(row) for row in piece], [[start + i] for i in range(len(piece))])
+            path = run.batches(stage.name) / f"{len(files):06d}.json"
+            write_batch(path, batch)
+            files.append({"path": str(path.relative_to(run.path)), "n_rows": len(piece)})
+            start += len(piece)
+        spooled[stage.name] = files
+    return spooled

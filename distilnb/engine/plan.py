@@ -1,0 +1,73 @@
+"""The plan of a run as plain data: stages, how rows flow between them, and which worker does each.
+
+The runner reads it without pydantic, so nothing here knows of specs; `planning` makes a plan from a graph.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+StageKind = Literal["spool", "source", "rows", "ask", "join", "global"]
+WorkerRole = Literal["rows", "ask"]
+
+FORMAT = 1  # of the run directory; raised when an older runner could not read it
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One or more fused steps between two files.
+
+    `inputs` are stages in the order of the join; `window` is how many rows may be in flight (0: no limit);
+    `tells_gone` says that a join downstream waits for rows by id, so lost rows must be named.
+    """
+
+    name: str  # of its last step
+    kind: StageKind
+    steps: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    worker: WorkerRole = "rows"
+    window: int = 0
+    batch_rows: int = 1000
+    tells_gone: bool = False
+    expected_rows: int | None = None  # of a source, where it is known
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages in an order in which each comes after its inputs."""
+
+    run_id: str
+    pipeline: str
+    digest: str  # of graph, rows and options: equal digest, equal run
+    stages: tuple[Stage, ...]
+    leaves: dict[str, str] = field(default_factory=dict)  # leaf step → its stage
+    options: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def stage(self, name: str) -> Stage:
+        """Return the stage of that name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def stage_of(self, step: str) -> Stage:
+        """Return the stage that runs a step."""
+        return next(stage for stage in self.stages if step in stage.steps)
+
+    def consumers(self, name: str) -> list[Stage]:
+        """Return the stages that read what a stage writes."""
+        return [stage for stage in self.stages if name in stage.inputs]
+
+    def to_json(self) -> str:
+        """Return the plan as text."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read what `to_json` wrote."""
+        data = json.loads(text)
+        stages = tuple(
+            Stage(**{**stage, "steps": tuple(stage["steps"]), "inputs": tuple(stage["inputs"])})
+            for stage in data.pop("stages")
+        )
+        return cls(stages=stages, **data)

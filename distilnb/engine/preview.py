@@ -1,0 +1,205 @@
+"""The preview: the pipeline's steps on a few rows, asked from the kernel, with the replies that a run will reuse.
+
+It runs in an event loop of its own thread, so that it works where a loop is running already, and an interrupt
+reaches the caller at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from distilnb.engine.apply import Failure, Outcome, apply_global, apply_step
+from distilnb.engine.ask import Asked, Asker, FatalModelError, Models
+from distilnb.engine.ask_worker import add_asked
+from distilnb.engine.budget import Budget
+from distilnb.engine.cache import ReplyCache
+from distilnb.engine.join import Joiner
+from distilnb.engine.repeats import Repeats
+from distilnb.llms.request import Message, Reply
+from distilnb.rows import Batch, IdMaker
+from distilnb.spec.graph import Graph
+from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+from distilnb.tasks.base import Task
+
+T = TypeVar("T")
+
+
+@dataclass
+class StepResult:
+    """What one step did with the sample."""
+
+    name: str
+    kind: str
+    incoming: Batch = field(default_factory=Batch)
+    outgoing: Batch = field(default_factory=Batch)
+    failures: list[Failure] = field(default_factory=list)
+    counts: dict[str, float] = field(default_factory=dict)
+    drop_reasons: dict[str, int] = field(default_factory=dict)
+    messages: dict[str, tuple[Message, ...]] = field(default_factory=dict)  # by id of the incoming row
+    replies: dict[str, tuple[Reply, ...]] = field(default_factory=dict)
+    seconds: float = 0.0
+    is_priced: bool = True
+
+
+OnRow = Callable[[StepResult], None]  # called as each row of a task ends, with the result so far
+
+
+def preview_graph(
+    graph: Graph, samples: Mapping[str, Batch], *, on_row: OnRow | None = None, reuse: bool = True
+) -> Iterator[StepResult]:
+    """Run the steps on the sample rows of each source and yield each step's result as it is complete.
+
+    Raises what ends a run too: a refused key, a failing `load`, a cache that cannot be written.
+    """
+    results: dict[str, StepResult] = {}
+    repeats = Repeats()
+    try:
+        for name in graph.order():
+            result = results[name] = StepResult(name, graph.steps[name].kind())
+            began = time.perf_counter()
+            inputs = [results[before].outgoing for before in graph.predecessors(name)]
+            _run_step(graph, graph.steps[name], result, inputs, samples, repeats, on_row, reuse=reuse)
+            result.seconds = time.perf_counter() - began
+            yield result
+    finally:
+        repeats.close()
+
+
+def _run_step(
+    graph: Graph,
+    step: Step,
+    result: StepResult,
+    inputs: list[Batch],
+    samples: Mapping[str, Batch],
+    repeats: Repeats,
+    on_row: OnRow | None,
+    *,
+    reuse: bool,
+) -> None:
+    if isinstance(step, GeneratorStep):
+        result.outgoing = samples[step.name]
+        result.counts = {"made": len(result.outgoing)}
+        return
+    step = step.model_copy()  # `load` puts live things into the copy, never into the user's object
+    step.load()
+    try:
+        if isinstance(step, Task):
+            _ask(step, result, inputs[0], repeats, on_row, reuse=reuse)
+        elif isinstance(step, GlobalStep):
+            _take(result, inputs[0], apply_global(step, inputs, IdMaker(step.name).make))
+        elif graph.is_join(step.name):
+            _take(result, inputs[0], _join(step, inputs))
+        else:
+            _take(result, inputs[0], apply_step(step, inputs[0]))
+    finally:
+        step.unload()
+
+
+def _join(step: Step, inputs: list[Batch]) -> Outcome:
+    joiner = Joiner(step, len(inputs))
+    complete: list[str] = []
+    for index, batch in enumerate(inputs):
+        complete += joiner.add(index, batch, index, range(len(batch.rows) + len(batch.gone)))
+    outcome, _ = joiner.release(complete)
+    rest, _ = joiner.release_rest()
+    outcome.failures += rest.failures
+    for name, figures in rest.counts.items():
+        outcome.count(name, **figures)
+    return outcome
+
+
+def _take(result: StepResult, incoming: Batch, outcome: Outcome) -> None:
+    result.incoming, result.outgoing = incoming, outcome.batch.in_order()
+    result.failures = outcome.failures
+    result.counts = outcome.counts.get(result.name, {})
+    result.drop_reasons = outcome.drop_reasons.get(result.name, {})
+
+
+def _ask(
+    task: Task, result: StepResult, incoming: Batch, repeats: Repeats, on_row: OnRow | None, *, reuse: bool
+) -> None:
+    outcome = Outcome()
+    outcome.batch.gone = list(incoming.gone)
+
+    def done(index: int, asked: Asked) -> None:
+        row_id = incoming.ids[index]
+        add_asked(outcome, task, row_id, incoming.orders[index], asked)
+        result.messages[row_id], result.replies[row_id] = asked.messages, asked.replies
+        result.is_priced = result.is_priced and asked.cost_usd is not None
+        if on_row:
+            _take(result, incoming, outcome)
+            on_row(result)
+
+    async def ask() -> None:
+        asker = Asker(_cache(), _models(), Budget(), repeats, "on" if reuse else "refresh")
+        await asker.ask_rows(task, incoming, range(len(incoming.rows)), done)
+
+    _take(result, incoming, outcome)
+    try:
+        run_in_loop(ask())
+    except FatalModelError as fatal:
+        raise fatal.error from fatal
+    _take(result, incoming, outcome)
+
+
+# --- one event loop a process, kept for warm connections ------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="distilnb-preview", daemon=True).start()
+    return loop
+
+
+@functools.lru_cache(maxsize=1)
+def _models() -> Models:
+    return Models()
+
+
+def _cache() -> ReplyCache:
+    return _open_cache(str(ReplyCache.default_path()))
+
+
+@functools.lru_cache(maxsize=1)
+def _open_cache(path: str) -> ReplyCache:  # keyed by path: DISTILNB_HOME may change in a process
+    return ReplyCache()
+
+
+def run_in_loop(work: Awaitable[T]) -> T:
+    """Run a coroutine in the preview's loop and wait for it; Ctrl-C cancels it."""
+
+    async def wrapped() -> T:
+        return await work
+
+    future = asyncio.run_coroutine_threadsafe(wrapped(), _loop())
+    try:
+        while True:
+            try:
+                # In short waits: a wait without end cannot be interrupted on every platform.
+                return future.result(timeout=0.2)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    raise
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
+
+
+def warm_up() -> None:
+    """Import ahead, in a thread, what the first preview needs."""
+
+    def load() -> None:
+        import aiohttp  # noqa: F401
+        import jinja2.sandbox  # noqa: F401
+
+        _loop()
+
+    threading.Thread(target=load, name="distilnb-warm-up", daemon=True).start()

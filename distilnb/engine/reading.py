@@ -1,0 +1,245 @@
+"""Reading a run from its directory: how it stands, its rows, its errors. Read-only, and nothing is unpickled."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from distilnb.engine.journal import Event, JournalReader, from_ranges
+from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.rundir import RunDir
+from distilnb.engine.status import RunStatus, StepStatus
+from distilnb.errors import RunError, UnknownStepError, did_you_mean
+from distilnb.rows import Batch, read_batch
+
+_RATE_WINDOW_S = 3.0  # how far back the shown rate looks
+_DROPPED = "dropped:"
+
+
+@dataclass
+class RunReader:
+    """A window on one run; remembers what it saw to tell rates."""
+
+    run: RunDir
+    plan: Plan = field(init=False)
+    _journal: JournalReader | None = None
+    _seen: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.plan = self.run.plan()
+
+    def journal(self) -> JournalReader | None:
+        """Return the journal, None as long as the runner has not made it."""
+        if self._journal is None:
+            self._journal = JournalReader.open(self.run.journal)
+        return self._journal
+
+    def version(self) -> int:
+        """Return a number that changes when the journal does; cheap enough to poll."""
+        journal = self.journal()
+        return journal.version() if journal else -1
+
+    def events(self, after: int = 0) -> list[Event]:
+        """Return what happened since the event of that number."""
+        journal = self.journal()
+        return journal.events(after) if journal else []
+
+    def errors(self) -> list[dict[str, Any]]:
+        """Return the quarantined and partial rows."""
+        journal = self.journal()
+        return journal.errors() if journal else []
+
+    # --- status ---
+
+    def status(self) -> RunStatus:
+        """Return how the run stands now."""
+        options = self.plan.options
+        common: dict[str, Any] = {
+            "id": self.run.run_id,
+            "pipeline": self.plan.pipeline,
+            "is_rehearsed": bool(options.get("is_rehearsed")),
+        }
+        is_alive = self.run.is_locked()  # before the facts: a run that ends in between is read as ended
+        journal = self.journal()
+        facts = journal.facts() if journal else {}
+        if journal is None or "state" not in facts:
+            if is_alive or self._was_just_started():
+                return RunStatus(state="starting", steps=self._steps({}, {}), **common)
+            return RunStatus(state="lost", error=self._lost_text(), steps=self._steps({}, {}), **common)
+        state, error = facts["state"], facts.get("error", "")
+        if state == "running" and not is_alive and not self._was_just_started():
+            state, error = "lost", self._lost_text()
+        return RunStatus(
+            state=state,
+            reason=facts.get("reason", ""),
+            error=error,
+            started_at=facts.get("started_at", 0.0),
+            ended_at=facts.get("ended_at") if state != "running" else None,
+            steps=self._steps(facts, journal.counts()),
+            **common,
+        )
+
+    def _was_just_started(self) -> bool:
+        """Whether a runner process lives that may not have taken its lock yet."""
+        pid = self.run.runner_pid()
+        if pid is None:
+            return False
+        try:
+            age_s = time.time() - (self.run.path / "runner.json").stat().st_mtime
+            os.kill(pid, 0)
+        except OSError:
+            return False
+        return age_s < 10 and not _is_zombie(pid)
+
+    def _lost_text(self) -> str:
+        tail = self.run.log_tail("runner")
+        return "The runner is gone. " + (f"The end of its log:\n{tail}" if tail else "It can be resumed.")
+
+    def _steps(self, facts: dict[str, Any], counts: dict[str, dict[str, float]]) -> tuple[StepStatus, ...]:
+        done = set(facts.get("done", ()))
+        expected: dict[str, float | None] = {}  # rows that will have left each stage, as far as can be told
+        statuses = []
+        for stage in self.plan.stages:
+            total = self._total(stage, expected)
+            for step in stage.steps:
+                figures = counts.get(step, {})
+                ended = int(sum(figures.get(name, 0) for name in ("done", "failed", "dropped")))
+                if stage.name in done:
+                    total = ended
+                statuses.append(self._step(step, stage, figures, total, done, facts))
+                left = max(0, total - ended) if total is not None else None
+                total = int(figures.get("made", 0)) + left if left is not None else None
+            expected[stage.name] = total
+        return tuple(statuses)
+
+    def _total(self, stage: Stage, expected: dict[str, float | None]) -> int | None:
+        if stage.inputs:
+            known = [expected[before] for before in stage.inputs]
+            total = (
+                known[0] if stage.kind == "join" else None if None in known else sum(n or 0 for n in known)
+            )
+        elif stage.kind == "spool":
+            total = sum(file["n_rows"] for file in self.plan.options["spooled"][stage.name])
+        else:
+            limit = self.plan.options.get("rows")
+            total = stage.expected_rows
+            total = limit if total is None else min(total, limit or total)
+        return None if total is None else int(total)
+
+    def _step(
+        self,
+        step: str,
+        stage: Stage,
+        figures: dict[str, float],
+        total: int | None,
+        done: set[str],
+        facts: dict[str, Any],
+    ) -> StepStatus:
+        ended = int(sum(figures.get(name, 0) for name in ("done", "failed", "dropped")))
+        state = "finished" if stage.name in done else "running" if figures else "waiting"
+        if facts.get("state") == "failed" and facts.get("failed_step") == step:
+            state = "failed"
+        return StepStatus(
+            name=step,
+            kind=self.plan.options.get("kinds", {}).get(step, ""),
+            state=state,  # type: ignore[arg-type]
+            total=total,
+            cost_usd=None if figures.get("unpriced") else figures.get("cost_usd", 0.0),
+            drop_reasons={
+                name.removeprefix(_DROPPED): int(value)
+                for name, value in figures.items()
+                if name.startswith(_DROPPED)
+            },
+            rows_per_s=self._rate(step, ended, facts) if state == "running" else 0.0,
+            **{name: int(figures.get(name, 0)) for name in _COUNTED},
+        )
+
+    def _rate(self, step: str, ended: int, facts: dict[str, Any]) -> float:
+        now = time.time()
+        seen = self._seen.setdefault(step, [(facts.get("started_at", now), 0)])
+        seen.append((now, ended))
+        while len(seen) > 2 and now - seen[1][0] > _RATE_WINDOW_S:
+            del seen[0]
+        (then, before), elapsed = seen[0], now - seen[0][0]
+        return (ended - before) / elapsed if elapsed > 0 and then else 0.0
+
+    # --- rows ---
+
+    def rows(self, step: str) -> Batch:
+        """Return the finished rows of a step in their order, while the run goes on or after it."""
+        if not any(step in stage.steps for stage in self.plan.stages):
+            known = [name for stage in self.plan.stages for name in stage.steps]
+            raise UnknownStepError(
+                f"There is no step {step!r}; the run has {known}.", did_you_mean(step, known)
+            )
+        stage = self.plan.stage_of(step)
+        journal = self.journal()
+        if journal is None:
+            return Batch()
+        if step == stage.name:
+            return self._read([batch.path for batch in journal.batches(stage.name)]).in_order()
+        return self._rows_inside(stage, step, journal)
+
+    def _rows_inside(self, stage: Stage, step: str, journal: JournalReader) -> Batch:
+        """Make the rows in the middle of fused steps again: the steps are cheap, so only their end is kept."""
+        from distilnb.engine.apply import apply_steps
+        from distilnb.engine.building import read_plain_steps
+
+        names = stage.steps[: stage.steps.index(step) + 1]
+        steps = read_plain_steps(self.run.path, names)
+        if len(steps) < len(names):
+            raise RunError(
+                f"The rows of step {step!r} were not kept: it ran together with {stage.name!r}, "
+                "and user code is never run to read a run.",
+                f"Read run.rows({stage.name!r}), or preview the step.",
+            )
+        acknowledged = journal.acknowledged()
+        taken = Batch()
+        for ref in journal.batches(stage.inputs[0]):
+            through = sorted(from_ranges(acknowledged.get((ref.id, stage.name), ())))
+            batch = self._read([ref.path]).select(index for index in through if index < ref.n_rows)
+            _extend(taken, batch)
+        return apply_steps([steps[name] for name in names], taken).batch.in_order()
+
+    def _read(self, paths: list[str]) -> Batch:
+        whole = Batch()
+        for path in paths:
+            _extend(whole, read_batch(self.run.path / path))
+        return whole
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+
+_COUNTED = (
+    "done",
+    "failed",
+    "dropped",
+    "made",
+    "partial",
+    "asked",
+    "cached",
+    "truncated",
+    "retries",
+    "input_tokens",
+    "output_tokens",
+)
+
+
+def _extend(whole: Batch, more: Batch) -> None:
+    whole.rows += more.rows
+    whole.ids += more.ids
+    whole.orders += more.orders
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False

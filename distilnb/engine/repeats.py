@@ -1,0 +1,66 @@
+"""Which of several equal requests of a step a row makes: the k-th in input order gets the k-th reply.
+
+Without it a thousand rows of one prompt would share one cached reply. The numbers survive a restart, because a row
+that is asked again must find its own reply and not that of its neighbour.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from distilnb.errors import StoreError
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS repeats (
+    step TEXT, request BLOB, row_id TEXT, k INTEGER, PRIMARY KEY (step, request, row_id)) WITHOUT ROWID
+"""
+
+
+class Repeats:
+    """The numbers of one run, on disk; of a preview, in memory."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        try:
+            self._db = sqlite3.connect(
+                path or ":memory:", isolation_level=None, timeout=10, check_same_thread=False
+            )
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(_TABLE)
+        except sqlite3.Error as error:
+            raise StoreError(f"The file of request numbers cannot be opened: {error}.") from error
+
+    def number(self, step: str, asked: Sequence[tuple[bytes, str]]) -> list[int]:
+        """Return k for each (request digest, row id), in this order; new pairs get the next number."""
+        known = self._known(step, sorted({digest for digest, _ in asked}))
+        numbers: list[int] = []
+        new: list[tuple[str, bytes, str, int]] = []
+        for digest, row_id in asked:
+            rows = known.setdefault(digest, {})
+            if row_id not in rows:
+                rows[row_id] = len(rows)
+                new.append((step, digest, row_id, rows[row_id]))
+            numbers.append(rows[row_id])
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR IGNORE INTO repeats VALUES (?, ?, ?, ?)", new)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"The request numbers cannot be written: {error}.") from error
+        return numbers
+
+    def _known(self, step: str, digests: Sequence[bytes]) -> dict[bytes, dict[str, int]]:
+        known: dict[bytes, dict[str, int]] = {}
+        for start in range(0, len(digests), 500):
+            chunk = digests[start : start + 500]
+            marks = ",".join("?" * len(chunk))
+            query = f"SELECT request, row_id, k FROM repeats WHERE step = ? AND request IN ({marks})"
+            for digest, row_id, k in self._db.execute(query, (step, *chunk)):
+                known.setdefault(digest, {})[row_id] = k
+        return known
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()

@@ -1,0 +1,198 @@
+"""The worker for everything that asks no model: sources, row steps, joins and global steps.
+
+A thread reads the socket, so that the end of the runner is noticed while the main thread works.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from distilnb.engine.apply import Outcome, apply_global, apply_steps
+from distilnb.engine.building import read_steps
+from distilnb.engine.join import Joiner
+from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.rundir import RunDir
+from distilnb.engine.wire import LineSplitter, Message, encode, failed_message, join_runner, write_outcome
+from distilnb.errors import NoRowsError
+from distilnb.rows import Batch, IdMaker, Row, read_batch
+from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+
+
+def main() -> None:
+    """Serve one runner until it says exit or dies."""
+    path, connection = join_runner()
+    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+
+    def listen() -> None:
+        splitter = LineSplitter()
+        while data := connection.recv(1 << 16):
+            for message in splitter.feed(data):
+                inbox.put(message)
+        os._exit(0)
+
+    threading.Thread(target=listen, name="listen", daemon=True).start()
+    worker = RowWorker(RunDir(path))
+    while (message := inbox.get())["do"] != "exit":
+        for reply in worker.handle(message):
+            connection.sendall(encode(reply))
+    worker.unload()
+    os._exit(0)  # a user's non-daemon thread must not keep the worker alive
+
+
+@dataclass
+class _Source:
+    """A source being read: the rest of its rows, and the number of the next."""
+
+    rows: Iterator[Row]
+    ids: IdMaker
+    offset: int
+
+
+@dataclass
+class RowWorker:
+    """Does what messages ask; knows nothing of sockets."""
+
+    run: RunDir
+    plan: Plan = field(init=False)
+    steps: dict[str, Step] = field(default_factory=dict)
+    _loaded: set[str] = field(default_factory=set)
+    _joiners: dict[str, Joiner] = field(default_factory=dict)
+    _sources: dict[str, _Source] = field(default_factory=dict)
+    _working_on: str = ""
+
+    def __post_init__(self) -> None:
+        self.plan = self.run.plan()
+
+    def handle(self, message: Message) -> Iterator[Message]:
+        """Do one thing and yield what to tell the runner; an error is told as the step's."""
+        self._working_on = str(message.get("stage", ""))
+        try:
+            yield from self._do(message)
+        except Exception as error:  # noqa: BLE001 - the worker's loop: whatever a step raised as a whole
+            yield failed_message(self._working_on, error, traceback.format_exc())
+
+    def unload(self) -> None:
+        """Let every loaded step release what it holds."""
+        for name in self._loaded:
+            self.steps[name].unload()
+
+    def _do(self, message: Message) -> Iterator[Message]:
+        kind = message["do"]
+        if kind == "secrets":
+            names = [step for stage in self.plan.stages if stage.worker == "rows" for step in stage.steps]
+            self.steps = read_steps(self.run.path, names, message["values"])
+            yield {"say": "ready"}
+        elif kind == "batch":
+            yield from self._batch(self.plan.stage(message["stage"]), message)
+        elif kind == "pull":
+            yield from self._pull(self.plan.stage(message["stage"]), message)
+        elif kind == "global":
+            yield self._global(self.plan.stage(message["stage"]), message)
+        elif kind == "end":
+            outcome, took = self._joiner(self.plan.stage(message["stage"])).release_rest()
+            yield {**write_outcome(self.run, message["stage"], outcome, took), "is_last": True}
+        elif kind == "drain":
+            yield {"say": "drained"}
+
+    def _load(self, name: str) -> Step:
+        step = self.steps[name]
+        if name not in self._loaded:
+            self._working_on = name
+            step.load()
+            self._loaded.add(name)
+        return step
+
+    def _batch(self, stage: Stage, message: Message) -> Iterator[Message]:
+        batch = read_batch(self.run.path / message["path"])
+        entries = message["todo"]
+        if entries is None:
+            entries = range(len(batch.rows) + len(batch.gone))
+        steps = [self._load(name) for name in stage.steps]
+        if stage.kind == "join":
+            joiner = self._joiner(stage)
+            complete = joiner.add(message["input"], batch, message["batch"], entries)
+            if complete:
+                yield self._finished(stage, *joiner.release(complete))
+            return
+        if message["todo"] is not None:
+            batch = batch.select(entries)
+        yield self._finished(stage, apply_steps(steps, batch), {message["batch"]: list(entries)})
+
+    def _finished(self, stage: Stage, outcome: Outcome, took: dict[int, list[int]]) -> Message:
+        if not stage.tells_gone:
+            outcome.batch.gone.clear()
+        return write_outcome(self.run, stage.name, outcome, took)
+
+    def _joiner(self, stage: Stage) -> Joiner:
+        if stage.name not in self._joiners:
+            self._joiners[stage.name] = Joiner(self._load(stage.name), len(stage.inputs))
+        return self._joiners[stage.name]
+
+    def _global(self, stage: Stage, message: Message) -> Message:
+        step = self._load(stage.name)
+        if not isinstance(step, GlobalStep):
+            raise TypeError(f"{stage.name} is no global step")
+        inputs = [self._read_all(paths) for paths in message["inputs"]]
+        outcome = apply_global(step, inputs, IdMaker(stage.name).make)
+        reply = self._finished(stage, outcome, {})
+        return {**reply, "is_last": True}
+
+    def _read_all(self, paths: list[str]) -> Batch:
+        whole = Batch()
+        for path in paths:
+            batch = read_batch(self.run.path / path)
+            whole.rows += batch.rows
+            whole.ids += batch.ids
+            whole.orders += batch.orders
+            whole.gone += batch.gone
+        return whole
+
+    # --- sources ---
+
+    def _pull(self, stage: Stage, message: Message) -> Iterator[Message]:
+        source = self._sources.get(stage.name)
+        if source is None:
+            source = self._sources[stage.name] = self._open(stage, message)
+        limit = message["limit"]
+        wanted = stage.batch_rows if limit is None else min(stage.batch_rows, limit - source.offset)
+        outcome = Outcome()
+        for row in source.rows:
+            outcome.batch.add(row, source.ids.make(row), [source.offset])
+            source.offset += 1
+            if len(outcome.batch) >= wanted:
+                break
+        n_rows = len(outcome.batch)
+        if n_rows:
+            outcome.count(stage.name, done=n_rows, made=n_rows)
+            yield write_outcome(self.run, stage.name, outcome, {})
+        elif not source.offset:
+            raise NoRowsError(
+                f"Source {stage.name!r} made no row.", "Check the path, the split and the filters."
+            )
+        if n_rows < wanted or source.offset == limit:
+            yield {"say": "source_end", "stage": stage.name}
+
+    def _open(self, stage: Stage, message: Message) -> _Source:
+        """Start a source after the rows that earlier workers of this run have made."""
+        step = self._load(stage.name)
+        if not isinstance(step, GeneratorStep):
+            raise TypeError(f"{stage.name} is no source")
+        offset = int(message["offset"])
+        seen = (row_id for path in message["seen"] for row_id in read_batch(self.run.path / path).ids)
+        return _Source(_rows_of(step, offset), IdMaker(stage.name, seen), offset)
+
+
+def _rows_of(step: GeneratorStep, offset: int) -> Iterator[Row]:
+    for rows, is_last in step.process(offset=offset):
+        yield from rows
+        if is_last:
+            return
+
+
+if __name__ == "__main__":
+    main()

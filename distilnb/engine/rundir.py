@@ -1,0 +1,162 @@
+"""The run directory: everything a run knows, on disk, private to its user.
+
+<home>/runs/<run id>/
+plan.json        stages and options (engine/plan.py)
+pipeline.yaml    the pipeline as its user wrote it
+steps.json       the dumped steps that workers build again
+code.pkl         the user's functions and classes; only workers of this run read it
+journal.sqlite   what is finished: batches, acknowledged rows, errors, counts, events
+batches/<stage>/ finished rows, JSON by column
+commands/        one file per command to the runner
+logs/            runner.log and one log per worker
+lock             held by the living runner
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from distilnb.engine.plan import FORMAT, Plan
+from distilnb.errors import RunNotFoundError, StoreError, did_you_mean
+from distilnb.home import home, private_folder
+from distilnb.rows import write_text
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run, which is the folder's name."""
+        return self.path.name
+
+    @property
+    def journal(self) -> Path:
+        """The journal's database."""
+        return self.path / "journal.sqlite"
+
+    def batches(self, stage: str) -> Path:
+        """Return the folder of a stage's finished rows, made when absent."""
+        folder = self.path / "batches" / quote(stage, safe=" ")  # a step's name may hold any character
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def log(self, who: str) -> Path:
+        """Return the log file of the runner or of a worker."""
+        return self.path / "logs" / f"{who}.log"
+
+    def log_tail(self, who: str, n_lines: int = 15) -> str:
+        """Return the last lines of a log, "" when there is none."""
+        try:
+            lines = self.log(who).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return ""
+        return "\n".join(lines[-n_lines:])
+
+    def plan(self) -> Plan:
+        """Read the plan; raises StoreError for a run of another format."""
+        try:
+            text = (self.path / "plan.json").read_text(encoding="utf-8")
+            found = json.loads(text).get("format")
+        except (OSError, ValueError) as error:
+            raise StoreError(f"The plan of run {self.run_id!r} cannot be read: {error}.") from error
+        if found != FORMAT:
+            raise StoreError(
+                f"Run {self.run_id!r} has format {found}; this version of distilnb reads format {FORMAT}.",
+                "Read it with the version that made it, or start it again.",
+            )
+        return Plan.from_json(text)
+
+    def write_pid(self, pid: int) -> None:
+        """Note who runs the run, for `status` between its start and its first lock."""
+        write_text(self.path / "runner.json", json.dumps({"pid": pid, "at": time.time()}))
+
+    def runner_pid(self) -> int | None:
+        """Return the pid of the last runner that was started, or None."""
+        try:
+            return int(json.loads((self.path / "runner.json").read_text())["pid"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def is_locked(self) -> bool:
+        """Whether a runner lives: it holds the lock as long as it does."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def lock(self) -> int:
+        """Take the runner's lock and return its descriptor; raises StoreError when another runner holds it."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise StoreError(f"Run {self.run_id!r} is running already.", "Attach to it.") from error
+        return descriptor
+
+    def command(self, name: str) -> None:
+        """Leave a command for the runner."""
+        folder = self.path / "commands"
+        write_text(folder / f"{time.time_ns()}-{name}", name)
+
+    def take_commands(self) -> list[str]:
+        """Return the commands that wait, oldest first, and remove them."""
+        taken = []
+        for path in sorted((self.path / "commands").iterdir()):
+            if not path.name.startswith("."):
+                taken.append(path.name.partition("-")[2])
+                path.unlink(missing_ok=True)
+        return taken
+
+
+def runs_folder() -> Path:
+    """Return the folder of all runs; it may not exist."""
+    return home() / "runs"
+
+
+def make_run_dir(run_id: str) -> RunDir:
+    """Make the directory of a new run, with mode 0700."""
+    path = private_folder("runs", run_id)
+    for part in ("batches", "commands", "logs"):
+        (path / part).mkdir(mode=0o700, exist_ok=True)
+    return RunDir(path)
+
+
+def find_run_dir(run_id: str) -> RunDir:
+    """Return the directory of a run by its id; raises RunNotFoundError with the near match."""
+    path = runs_folder() / run_id
+    if not run_id or Path(run_id).name != run_id or not (path / "plan.json").is_file():
+        known = [run.run_id for run in all_run_dirs()]
+        raise RunNotFoundError(
+            f"There is no run {run_id!r} in {str(runs_folder())!r}; there are {known[:10]}.",
+            did_you_mean(run_id, known, "List them with dn.runs() or `%distil ps`."),
+        )
+    return RunDir(path)
+
+
+def all_run_dirs() -> list[RunDir]:
+    """Return all runs, newest first."""
+    folder = runs_folder()
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if (path / "plan.json").is_file()]
+    return [
+        RunDir(path) for path in sorted(found, key=lambda p: (p / "plan.json").stat().st_mtime, reverse=True)
+    ]

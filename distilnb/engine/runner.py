@@ -1,0 +1,340 @@
+"""The runner: a detached process, one per run, that starts the workers, feeds them and keeps the journal.
+
+One selectors loop, no threads, and none of pydantic, asyncio or pyarrow: it lives as long as the run and stays small.
+What a worker reports is committed to the journal, once per turn of the loop, before anything is passed downstream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distilnb.engine.flow import End, Flow, Gather, Job, Pull
+from distilnb.engine.journal import Journal, from_ranges
+from distilnb.engine.rundir import RunDir
+from distilnb.engine.wire import Message, decode
+from distilnb.engine.workers import Worker
+from distilnb.errors import DistilnbError
+
+TICK_S = 0.05  # how long a command may lie in its folder
+MAX_EQUAL_DEATHS = 3  # of a worker without a row acknowledged between: the stage has failed
+GRACE_S = 10.0  # for workers to end after they were told
+
+
+def main() -> None:
+    """Run or resume the run whose directory is the first argument; secrets come as one line on stdin."""
+    run = RunDir(Path(sys.argv[1]))
+    line = sys.stdin.buffer.readline()
+    secrets: dict[str, str] = decode(line)["secrets"] if line.strip() else {}
+    try:
+        lock = run.lock()
+    except DistilnbError as error:
+        sys.exit(str(error))
+    try:
+        Runner(run, secrets).run()
+    finally:
+        os.close(lock)
+
+
+class Runner:
+    """One run from its first row, or from where the journal says, to its end."""
+
+    def __init__(self, run_dir: RunDir, secrets: dict[str, str]) -> None:
+        self.run_dir = run_dir
+        self.plan = run_dir.plan()
+        self.secrets = secrets
+        self.journal = Journal(run_dir.journal)
+        self.reader = self.journal.reader()
+        self.flow = Flow(self.plan)
+        self.selector = selectors.DefaultSelector()
+        self.workers: dict[str, Worker] = {}
+        self.deaths: dict[str, int] = {}
+        self.restart_at: dict[str, float] = {}
+        self.end: tuple[str, str, str] | None = None  # state, reason, error: set when the run is to end
+        self.is_stopping = False
+        self.stop_reason = ""
+        self.failed_step = ""
+        self._told_done: set[str] = set()
+
+    def run(self) -> None:
+        """Work until the run is complete, stopped or failed; always leaves a state in the journal."""
+        signal.signal(signal.SIGTERM, lambda *_: self._begin_stop("signal"))
+        try:
+            self._restore()
+            for role in sorted({stage.worker for stage in self.plan.stages if stage.kind != "spool"}):
+                self._start_worker(role)
+            while self.end is None:
+                self._turn()
+        except BaseException as error:  # noqa: BLE001 - whatever happened must be told before the process ends
+            traceback.print_exc()
+            self.end = ("failed", "runner", f"{type(error).__name__}: {error}")
+        self._finish(*self.end)
+
+    # --- a turn ---
+
+    def _turn(self) -> None:
+        messages: list[tuple[Worker, Message]] = []
+        for key, _ in self.selector.select(TICK_S):
+            worker: Worker = key.data
+            messages += [(worker, message) for message in worker.receive()]
+        for command in self.run_dir.take_commands():
+            self._obey(command)
+        if messages:
+            with self.journal.turn():
+                for worker, message in messages:
+                    self._hear(worker, message)
+        for worker in list(self.workers.values()):
+            if worker.is_dead():
+                self._bury(worker)
+        for role, at in list(self.restart_at.items()):
+            if time.monotonic() >= at:
+                del self.restart_at[role]
+                self._start_worker(role)
+        if self.end is None:
+            self._give_work()
+        for worker in self.workers.values():
+            worker.send()
+
+    def _give_work(self) -> None:
+        if self.is_stopping:
+            if all(worker.is_drained for worker in self.workers.values()) and not self.restart_at:
+                self.end = ("stopped", self.stop_reason, "")
+            return
+        # A dead worker's work must stay queued until its successor is there.
+        if len(self.workers) < len({s.worker for s in self.plan.stages if s.kind != "spool"}):
+            return
+        for work in self.flow.next_work():
+            self.workers[work.stage.worker].tell(self._message(work))
+        self._note_done_stages()
+        if self.flow.all_done():
+            self.end = ("finished", "", "")
+
+    def _message(self, work: Job | Pull | Gather | End) -> Message:
+        if isinstance(work, Job):
+            return {
+                "do": "batch",
+                "stage": work.stage.name,
+                "batch": work.batch.id,
+                "path": work.batch.path,
+                "input": work.input_index,
+                "todo": work.todo,
+            }
+        if isinstance(work, Pull):
+            worker = self.workers[work.stage.worker]
+            seen: list[str] = []
+            if work.offset and work.stage.name not in worker.pulled:
+                seen = [batch.path for batch in self.reader.batches(work.stage.name)]
+            worker.pulled.add(work.stage.name)
+            limit = self.plan.options.get("rows")
+            return {
+                "do": "pull",
+                "stage": work.stage.name,
+                "offset": work.offset,
+                "limit": limit,
+                "seen": seen,
+            }
+        if isinstance(work, Gather):
+            inputs = [[batch.path for batch in self.reader.batches(name)] for name in work.stage.inputs]
+            return {"do": "global", "stage": work.stage.name, "inputs": inputs}
+        return {"do": "end", "stage": work.stage.name}
+
+    def _note_done_stages(self) -> None:
+        new = [name for name in self.flow.done_stages() if name not in self._told_done]
+        if new:
+            with self.journal.turn():
+                for name in new:
+                    for step in self.plan.stage(name).steps:
+                        self.journal.add_event("step_finished", step)
+                self.journal.set_fact("done", sorted({*self._told_done, *new}))
+            self._told_done.update(new)
+
+    # --- what workers say ---
+
+    def _hear(self, worker: Worker, message: Message) -> None:
+        kind = message["say"]
+        if kind == "out":
+            self._take(message)
+            self.deaths[worker.role] = 0
+        elif kind == "source_end":
+            self.journal.set_fact(f"ended:{message['stage']}", True)
+            self.journal.add_event("source_ended", message["stage"])
+            self.flow.ended(message["stage"])
+        elif kind == "failed":
+            self._fail(message)
+        elif kind == "budget":
+            self._begin_stop("budget", message["reason"])
+        elif kind == "drained":
+            worker.is_drained = True
+
+    def _take(self, message: Message) -> None:
+        """Journal a stage's finished rows and what they were made of, then let them flow on."""
+        stage = self.plan.stage(message["stage"])
+        made = [
+            self.journal.add_batch(stage.name, file["path"], file["n_rows"], file["n_gone"])
+            for file in message["files"]
+        ]
+        for batch_id, indices in message["took"]:
+            self.journal.acknowledge(batch_id, stage.name, indices)
+            self.flow.acknowledged(stage.name, batch_id, indices)
+        for step, figures in message["counts"].items():
+            self.journal.count(step, figures)
+        if message["errors"]:
+            self.journal.add_errors(message["errors"])
+        for batch in made:
+            self.flow.arrived(batch)
+        if stage.kind == "source":
+            self.flow.pulled(stage.name)
+        elif message.get("is_last"):
+            self.journal.set_fact(f"ended:{stage.name}", True)
+            self.flow.ended(stage.name)
+
+    def _fail(self, message: Message) -> None:
+        where = f"Step {message['step']!r} failed: " if message["step"] else ""
+        sys.stderr.write(message["trace"] + "\n")
+        self.failed_step = message["step"]
+        self.end = ("failed", message["kind"], f"{where}{message['kind']}: {message['what']}")
+
+    # --- workers ---
+
+    def _start_worker(self, role: str) -> None:
+        counts = self.reader.counts()
+        first: Message = {
+            "do": "secrets",
+            "values": self.secrets,
+            "spent_cost": sum(figures.get("cost_usd", 0.0) for figures in counts.values()),
+            "spent_tokens": int(
+                sum(f.get("input_tokens", 0) + f.get("output_tokens", 0) for f in counts.values())
+            ),
+        }
+        worker = Worker.start(role, self.run_dir, self.selector)
+        worker.tell(first)
+        worker.send()
+        self.workers[role] = worker
+        with self.journal.turn():
+            self.journal.add_event("worker_started", role=role, pid=worker.pid)
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker died: give its rows again to a new one, or end the run when it dies every time."""
+        code = worker.close()
+        del self.workers[worker.role]
+        if self.end is not None:
+            return
+        n_deaths = self.deaths[worker.role] = self.deaths.get(worker.role, 0) + 1
+        with self.journal.turn():
+            self.journal.add_event("worker_died", role=worker.role, exit=code)
+        if n_deaths >= MAX_EQUAL_DEATHS:
+            tail = self.run_dir.log_tail(worker.role)
+            self.end = (
+                "failed",
+                "worker",
+                f"The {worker.role} worker died {n_deaths} times ({_exit_text(code)}) without finishing a row.\n{tail}",
+            )
+            return
+        self.flow.lost_worker(worker.role)
+        if self.is_stopping:
+            return
+        self.restart_at[worker.role] = time.monotonic() + 0.1 * 4 ** (n_deaths - 1)
+
+    # --- commands ---
+
+    def _obey(self, command: str) -> None:
+        with self.journal.turn():
+            self.journal.add_event("command", name=command)
+        if command == "stop":
+            self._begin_stop("user")
+        elif command == "abort":
+            self.end = ("stopped", "user", "")
+
+    def _begin_stop(self, reason: str, detail: str = "") -> None:
+        if self.is_stopping:
+            return
+        self.is_stopping = True
+        self.stop_reason = f"{reason}: {detail}" if detail else reason
+        for worker in self.workers.values():
+            worker.tell({"do": "drain"})
+        self.restart_at.clear()
+
+    # --- begin and end ---
+
+    def _restore(self) -> None:
+        """Take the state of the run from the journal; on the first start that is the spooled rows alone."""
+        facts = self.reader.facts()
+        is_new = "state" not in facts
+        with self.journal.turn():
+            if is_new:
+                self._add_spooled()
+            self.journal.set_fact("state", "running")
+            self.journal.set_fact("reason", "")
+            self.journal.set_fact("error", "")
+            if is_new:
+                self.journal.set_fact("started_at", time.time())
+            self.journal.add_event("started" if is_new else "resumed", pid=os.getpid())
+        acknowledged = self.reader.acknowledged()
+        for batch in self.reader.batches():
+            skip = {
+                stage.name: from_ranges(acknowledged.get((batch.id, stage.name), ()))
+                for stage in self.plan.consumers(batch.stage)
+            }
+            self.flow.arrived(batch, skip)
+        for stage in self.plan.stages:
+            if stage.kind == "spool" or facts.get(f"ended:{stage.name}"):
+                self.flow.ended(stage.name)
+
+    def _add_spooled(self) -> None:
+        for stage in self.plan.stages:
+            if stage.kind == "spool":
+                for file in self.plan.options["spooled"][stage.name]:
+                    self.journal.add_batch(stage.name, file["path"], file["n_rows"], 0)
+                    self.journal.count(stage.name, {"done": file["n_rows"], "made": file["n_rows"]})
+
+    def _finish(self, state: str, reason: str, error: str) -> None:
+        """Write the end of the run, then let the workers go."""
+        try:
+            with self.journal.turn():
+                self.journal.set_fact("state", state)
+                self.journal.set_fact("reason", reason)
+                self.journal.set_fact("error", error)
+                self.journal.set_fact("failed_step", self.failed_step)
+                self.journal.set_fact("ended_at", time.time())
+                self.journal.add_event("ended", state=state, reason=reason)
+        finally:
+            self._end_workers(
+                self.workers.values(), gently=state in ("finished", "stopped") and reason != "abort"
+            )
+            self.journal.close()
+
+    def _end_workers(self, workers: Any, *, gently: bool) -> None:
+        living: Sequence[Worker] = list(workers)
+        for worker in living:
+            with contextlib.suppress(OSError):
+                if gently:
+                    worker.tell({"do": "exit"})
+                    worker.send()
+                else:
+                    worker.kill()
+        deadline = time.monotonic() + GRACE_S
+        for worker in living:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+            worker.kill()
+            worker.close()
+
+
+def _exit_text(code: int | None) -> str:
+    if code is None:
+        return "lost its connection"
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+
+if __name__ == "__main__":
+    main()

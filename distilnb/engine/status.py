@@ -1,0 +1,86 @@
+"""How a run stands: what panel, command line and `run.status()` show. Plain data, read from the journal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+RunState = Literal["starting", "running", "stopping", "finished", "stopped", "failed", "lost"]
+StepState = Literal["waiting", "running", "finished", "failed"]
+
+ENDED: frozenset[str] = frozenset({"finished", "stopped", "failed", "lost"})
+
+
+@dataclass(frozen=True, slots=True)
+class StepStatus:
+    """Counts of one step. Rows: `done` = `made`'s input rows that ended well; costs in USD, None when unknown."""
+
+    name: str
+    kind: str  # class name of the step
+    state: StepState = "waiting"
+    total: int | None = None  # input rows expected, None while upstream still makes them
+    done: int = 0  # input rows that ended well
+    failed: int = 0  # input rows in quarantine
+    dropped: int = 0  # input rows left out on purpose (filtered, ties)
+    made: int = 0  # output rows
+    partial: int = 0  # rows kept although a part of their reply could not be used
+    asked: int = 0  # requests answered by the model in this run
+    cached: int = 0  # requests answered by the reply cache
+    truncated: int = 0  # replies cut off at the token limit
+    retries: int = 0  # requests sent again after a retryable error
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0
+    drop_reasons: dict[str, int] = field(default_factory=dict)
+    rows_per_s: float = 0.0  # recent rate of ended input rows
+
+    @property
+    def ended(self) -> int:
+        """Input rows that are through, in whatever way."""
+        return self.done + self.failed + self.dropped
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RunStatus:
+    """How a run stands. Times are seconds since the epoch."""
+
+    id: str
+    pipeline: str
+    state: RunState
+    steps: tuple[StepStatus, ...] = ()
+    reason: str = ""  # why it stopped: "user", "budget", ...
+    error: str = ""  # what failed, with the tail of the log where a process died
+    started_at: float = 0.0
+    ended_at: float | None = None
+    is_rehearsed: bool = False  # some model was the rehearsal model
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self.state in ENDED
+
+    @property
+    def cost_usd(self) -> float | None:
+        """Money spent so far, None when the price of some model is unknown."""
+        costs = [step.cost_usd for step in self.steps]
+        return (
+            None if any(cost is None for cost in costs) else sum(cost for cost in costs if cost is not None)
+        )
+
+    def step(self, name: str) -> StepStatus:
+        """Return the counts of one step; raises KeyError."""
+        return next(step for step in self.steps if step.name == name)
+
+    def __repr__(self) -> str:
+        reason = f" ({self.reason})" if self.reason else ""
+        steps = ", ".join(
+            f"{step.name} {step.ended}/{'?' if step.total is None else step.total}"
+            + (f" {step.failed} failed" if step.failed else "")
+            for step in self.steps
+        )
+        return f"<RunStatus {self.id} {self.state}{reason}: {steps}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the status as plain data."""
+        return {**asdict(self), "cost_usd": self.cost_usd}

@@ -1,0 +1,112 @@
+"""What runner and workers say to each other: small JSON lines over a socket; rows go by file.
+
+runner → worker   {"do": "secrets", …}  {"do": "batch", stage, batch, path, input, todo}
+                  {"do": "pull", stage, offset, limit, seen}  {"do": "global", stage, inputs}
+                  {"do": "end", stage}  {"do": "drain"}  {"do": "exit"}
+worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors}
+                  {"say": "source_end", stage}  {"say": "failed", step, kind, what, trace}
+                  {"say": "budget", reason}  {"say": "drained"}
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from distilnb.rows import write_batch
+
+if TYPE_CHECKING:
+    from distilnb.engine.apply import Outcome
+    from distilnb.engine.rundir import RunDir
+
+Message: TypeAlias = dict[str, Any]
+
+_serial = itertools.count()
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as a line."""
+    return (
+        json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        + b"\n"
+    )
+
+
+def decode(line: bytes) -> Message:
+    """Read a line that `encode` made."""
+    message: Message = json.loads(line.decode("utf-8", "surrogatepass"))
+    return message
+
+
+class LineSplitter:
+    """Cuts a stream of bytes into messages."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Return the messages that are whole now."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [decode(line) for line in lines if line]
+
+
+def write_outcome(run: RunDir, stage: str, outcome: Outcome, took: Mapping[int, Sequence[int]]) -> Message:
+    """Write the rows of an outcome and return the message that announces them.
+
+    The file is named by pid and time, so that a restarted worker never overwrites one.
+    """
+    files = []
+    batch = outcome.batch
+    if batch.rows or batch.gone:
+        path = run.batches(stage) / f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}.json"
+        write_batch(path, batch)
+        files.append(
+            {"path": str(path.relative_to(run.path)), "n_rows": len(batch), "n_gone": len(batch.gone)}
+        )
+    counts = {step: dict(figures) for step, figures in outcome.counts.items()}
+    for step, reasons in outcome.drop_reasons.items():
+        counts.setdefault(step, {}).update(
+            {f"dropped:{reason}": n_rows for reason, n_rows in reasons.items()}
+        )
+    return {
+        "say": "out",
+        "stage": stage,
+        "files": files,
+        "took": [[batch_id, list(indices)] for batch_id, indices in took.items()],
+        "counts": counts,
+        "errors": [asdict(failure) for failure in outcome.failures],
+    }
+
+
+def failed_message(step: str, error: BaseException, trace: str = "") -> Message:
+    """Return the message that a step failed as a whole."""
+    return {"say": "failed", "step": step, "kind": type(error).__name__, "what": str(error), "trace": trace}
+
+
+# --- the life of a worker ---------------------------------------------------------
+
+
+def join_runner() -> tuple[Path, socket.socket]:
+    """Begin a worker's life: bind it to its runner, quiet its signals, return run directory and socket.
+
+    The kernel kills the worker when its runner dies (Linux); the end of the socket tells it everywhere else. Either
+    alone fails: a worker stuck in C code never reads its socket.
+    """
+    runner = int(sys.argv[3])
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != runner:  # it died before the line above
+            os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
+    return Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""WHERE it goes: the Distiset, its card, the Hub."""

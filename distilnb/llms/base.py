@@ -1,0 +1,125 @@
+"""The model as a pipeline sees it: frozen data, and what every provider must say of itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field, SecretStr, ValidationError
+
+from distilnb.errors import MissingKeyError
+from distilnb.llms.request import Client, Message
+from distilnb.spec.base import Spec, explain_validation
+
+# The unified set. A provider maps each, or refuses it by name.
+GENERATION_PARAMETERS = frozenset(
+    {
+        "max_new_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "stop",
+        "seed",
+        "frequency_penalty",
+        "presence_penalty",
+        "logprobs",
+        "top_logprobs",
+        "extra",
+    }
+)
+
+
+class LLM(Spec):
+    """A model by name, and how to ask it.
+
+    `max_concurrency` is the most requests in flight, `rpm` and `tpm` are limits per minute, `price` overrides
+    the price list as (USD per million input tokens, USD per million output tokens).
+    """
+
+    provider: ClassVar[str] = ""
+    key_variable: ClassVar[str] = ""  # the environment variable that holds the API key, if one is needed
+    is_local: ClassVar[bool] = False  # runs on this machine: costs nothing
+    shorthand: ClassVar[Mapping[str, frozenset[str]]] = {"generation_kwargs": GENERATION_PARAMETERS}
+    not_in_digest: ClassVar[frozenset[str]] = frozenset(
+        {"max_concurrency", "rpm", "tpm", "timeout", "max_retries", "price"}
+    )
+
+    model: str
+    api_key: SecretStr | None = None
+    generation_kwargs: dict[str, Any] = Field(default_factory=dict)
+    max_concurrency: int = Field(default=64, ge=1)
+    rpm: int | None = Field(default=None, ge=1)
+    tpm: int | None = Field(default=None, ge=1)
+    timeout: float = Field(default=120.0, gt=0)  # seconds for one request
+    max_retries: int = Field(default=6, ge=0)
+    price: tuple[float, float] | None = None
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise explain_validation(type(self).__name__, error, set(type(self).model_fields)) from error
+
+    # --- what a provider overrides ---
+
+    def make_client(self) -> Client:
+        """Return a live client for the running event loop."""
+        raise NotImplementedError(f"{type(self).__name__} makes no client")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes the replies this model's own: provider, endpoint, model, sampling parameters."""
+        return {"provider": self.provider, "model": self.model, "parameters": dict(self.generation_kwargs)}
+
+    def check(self) -> None:
+        """Raise what is wrong before any request: a missing key, an unsupported parameter."""
+        if self.key_variable and not self.key():
+            raise MissingKeyError(
+                f"No API key for {self.provider} is set.",
+                f"Set the environment variable {self.key_variable}, or pass api_key=.",
+                provider=self.provider,
+            )
+
+    def probe(self) -> None:
+        """Raise when the server cannot be reached; called once before a run starts."""
+
+    # --- what the rest of the project asks ---
+
+    def key(self) -> str:
+        """Return the API key: the literal one, else that of the environment; "" when there is none."""
+        if self.api_key is not None:
+            return self.api_key.get_secret_value()
+        return os.environ.get(self.key_variable, "") if self.key_variable else ""
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether equal requests have equal replies: at temperature 0, or with a seed."""
+        return (
+            self.generation_kwargs.get("temperature") == 0 or self.generation_kwargs.get("seed") is not None
+        )
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the server that is asked; "" where the provider's SDK or this process knows it."""
+        return ""
+
+    @property
+    def label(self) -> str:
+        """The short name in tables: provider and model."""
+        return f"{self.provider}:{self.model}"
+
+    def ask(self, prompt: str | list[Message], *, n: int = 1) -> str | list[str]:
+        """Ask one question now and return the reply (a list for n > 1). Works in a notebook too."""
+        from distilnb.llms.calling import ask_now  # asyncio is needed only here
+
+        return ask_now(self, prompt, n=n)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave a literal key out of every pickle; the environment's is read anew where it is used."""
+        state = super().__getstate__()
+        return {
+            **state,
+            "__dict__": {**state["__dict__"], "api_key": None},
+            "__pydantic_fields_set__": state["__pydantic_fields_set__"] - {"api_key"},
+        }

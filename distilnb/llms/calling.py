@@ -1,0 +1,285 @@
+"""Asking with care: a slot, retries, a circuit breaker; and one question asked now, from anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from distilnb.errors import MalformedReplyError, ModelError, RateLimitError, RequestTimeoutError
+from distilnb.llms.limits import Gate
+from distilnb.llms.request import Answer, Client, Message, Reply, Request
+
+if TYPE_CHECKING:
+    from tenacity import AsyncRetrying, RetryCallState
+
+Before: TypeAlias = Callable[[], Awaitable[None]]
+
+FIRST_WAIT_S = (0.05, 0.5)  # before a retry; the upper end doubles with each
+LONGEST_WAIT_S = 8.0
+MAX_EMPTY_ANSWERS = 2  # in a row, when a server returns fewer replies than asked
+
+
+class Model(Protocol):
+    """What calling needs to know of an LLM."""
+
+    @property
+    def max_concurrency(self) -> int: ...
+    @property
+    def rpm(self) -> int | None: ...
+    @property
+    def tpm(self) -> int | None: ...
+    @property
+    def max_retries(self) -> int: ...
+    def make_client(self) -> Client: ...
+    def check(self) -> None: ...
+    def probe(self) -> None: ...
+
+
+class Caller:
+    """Asks one model from one event loop, through a gate, until it answers.
+
+    `asked` counts requests sent, `retries` those of them that repeat one that failed, `rejected_429` the
+    refusals. `timeout_s` is for a client that keeps no time limit of its own; ours do, at no cost.
+    """
+
+    def __init__(
+        self, client: Client, gate: Gate, *, max_retries: int = 6, timeout_s: float | None = None
+    ) -> None:
+        self.client = client
+        self.gate = gate
+        self.asked = 0
+        self.retries = 0
+        self.rejected_429 = 0
+        self._max_retries = max_retries
+        self._timeout_s = timeout_s
+        self._breaker: ModelError | None = None
+        self._mean_output_tokens = 256.0
+
+    @classmethod
+    def of(cls, model: Model) -> Caller:
+        """Make a caller with the model's own client and limits, for the running event loop."""
+        gate = Gate(model.max_concurrency, rpm=model.rpm, tpm=model.tpm)
+        return cls(model.make_client(), gate, max_retries=model.max_retries)
+
+    @asynccontextmanager
+    async def asking(self, request: Request, *, before: Before | None = None) -> AsyncIterator[Answer]:
+        """Ask, and hold the slot until the block ends, so that the reply can be made durable in it.
+
+        `before` is awaited whenever the request has its slot and is about to be sent; what it raises calls the
+        request off (a budget that is used up).
+
+        The answer has `request.n` replies, or fewer when the server returned none twice in a row. Raises the
+        last ModelError when retries are used up, at once when it is not retryable, and without asking when an
+        earlier one was fatal (a wrong key): then every request would fail.
+        """
+        answer = await self._obtain(request, before)
+        try:
+            yield answer
+        finally:
+            self.gate.leave()
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        await self.client.close()
+
+    # Everything below takes or keeps a slot when it returns, and holds none when it raises.
+
+    async def _obtain(self, request: Request, before: Before | None) -> Answer:
+        await self._enter(request, before)
+        answer = await self._persist(request, before)
+        if len(answer.replies) != request.n:
+            answer = await self._complete(request, answer, before)
+        return answer
+
+    async def _complete(self, request: Request, answer: Answer, before: Before | None) -> Answer:
+        """Ask for the replies that a server left out: some ignore n and return one."""
+        replies = answer.replies
+        n_empty = 0 if replies else 1
+        while len(replies) < request.n and n_empty < MAX_EMPTY_ANSWERS:
+            more = await self._persist(replace(request, n=request.n - len(replies)), before)
+            n_empty = 0 if more.replies else n_empty + 1
+            replies += more.replies
+        if not replies:
+            self.gate.leave()
+            raise MalformedReplyError("The model answered twice without any reply.", "See the server's log.")
+        return replace(answer, replies=replies[: request.n])
+
+    async def _persist(self, request: Request, before: Before | None) -> Answer:
+        """Send in the slot that is held; on a failure that may pass, wait outside and send again."""
+        try:
+            return await self._send(request)
+        except ModelError as error:
+            if not error.retryable or self._max_retries == 0:
+                raise
+            first_failure = error
+        return await self._retry(request, first_failure, before)
+
+    async def _retry(self, request: Request, failure: ModelError, before: Before | None) -> Answer:
+        # The first attempt of the loop is the one that has failed already: so tenacity is set up only then.
+        pending: ModelError | None = failure
+        async for attempt in _retrying(self._max_retries + 1):
+            with attempt:
+                if pending is not None:
+                    again, pending = pending, None
+                    raise again
+                await self._enter(request, before)
+                self.retries += 1
+                return await self._send(request)
+        raise failure  # the loop ends by returning or raising; this is for the type checker
+
+    async def _enter(self, request: Request, before: Before | None) -> None:
+        self._raise_if_broken()
+        await self.gate.enter(self._estimate_tokens(request) if self.gate.counts_tokens else 0)
+        try:
+            self._raise_if_broken()  # it may have happened while this one stood in line
+            if before is not None:
+                await before()
+        except BaseException:
+            self.gate.leave()
+            raise
+
+    async def _send(self, request: Request) -> Answer:
+        self.asked += 1
+        try:
+            answer = await self._send_in_time(request)
+        except BaseException as error:
+            self._note(error)
+            self.gate.leave()
+            raise
+        self.gate.succeeded()
+        if self.gate.counts_tokens:
+            self._learn(answer)
+        return answer
+
+    async def _send_in_time(self, request: Request) -> Answer:
+        if self._timeout_s is None:
+            return await self.client.send(request)
+        try:
+            return await asyncio.wait_for(self.client.send(request), self._timeout_s)
+        except asyncio.TimeoutError as error:
+            raise RequestTimeoutError(
+                f"The model did not answer within {self._timeout_s:g} s.",
+                "Raise timeout=, or lower max_concurrency=.",
+            ) from error
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, RateLimitError):
+            self.rejected_429 += 1
+            self.gate.refused()
+        if isinstance(error, ModelError) and error.fatal and self._breaker is None:
+            self._breaker = error
+
+    def _raise_if_broken(self) -> None:
+        if self._breaker is not None:
+            raise copy.copy(self._breaker)  # a copy: each raise would lengthen the traceback of the one
+
+    def _estimate_tokens(self, request: Request) -> int:
+        n_characters = sum(len(str(message.get("content", ""))) for message in request.messages)
+        return n_characters // 4 + int(request.n * self._mean_output_tokens)
+
+    def _learn(self, answer: Answer) -> None:
+        for reply in answer.replies:
+            if reply.output_tokens is not None:
+                self._mean_output_tokens += 0.1 * (reply.output_tokens - self._mean_output_tokens)
+
+
+def _retrying(max_attempts: int) -> AsyncRetrying:
+    from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+
+    return AsyncRetrying(
+        stop=stop_after_attempt(max_attempts), retry=retry_if_exception(_may_pass), wait=_wait_s, reraise=True
+    )
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, ModelError) and error.retryable
+
+
+def _wait_s(state: RetryCallState) -> float:
+    """Return how long to wait: what the server asked for, else a random time that grows with each attempt."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    shortest, first = FIRST_WAIT_S
+    if isinstance(error, ModelError) and error.retry_after_s is not None:
+        # A little more, and not all at the same moment.
+        return max(shortest, error.retry_after_s) * random.uniform(1.0, 1.05)
+    return random.uniform(shortest, min(LONGEST_WAIT_S, first * 2.0 ** (state.attempt_number - 1)))
+
+
+# --- one question, now --------------------------------------------------------
+
+
+def ask_now(model: Model, prompt: str | list[Message], *, n: int = 1) -> str | list[str]:
+    """Ask a question and wait for the reply; for n > 1 a list of replies.
+
+    It runs in a thread with an event loop of its own, so it works in a notebook, whose loop runs already.
+    Ctrl-C ends the request.
+    """
+    model.check()
+    model.probe()
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    texts = _run_in_thread(model, Request(tuple(messages), n=n))
+    return texts if n > 1 else texts[0]
+
+
+def _run_in_thread(model: Model, request: Request) -> list[str]:
+    result: Future[list[str]] = Future()
+    question = _Question()
+
+    def work() -> None:
+        try:
+            result.set_result(asyncio.run(question.ask(model, request)))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised in the caller's thread
+            result.set_exception(error)
+
+    thread = threading.Thread(target=work, name="distilnb-ask", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)  # short: a long wait would not see Ctrl-C on Windows
+    except KeyboardInterrupt:
+        question.cancel()
+        thread.join()
+        raise
+    return result.result()
+
+
+class _Question:
+    """One question that another thread may take back."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._is_taken_back = False
+
+    async def ask(self, model: Model, request: Request) -> list[str]:
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        if self._is_taken_back:
+            raise asyncio.CancelledError
+        caller = Caller.of(model)
+        try:
+            async with caller.asking(request) as answer:
+                return [_text_of(reply) for reply in answer.replies]
+        finally:
+            await caller.close()
+
+    def cancel(self) -> None:
+        self._is_taken_back = True
+        if self._loop is not None and self._task is not None:
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+def _text_of(reply: Reply) -> str:
+    if reply.text is None:
+        raise MalformedReplyError(
+            f"The model {reply.model!r} answered without a text (finish_reason {reply.finish_reason!r}).",
+            "Change the prompt, or ask again.",
+        )
+    return reply.text

@@ -1,0 +1,174 @@
+"""From a name ("openai:gpt-4o-mini", "ollama:llama3.2", "rehearsal") to a model; and which are there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import SecretStr
+
+from distilnb.errors import UnknownKindError, did_you_mean
+from distilnb.llms.base import GENERATION_PARAMETERS, LLM
+from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
+from distilnb.llms.parameters import OTHER_NAMES, unknown_parameter
+from distilnb.spec.registry import build, load_kind
+
+# Provider → the name of its class in the registry. Local servers speak OpenAI's protocol.
+PROVIDERS: Mapping[str, str] = {
+    "openai": "OpenAILLM",
+    "rehearsal": "RehearsalLLM",
+    **dict.fromkeys(LOCAL_SERVERS, "OpenAILLM"),
+}
+
+# The model that is proposed where a key is set and nothing else is known.
+_PROPOSED: Mapping[type[LLM], str] = {OpenAILLM: "openai:gpt-4o-mini"}
+_CONNECT_TIMEOUT_S = 0.2
+_ANSWER_TIMEOUT_S = 1.0
+_MAX_ANSWER_BYTES = 1_000_000
+
+
+def llm(
+    name: str,
+    *,
+    base_url: str | None = None,
+    api_key: str | SecretStr | None = None,
+    max_concurrency: int | None = None,
+    rpm: int | None = None,
+    tpm: int | None = None,
+    **generation: Any,
+) -> LLM:
+    """Return the model of that name: "provider:model", or "rehearsal".
+
+    Other keywords are generation parameters (`temperature=0.7`) or fields of the model's class
+    (`timeout=30`).
+
+    Raises UnknownKindError for a provider that is not known, UnknownParameterError with the near match for a
+    keyword that is neither.
+
+    >>> llm("openai:gpt-4o-mini", temperature=0.7, rpm=500).generation_kwargs
+    {'temperature': 0.7}
+    """
+    provider, model = _split(name)
+    cls = _class_of(provider)
+    fields: dict[str, Any] = {"max_concurrency": max_concurrency, "rpm": rpm, "tpm": tpm}
+    if model:
+        fields["model"] = model
+    fields["api_key"] = SecretStr(api_key) if isinstance(api_key, str) else api_key
+    fields["base_url"] = base_url or LOCAL_SERVERS.get(provider)
+    given = {key: value for key, value in fields.items() if value is not None}
+    return cls(**given, **_sort_keywords(cls, generation))
+
+
+def as_llm(value: object) -> LLM:
+    """Return the model that a field or an argument stands for: a model, its name, or what `dump` made of one.
+
+    Raises UnknownKindError for anything else.
+    """
+    if isinstance(value, LLM):
+        return value
+    if isinstance(value, str):
+        return llm(value)
+    if isinstance(value, Mapping) and "kind" in value:
+        value = build(value)
+        if isinstance(value, LLM):
+            return value
+    raise UnknownKindError(
+        f"A {type(value).__name__} stands where a model belongs.",
+        "Give its name ('openai:gpt-4o-mini'), or a model (dn.llm(...), OpenAILLM(...)).",
+    )
+
+
+def _split(name: str) -> tuple[str, str]:
+    provider, colon, model = name.partition(":")
+    provider = provider.strip().lower()
+    model = model.strip()
+    if provider == "rehearsal" or (provider in PROVIDERS and model):
+        return provider, model
+    if provider in PROVIDERS:
+        raise UnknownKindError(f"{name!r} names a provider and no model.", f"Write '{provider}:MODEL'.")
+    if not colon:
+        raise UnknownKindError(
+            f"{name!r} names no provider; there are {sorted(PROVIDERS)}.",
+            did_you_mean(provider, PROVIDERS, f"Write 'provider:model', for instance 'openai:{name}'."),
+        )
+    raise UnknownKindError(
+        f"There is no provider {provider!r}; there are {sorted(PROVIDERS)}.",
+        did_you_mean(
+            provider,
+            PROVIDERS,
+            f"If its server speaks OpenAI's protocol: llm('openai:{model}', base_url='https://…').",
+        ),
+    )
+
+
+def _class_of(provider: str) -> type[LLM]:
+    cls = load_kind(PROVIDERS[provider])
+    assert issubclass(cls, LLM)
+    return cls
+
+
+def _sort_keywords(cls: type[LLM], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords as fields of the class, generation parameters in their own dict."""
+    fields: dict[str, Any] = {}
+    generation: dict[str, Any] = {}
+    for name, value in keywords.items():
+        if name in cls.model_fields:
+            fields[name] = value
+        elif name in GENERATION_PARAMETERS or name in OTHER_NAMES:
+            generation[name] = value
+        else:
+            own = {"base_url", "max_concurrency", "rpm", "tpm"}
+            raise unknown_parameter(cls.kind(), name, GENERATION_PARAMETERS | cls.model_fields.keys() | own)
+    if generation or "generation_kwargs" in fields:
+        fields["generation_kwargs"] = {**fields.get("generation_kwargs", {}), **generation}
+    return fields
+
+
+# --- what is there ------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """A provider that can be used here, and how: `line` is what a command or a cell takes."""
+
+    provider: str
+    source: str  # the name of the variable that holds a key, or the address of the server
+    models: tuple[str, ...]  # as the server lists them; empty where only a key was seen
+    line: str
+
+
+def found_models() -> list[Found]:
+    """Return the providers whose key is set, and the local servers that answer.
+
+    Nothing but 127.0.0.1 is asked, and no key is read, only whether its variable is set.
+    """
+    found = [
+        Found(cls.provider, cls.key_variable, (), f"LLM={proposed}")
+        for cls, proposed in _PROPOSED.items()
+        if os.environ.get(cls.key_variable)
+    ]
+    for name, url in LOCAL_SERVERS.items():
+        models = _list_models(url)
+        if models:
+            found.append(Found(name, url, models, f"LLM={name}:{models[0]}"))
+    return found
+
+
+def _list_models(url: str) -> tuple[str, ...]:
+    """Return the names of the models that a server on this machine offers; none when it does not answer."""
+    import http.client
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_CONNECT_TIMEOUT_S)
+    try:
+        connection.connect()
+        connection.sock.settimeout(_ANSWER_TIMEOUT_S)
+        connection.request("GET", f"{parts.path}/models")
+        listed = json.loads(connection.getresponse().read(_MAX_ANSWER_BYTES))["data"]
+        return tuple(str(model["id"]) for model in listed)
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        return ()  # nothing listens there, or something else does
+    finally:
+        connection.close()

@@ -1,0 +1,199 @@
+"""Two ways to send a chat request, aiohttp and OpenAI's SDK, with the same answers and the same errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distilnb.errors import MalformedReplyError, RefusedRequestError
+from distilnb.llms.protocol import Target, error_of, read_answer, timed_out, unreachable
+from distilnb.llms.request import Answer, Request
+
+if TYPE_CHECKING:
+    import ssl
+
+    import aiohttp
+    import openai
+
+CONNECT_TIMEOUT_S = 30.0
+
+# What the SDK takes from the environment by itself, and would send to whatever host this is.
+_SDK_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What both transports need to know."""
+
+    endpoint: str  # without /chat/completions
+    headers: Mapping[str, str]
+    timeout_s: float
+    uses_proxies: bool  # those that the environment names; never for this machine itself
+    target: Target
+    body_of: Callable[[Request], dict[str, Any]]
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether certificates are checked."""
+        return self.endpoint.startswith("https:")
+
+
+class HttpClient:
+    """One pooled aiohttp session.
+
+    What may be slow at 1,000 requests a second is done by hand: no cookies, no decompression unless the
+    server compressed unasked, JSON on bytes. The pool has no limit of its own, because the gate has one.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._url = connection.endpoint + "/chat/completions"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(self, request: Request) -> Answer:
+        """Send one request once."""
+        import aiohttp
+
+        connection = self._connection
+        session = self._session or self._open()
+        body = _as_json(connection.body_of(request), connection.target)
+        try:
+            async with session.post(self._url, data=body, allow_redirects=False) as response:
+                raw = await response.read()
+                status, headers = response.status, response.headers
+        except asyncio.TimeoutError as error:  # before 3.11 it is no TimeoutError
+            raise timed_out(connection.target, connection.timeout_s) from error
+        except aiohttp.ClientResponseError as error:
+            # `from None`: it carries the request's headers, and with them the key.
+            raise unreachable(connection.target, f"the response is not HTTP ({error.message})") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise unreachable(connection.target, error) from error
+        if "Content-Encoding" in headers:
+            raw = _decompress(raw, connection.target)
+        if status != 200:
+            raise error_of(status, headers, raw, connection.target)
+        return read_answer(raw, connection.target, headers.get("x-request-id", ""))
+
+    async def close(self) -> None:
+        """Close the session and its connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        connection = self._connection
+        headers = {**connection.headers, "Content-Type": "application/json", "Accept-Encoding": "identity"}
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=certificates() if connection.is_encrypted else True),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=connection.timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+            trust_env=connection.uses_proxies,
+            auto_decompress=False,
+        )
+        return self._session
+
+
+class SdkClient:
+    """OpenAI's own client, its retries off; its response is read as bytes, like the other transport's."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._client: openai.AsyncOpenAI | None = None
+
+    async def send(self, request: Request) -> Answer:
+        """Send one request once."""
+        import openai
+
+        target = self._connection.target
+        client = self._client or self._open()
+        body = self._connection.body_of(request)
+        _as_json(body, target)  # the SDK's own error would not say what is wrong
+        unset = {name: openai.Omit() for name in _SDK_HEADERS if name not in self._connection.headers}
+        try:
+            # Through extra_body, so that the SDK neither refuses nor drops what other servers take.
+            answered = await client.chat.completions.with_raw_response.create(
+                model=body.pop("model"),
+                messages=list(body.pop("messages")),
+                extra_body=body,
+                extra_headers=unset,
+            )
+        # `from None` below: the SDK's errors carry the request's headers, and with them the key.
+        except openai.APITimeoutError:
+            raise timed_out(target, self._connection.timeout_s) from None
+        except openai.APIConnectionError as error:
+            raise unreachable(target, error.__cause__ or error) from None
+        except openai.APIStatusError as error:
+            refused = error.response
+            raise error_of(refused.status_code, refused.headers, refused.content, target) from None
+        response = answered.http_response
+        return read_answer(response.content, target, response.headers.get("x-request-id", ""))
+
+    async def close(self) -> None:
+        """Close the client and its connections."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _open(self) -> openai.AsyncOpenAI:
+        import openai
+
+        connection = self._connection
+        self._client = openai.AsyncOpenAI(
+            # Never None: the SDK would then read the environment's key.
+            api_key="given-in-the-headers",
+            base_url=connection.endpoint,
+            default_headers=connection.headers,
+            timeout=connection.timeout_s,
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(
+                verify=certificates() if connection.is_encrypted else True,
+                trust_env=connection.uses_proxies,
+                follow_redirects=False,
+                timeout=connection.timeout_s,
+            ),
+        )
+        return self._client
+
+
+def certificates() -> ssl.SSLContext:
+    """Return the certificates to trust: the system's, or those that SSL_CERT_FILE or SSL_CERT_DIR names."""
+    import os
+    import ssl
+
+    context = ssl.create_default_context()
+    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+    if not named and not context.cert_store_stats()["x509_ca"]:  # Python on macOS comes without any
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def _as_json(body: Mapping[str, Any], target: Target) -> bytes:
+    try:
+        return json.dumps(body, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise RefusedRequestError(
+            f"The request to {target} cannot be written as JSON: {error}.",
+            "Use text, numbers, lists and dicts in messages and generation parameters.",
+            provider=target.provider,
+        ) from error
+
+
+def _decompress(raw: bytes, target: Target) -> bytes:
+    """Undo gzip or deflate, which a proxy may apply though nobody asked for it."""
+    try:
+        return zlib.decompress(raw, wbits=zlib.MAX_WBITS | 32)  # 32: tells the two apart by the header
+    except zlib.error as error:
+        raise MalformedReplyError(
+            f"{target} sent a body whose compression cannot be undone: {error}.",
+            "A proxy may stand between; it should not compress what asks for 'identity'.",
+            provider=target.provider,
+        ) from error

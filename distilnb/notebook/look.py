@@ -1,0 +1,104 @@
+"""Sub-commands that look: `preview`, `prompt`, `rows`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from IPython.core.error import UsageError
+
+from distilnb.notebook.options import PARAM, PIPELINE, ROWS, Command, argument
+from distilnb.notebook.session import ROWS as ROW_NUMBERS
+from distilnb.notebook.session import Session
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from distilnb.pipeline import Preview
+    from distilnb.pipeline.preview import Prompt
+
+SAMPLE_ROWS = 5
+
+
+def preview(session: Session, options: Namespace) -> Preview:
+    """Run a pipeline, or one up to a step, on a few pinned rows; a run will use the same replies."""
+    target = session.target(options.target, options.pipeline)
+    n, parameters = options.rows or SAMPLE_ROWS, session.parameters(options.param)
+    whole = target.pipeline
+    if not target.step:
+        return whole.preview(n, parameters=parameters, show=True)
+    if parameters:
+        raise UsageError("%distil preview: --param goes with a whole pipeline, not with one step.")
+    return whole[target.step].preview(n, show=True)
+
+
+def prompt(session: Session, options: Namespace) -> Prompt:
+    """Show the messages that a step would send for a row; nothing is sent."""
+    target = session.target(options.step, options.pipeline)
+    if not target.step:
+        raise UsageError(
+            f"%distil prompt: name a step; {target.variable} has {list(target.pipeline.graph.steps)}."
+        )
+    row = int(options.row) if options.row and options.row.isdecimal() else options.row
+    return target.pipeline[target.step].prompt(row)
+
+
+def rows(session: Session, options: Namespace) -> pd.DataFrame:
+    """Show the finished rows of a step of a run, while it goes on too; 17 or 3:8 chooses among them."""
+    words = list(options.words)
+    chosen = next((word for word in words if ROW_NUMBERS.fullmatch(word)), "")
+    steps = [word for word in words if word != chosen]
+    run = session.run(options.run)
+    step = steps[0].rpartition(".")[2] if steps else run.pipeline_file().graph.leaves()[-1]
+    if len(steps) > 1:
+        raise UsageError(f"%distil rows: one step at a time, not {steps}.")
+    return _chosen_rows(run.rows(step), chosen)
+
+
+def _chosen_rows(frame: pd.DataFrame, chosen: str) -> pd.DataFrame:
+    found = ROW_NUMBERS.fullmatch(chosen)
+    if found is None:
+        return frame
+    if found["first"] is None:
+        return frame.iloc[slice(*(int(edge) if edge else None for edge in (found["start"], found["stop"])))]
+    number = int(found["first"])
+    if number >= len(frame):
+        raise UsageError(f"%distil rows: there is no row {number}; {len(frame)} are finished.")
+    return frame.iloc[number : number + 1]
+
+
+COMMANDS = (
+    Command(
+        "preview",
+        preview,
+        (
+            argument("target", nargs="?", metavar="TARGET", help="pipeline or step", completes="target"),
+            ROWS,
+            PARAM,
+            PIPELINE,
+        ),
+    ),
+    Command(
+        "prompt",
+        prompt,
+        (
+            argument("step", metavar="STEP", completes="step"),
+            argument("row", nargs="?", metavar="ROW", help="number or id of a row of the source"),
+            PIPELINE,
+        ),
+    ),
+    Command(
+        "rows",
+        rows,
+        (
+            argument(
+                "words",
+                nargs="*",
+                metavar="STEP|ROWS",
+                help="a step, and rows such as 17 or 3:8",
+                completes="step",
+            ),
+            argument("--run", metavar="RUN", help="id or variable; else the current run", completes="run"),
+        ),
+    ),
+)

@@ -1,0 +1,77 @@
+"""Sub-commands about runs: `run`, `ps`, `attach`, `stop`, `errors`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from distilnb.notebook.options import MAX_COST, PARAM, PIPELINE, ROWS, WAIT, Command, argument
+from distilnb.notebook.session import Session
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from distilnb.run import Run, RunList
+
+RUN = argument(
+    "run", nargs="?", metavar="RUN", help="id, variable or pipeline; else the current one", completes="run"
+)
+
+
+def start(session: Session, options: Namespace) -> Run:
+    """Start a run in the background and show its panel; an equal run that is going is shown instead."""
+    pipeline = session.target(options.target, options.pipeline).pipeline
+    parameters = session.parameters(options.param)
+    run = pipeline.start(rows=options.rows, parameters=parameters, max_cost=options.max_cost, new=options.new)
+    session.show_run(run)
+    if options.wait:
+        run.wait()
+    return run
+
+
+def ps(session: Session, options: Namespace) -> RunList:
+    """List all runs, newest first."""
+    from distilnb.run import runs
+
+    return runs()
+
+
+def attach(session: Session, options: Namespace) -> Run:
+    """Find a run again and show its panel."""
+    run = session.run(options.run)
+    session.show_run(run)
+    return run
+
+
+def stop(session: Session, options: Namespace) -> Run:
+    """Stop a run: what is in flight ends, everything finished is kept, `run.resume()` goes on."""
+    run = session.run(options.run)
+    run.stop()
+    session.say(f"{run.id} is told to stop; run.resume() goes on with it.")
+    return run
+
+
+def errors(session: Session, options: Namespace) -> pd.DataFrame:
+    """Show the rows that failed: the reason, the prompt that was sent, the raw reply."""
+    return session.run(options.run).errors()
+
+
+COMMANDS = (
+    Command(
+        "run",
+        start,
+        (
+            argument("target", nargs="?", metavar="PIPELINE", completes="pipeline"),
+            ROWS,
+            MAX_COST,
+            PARAM,
+            argument("--new", action="store_true", help="start another one although an equal run is going"),
+            WAIT,
+            PIPELINE,
+        ),
+    ),
+    Command("ps", ps),
+    Command("attach", attach, (RUN,)),
+    Command("stop", stop, (RUN,)),
+    Command("errors", errors, (RUN,)),
+)

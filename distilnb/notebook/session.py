@@ -1,0 +1,211 @@
+"""What the magics of one shell remember: the current pipeline, the current run, and the panels shown."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from IPython.core.error import UsageError
+
+from distilnb.notebook.options import nearest
+from distilnb.notebook.words import assignments, value_of
+
+if TYPE_CHECKING:
+    from distilnb.llms.base import LLM
+    from distilnb.pipeline import Pipeline
+    from distilnb.run import Run
+    from distilnb.view.panel import RunPanel
+
+ROWS = re.compile(r"(?P<first>\d+)|(?P<start>\d*):(?P<stop>\d*)")
+
+
+class Target(NamedTuple):
+    """What a word of a line names: a pipeline by its variable, and perhaps one of its steps."""
+
+    variable: str
+    pipeline: Pipeline
+    step: str = ""
+
+
+class Session:
+    """The only state that changes between cells; the user's own namespace holds everything else."""
+
+    def __init__(self, shell: Any) -> None:
+        self.shell = shell
+        self.variable = ""  # of the current pipeline
+        self.run_id = ""  # of the current run
+        self.panels: dict[str, RunPanel] = {}  # live ones, by run id
+        self._shown_at: dict[str, int] = {}  # run id → number of the cell that shows its panel
+        self._known: dict[str, object] = {}  # pipelines and runs by variable, as the last cell left them
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """The user's variables."""
+        names: dict[str, Any] = self.shell.user_ns
+        return names
+
+    def say(self, line: str) -> None:
+        """Print a line under the cell."""
+        sys.stdout.write(line + "\n")
+
+    # --- the current pipeline ---
+
+    def pipelines(self) -> dict[str, Pipeline]:
+        """Return the user's pipelines by variable."""
+        from distilnb.pipeline import Pipeline
+
+        return {name: value for name, value in self._own_variables() if isinstance(value, Pipeline)}
+
+    def pipeline(self, variable: str | None = None) -> Target:
+        """Return the pipeline of that variable, which becomes the current one; else the current one."""
+        known = self.pipelines()
+        wanted = variable or self.variable
+        if variable and variable not in known:
+            raise UsageError(
+                f"There is no pipeline {variable!r}; there are {list(known)}.{nearest(variable, known)}"
+            )
+        if wanted not in known:
+            raise UsageError("There is no pipeline yet. Make one: %distil new NAME SOURCE")
+        self.variable = wanted
+        return Target(wanted, known[wanted])
+
+    def assign(self, variable: str, pipeline: Pipeline) -> Pipeline:
+        """Give a variable a new pipeline and make it the current one."""
+        self.namespace[variable] = self._known[variable] = pipeline
+        self.variable = variable
+        return pipeline
+
+    def target(self, word: str | None, pipeline: str | None = None) -> Target:
+        """Return what a word names: nothing (the current pipeline), `prefs`, `prefs.answer`, or `answer`.
+
+        Raises UsageError with the near match.
+        """
+        known = self.pipelines()
+        if not word or word in known:
+            return self.pipeline(word or pipeline)
+        head, dot, tail = word.partition(".")
+        found = self.pipeline(head if dot and head in known else pipeline)
+        step = tail if dot and head in known else word
+        step, at, _ = step.partition("@")
+        if at:
+            raise UsageError(f"{word!r}: versions of prompts are not kept yet; name the step: {step!r}.")
+        steps = list(found.pipeline.graph.steps)
+        if step not in steps:
+            hint = nearest(step, [*steps, *known])
+            raise UsageError(f"There is no step {step!r}; {found.variable} has {steps}.{hint}")
+        return found._replace(step=step)
+
+    # --- runs ---
+
+    def run(self, word: str | None = None) -> Run:
+        """Return the run of that id or variable, or the newest of that pipeline; else the current one.
+
+        Raises UsageError when there is none, RunNotFoundError with the near match.
+        """
+        from distilnb.run import Run, attach, runs
+
+        value = self.namespace.get(word or "")
+        if isinstance(value, Run):
+            return self._current(value)
+        if word and word not in self.pipelines():
+            return self._current(attach(word))
+        every = runs()
+        if word:
+            every = type(every)(run for run in every if run.status().pipeline == self.pipelines()[word].name)
+        elif self.run_id:
+            every = type(every)(sorted(every, key=lambda run: run.id != self.run_id))
+        if not every:
+            raise UsageError("There is no run yet. Start one: %distil run")
+        return self._current(every[0])
+
+    def _current(self, run: Run) -> Run:
+        self.run_id = run.id
+        return run
+
+    def show_run(self, run: Run) -> None:
+        """Show the run's live panel under this cell, once; a run that has ended shows its card."""
+        self._current(run)
+        if self._shown_at.get(run.id) == self.shell.execution_count:
+            return
+        self._shown_at[run.id] = self.shell.execution_count
+        if run.note:
+            self.say(run.note)
+        run.panel(registry=self.panels).show()
+
+    def close(self) -> None:
+        """Let the panels rest as static HTML."""
+        for panel in list(self.panels.values()):
+            panel.close()
+
+    # --- values ---
+
+    def models(self, text: str | None) -> LLM | str | list[LLM | str] | None:
+        """Return what `--llm` means: a variable, else provider:model; several with commas."""
+        found = [self._model(word) for word in (text or "").split(",") if word]
+        return (found[0] if len(found) == 1 else found) or None
+
+    def _model(self, word: str) -> LLM | str:
+        from distilnb.llms.base import LLM
+
+        value = self.namespace.get(word)
+        return value if isinstance(value, (LLM, str)) else word
+
+    def value(self, word: str) -> Any:
+        """Return what an argument means: a literal, a variable of a function, model or step, or text."""
+        from types import FunctionType
+
+        from distilnb.llms.base import LLM
+        from distilnb.spec.step import Step
+        from distilnb.steps.function import StepFactory
+
+        return value_of(word, self.namespace, (FunctionType, type, LLM, Step, StepFactory))
+
+    def parameters(self, words: list[str]) -> Mapping[str, Any] | None:
+        """Return the `--param` words as a mapping of paths to values."""
+        try:
+            return assignments(words, self.namespace) or None
+        except ValueError as error:
+            raise UsageError(f"--param: {error}; write it like answer.llm.temperature=0.7") from error
+
+    # --- what a cell did ---
+
+    def after_cell(self, result: Any) -> None:
+        """Find the pipeline and the run that the cell assigned last; a run that is new shows its panel."""
+        if "distilnb.run" not in sys.modules:
+            return  # nobody can have made any
+        from distilnb.pipeline import Pipeline
+        from distilnb.run import Run
+
+        now = {name: value for name, value in self._own_variables() if isinstance(value, (Pipeline, Run))}
+        old = list(self._known.values())
+        changed = {name for name, value in now.items() if not any(value is one for one in old)}
+        self._known = dict(now)
+        for name in self._in_order(changed, result):
+            value = now[name]
+            if isinstance(value, Pipeline):
+                self.variable = name
+            elif value.status().is_ended:
+                self._current(value)
+            else:
+                self.show_run(value)
+
+    def _in_order(self, names: set[str], result: Any) -> list[str]:
+        """Return names in the order in which the cell assigned them last."""
+        if len(names) < 2:
+            return list(names)
+        try:
+            tree = ast.parse(self.shell.transform_cell(result.info.raw_cell))
+        except (SyntaxError, AttributeError):
+            return sorted(names)
+        stores = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        place = {
+            n.id: (n.lineno, n.col_offset) for n in sorted(stores, key=lambda n: (n.lineno, n.col_offset))
+        }
+        return sorted(names, key=lambda name: place.get(name, (0, 0)))
+
+    def _own_variables(self) -> Iterator[tuple[str, object]]:
+        """Yield the user's variables without those that IPython fills (`_`, `_12`, `In`)."""
+        yield from ((name, value) for name, value in list(self.namespace.items()) if not name.startswith("_"))

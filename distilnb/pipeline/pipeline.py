@@ -1,0 +1,449 @@
+"""Pipeline: typed fluent verbs over an immutable graph. Each verb makes a step and returns a new pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from distilnb.errors import SpecError, StepConnectionError
+from distilnb.export.distiset import Distiset
+from distilnb.llms.base import LLM
+from distilnb.llms.catalog import as_llm
+from distilnb.pipeline import starting, wiring
+from distilnb.pipeline.preview import Preview, StepView, run_preview
+from distilnb.rows import Row
+from distilnb.run import Run
+from distilnb.spec.check import Checked, check_flow, check_graph
+from distilnb.spec.code import Code
+from distilnb.spec.draft import Draft, drafting
+from distilnb.spec.files import PipelineFile, from_text, save, to_text
+from distilnb.spec.graph import Graph
+from distilnb.spec.inline import Inline
+from distilnb.spec.parameters import with_parameters
+from distilnb.spec.step import GeneratorStep, Step
+from distilnb.steps.best import BestGeneration
+from distilnb.steps.columns import DropColumns, ExpandColumns, KeepColumns, MergeColumns, RenameColumns
+from distilnb.steps.dedup import ExactDedup
+from distilnb.steps.filter import FilterRows, TakeRows
+from distilnb.steps.function import MapRows, as_step
+from distilnb.steps.join import CombineOutputs, GroupColumns
+from distilnb.steps.sources import (
+    LoadDataFromDicts,
+    LoadDataFromDisk,
+    LoadDataFromFileSystem,
+    LoadDataFromHub,
+    rows_from_dataset,
+    rows_from_pandas,
+)
+from distilnb.steps.training import FormatTextGenerationDPO, FormatTextGenerationSFT
+from distilnb.view.graph import graph_bundle, outline
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
+
+Model: TypeAlias = "LLM | str"
+AnyStep: TypeAlias = "Step | Callable[..., Any]"  # a step, or a function made one by `dn.step` or `dn.task`
+
+
+class Pipeline:
+    """An immutable graph of named steps.
+
+    Verbs return a new pipeline; `llm` is the model of every task that names none.
+
+    >>> p = Pipeline("shout").from_dicts([{"text": "hi"}]).map(lambda row: {"loud": row["text"].upper()})
+    >>> list(p.graph.steps)
+    ['load', 'map']
+
+    The class form builds the same: `with Pipeline("name") as p: load >> task`.
+    """
+
+    def __init__(
+        self,
+        name: str = "pipeline",
+        *,
+        llm: Model | None = None,
+        description: str = "",
+        graph: Graph | None = None,
+        heads: Sequence[str] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.description = description
+        self.llm = None if llm is None else as_llm(llm)
+        self._graph = graph or Graph()
+        self._heads = tuple(heads) if heads is not None else tuple(self._graph.leaves())
+        self.notes = tuple(notes)
+        self._draft: Draft | None = None
+        self._drafting: Any = None
+
+    # --- the graph ---
+
+    @property
+    def graph(self) -> Graph:
+        """The steps and the edges between them."""
+        if self._draft is not None:
+            return Graph(dict(self._draft.steps), tuple(self._draft.edges))
+        return self._graph
+
+    @property
+    def digest(self) -> str:
+        """The identity of the graph: equal digest, equal pipeline."""
+        return self.graph.digest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pipeline) and self.name == other.name and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.digest))
+
+    def __getitem__(self, step: str) -> StepView:
+        """Return a view of one step: its prompt on a row, its preview."""
+        self.graph.step(step)
+        return StepView(self.name, self.graph, step)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.graph.steps)
+
+    def __enter__(self) -> Pipeline:
+        """Open the class form: steps made inside belong to this pipeline."""
+        if self._graph.steps:
+            raise SpecError(f"Pipeline {self.name!r} has steps already.", "Use a new Pipeline() in `with`.")
+        self._draft = Draft()
+        self._drafting = drafting(self._draft)
+        self._drafting.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drafting.__exit__(kind, error, trace)
+        self._graph = self.graph
+        self._draft = self._drafting = None
+        self._heads = tuple(self._graph.leaves())
+
+    def _with(self, graph: Graph, heads: Sequence[str], *, note: str = "") -> Pipeline:
+        notes = (note,) if note else ()
+        return Pipeline(
+            self.name, llm=self.llm, description=self.description, graph=graph, heads=heads, notes=notes
+        )
+
+    # --- appending ---
+
+    def then(self, step: AnyStep, *, name: str = "", after: str | Sequence[str] = ()) -> Pipeline:
+        """Append a step, or replace the one of that name in place, keeping what follows.
+
+        `after` names the steps whose rows it reads; those at the end are meant when it is left out.
+        """
+        with drafting(None):
+            return self._append(as_step(step), verb="", name=name, after=after)
+
+    def _append(
+        self, step: Step, *, verb: str, name: str = "", after: str | Sequence[str] = (), check: bool = True
+    ) -> Pipeline:
+        """Wire a step in; `verb` is the base of its name when nobody gave one."""
+        step = wiring.with_default_model(step, self.llm)
+        wired = wiring.wire(self._graph, self._heads, step, verb=verb, name=name, after=after)
+        pipeline = self._with(wired.graph, wired.heads, note=wired.note)
+        if check:
+            check_flow(pipeline.graph)
+        return pipeline
+
+    def __rshift__(self, other: AnyStep | Sequence[AnyStep]) -> Pipeline:
+        """`p >> step`; `p >> [a, b]` branches, and a step after that joins the branches."""
+        if isinstance(other, Step) or not isinstance(other, Sequence):
+            return self.then(other)
+        if not other:
+            raise StepConnectionError("There is no step in the list.", "p >> [a, b]")
+        graph = self._graph
+        heads: list[str] = []
+        for one in other:
+            with drafting(None):
+                step = wiring.with_default_model(as_step(one), self.llm)
+            wired = wiring.wire(graph, self._heads, step, verb="", name="", after=())
+            graph, heads = wired.graph, [*heads, *wired.heads]
+        check_flow(graph)
+        return self._with(graph, heads)
+
+    def drop_step(self, name: str) -> Pipeline:
+        """Remove a step; what came before it flows into what came after it."""
+        graph = self._graph.dropping(name)
+        return self._with(graph, graph.leaves())
+
+    # --- sources ---
+
+    def from_dicts(self, rows: Sequence[Row], *, name: str = "load") -> Pipeline:
+        """Take rows from a list of dicts."""
+        return self._source(LoadDataFromDicts(data=Inline.of(rows), name=name))
+
+    def from_pandas(self, frame: pd.DataFrame, *, name: str = "load") -> Pipeline:
+        """Take rows from a DataFrame; NaN and NaT become None."""
+        return self.from_dicts(rows_from_pandas(frame), name=name)
+
+    def from_dataset(self, dataset: Dataset, *, name: str = "load") -> Pipeline:
+        """Take rows from a `datasets.Dataset`."""
+        return self.from_dicts(rows_from_dataset(dataset), name=name)
+
+    def from_hub(self, repo_id: str, *, split: str = "train", name: str = "load", **options: Any) -> Pipeline:
+        """Take rows from a dataset on the Hugging Face Hub; options are those of LoadDataFromHub."""
+        return self._source(LoadDataFromHub(repo_id=repo_id, split=split, name=name, **options))
+
+    def from_files(
+        self, files: str | Sequence[str] | Path, *, name: str = "load", **options: Any
+    ) -> Pipeline:
+        """Take rows from files (jsonl, json, csv, parquet, arrow, txt), by path or pattern."""
+        data_files: Any = str(files) if isinstance(files, (str, Path)) else [str(file) for file in files]
+        return self._source(LoadDataFromFileSystem(data_files=data_files, name=name, **options))
+
+    def from_disk(self, path: str | Path, *, name: str = "load", **options: Any) -> Pipeline:
+        """Take rows from a dataset, or a Distiset, saved on disk."""
+        return self._source(LoadDataFromDisk(dataset_path=str(path), name=name, **options))
+
+    def with_rows(self, rows: Sequence[Row], *, name: str | None = None) -> Pipeline:
+        """Give other rows to a source: its name may be left out when there is one."""
+        source = name or wiring.only_source(self._graph)
+        with drafting(None):
+            step = LoadDataFromDicts(data=Inline.of(rows), name=source)
+        return self._with(self._graph.replacing(step), self._heads)
+
+    def _source(self, step: GeneratorStep) -> Pipeline:
+        if step.name in self._graph.steps:
+            return self._with(self._graph.replacing(step), self._heads)
+        graph = self._graph.appending(step)
+        return self._with(graph, [*(self._heads if self._graph.steps else ()), step.name])
+
+    # --- rows and columns ---
+
+    def map(
+        self,
+        function: Callable[..., Row],
+        *,
+        makes: Sequence[str] | None = None,
+        name: str = "",
+        after: str = "",
+    ) -> Pipeline:
+        """Add columns by a function: parameters that are column names get those, `row` gets the whole row.
+
+        `makes` lists the new columns, so that later steps can be checked before anything runs.
+        """
+        step = MapRows(function=Code.of(function), made_columns=list(makes) if makes is not None else None)
+        return self._append(step, verb="map", name=name, after=after)
+
+    def filter(self, condition: str | Callable[..., bool], *, name: str = "", after: str = "") -> Pipeline:
+        """Keep the rows for which an expression ("chosen_rating >= 4") or a function is true."""
+        test = condition if isinstance(condition, str) else Code.of(condition)
+        return self._append(FilterRows(condition=test), verb="filter", name=name, after=after)
+
+    def expand(
+        self, columns: str | Sequence[str] | Mapping[str, str], *, name: str = "", after: str = ""
+    ) -> Pipeline:
+        """Make a row of each item of list columns; a mapping renames them (list column → new column)."""
+        chosen: Any = [columns] if isinstance(columns, str) else columns
+        return self._append(ExpandColumns(columns=chosen), verb="expand", name=name, after=after)
+
+    def rename(self, columns: Mapping[str, str] | None = None, *, name: str = "", **renamed: str) -> Pipeline:
+        """Rename columns: `rename({"old": "new"})` or `rename(old="new")`."""
+        step = RenameColumns(columns={**(columns or {}), **renamed})
+        return self._append(step, verb="rename", name=name)
+
+    def keep(self, *columns: str, name: str = "", after: str = "") -> Pipeline:
+        """Keep these columns, in this order."""
+        return self._append(KeepColumns(columns=list(columns)), verb="keep", name=name, after=after)
+
+    def drop(self, *columns: str, name: str = "", after: str = "") -> Pipeline:
+        """Drop these columns."""
+        return self._append(DropColumns(columns=list(columns)), verb="drop", name=name, after=after)
+
+    def take(self, n: int, *, name: str = "", after: str = "") -> Pipeline:
+        """Keep the first n rows."""
+        return self._append(TakeRows(n=n), verb="take", name=name, after=after)
+
+    def merge(self, *columns: str, into: str, name: str = "", after: str = "") -> Pipeline:
+        """Put several columns of a row into one list column."""
+        step = MergeColumns(columns=list(columns), output_column=into)
+        return self._append(step, verb="merge", name=name, after=after)
+
+    def group(
+        self, *columns: str, into: Sequence[str] | str = (), flatten: bool = False, name: str = ""
+    ) -> Pipeline:
+        """Join the branches at the end: the same column of each becomes one list column."""
+        targets = [into] if isinstance(into, str) else list(into)
+        step = GroupColumns(columns=list(columns), output_columns=targets or None, flatten=flatten)
+        return self._append(step, verb="group", name=name)
+
+    def combine(self, *, name: str = "") -> Pipeline:
+        """Join the branches at the end: the columns of all, row by row."""
+        return self._append(CombineOutputs(), verb="combine", name=name)
+
+    def dedup(self, *columns: str, name: str = "", after: str = "") -> Pipeline:
+        """Keep the first of rows that are equal in these columns (in all, when none is named)."""
+        return self._append(ExactDedup(columns=list(columns)), verb="dedup", name=name, after=after)
+
+    # --- asking ---
+
+    def generate(
+        self,
+        name: str = "",
+        prompt: str | None = None,
+        *,
+        system: str | None = None,
+        llm: Model | Sequence[Model] | None = None,
+        k: int = 1,
+        into: str = "generations",
+        after: str = "",
+    ) -> Pipeline:
+        """Ask a model for k replies a row; several models give k replies each, in their order.
+
+        `prompt` is a Jinja template whose variables are columns ("{{ instruction }}" when left out); lines that
+        are only `system:`, `user:` or `assistant:` start a message.
+
+        Makes: `into` (list[str]) and `generation_models` (list[str]; `<into>_models` for another `into`).
+        """
+        models: list[Model | None] = [llm] if llm is None or isinstance(llm, (LLM, str)) else [*llm]
+        tasks = wiring.generation_tasks(prompt, system, models, k=k, into=into)
+        if len(tasks) == 1:
+            return self._append(tasks[0], verb="generate", name=name, after=after)
+        return self._branches(tasks, wiring.group_generations(into), verb="generate", name=name, after=after)
+
+    def _branches(self, tasks: Sequence[Step], join: Step, *, verb: str, name: str, after: str) -> Pipeline:
+        """Append parallel tasks and the step that joins them; a second time they are replaced as one."""
+        tasks = [wiring.with_default_model(task, self.llm) for task in tasks]
+        wired = wiring.wire_branches(self._graph, self._heads, tasks, join, verb=verb, name=name, after=after)
+        check_flow(wired.graph)
+        return self._with(wired.graph, wired.heads, note=wired.note)
+
+    def judge(
+        self,
+        kind: str | AnyStep = "ultrafeedback",
+        *,
+        llm: Model | None = None,
+        name: str = "judge",
+        over: str = "generations",
+        after: str = "",
+        **options: Any,
+    ) -> Pipeline:
+        """Rate generations by a judge: "ultrafeedback" (aspect=...), "prometheus" (mode=, rubric=) or a task.
+
+        Makes: `ratings`, `rationales` and `judge_model` for a lone judge; a further judge's columns begin with its
+        name (`honesty_ratings`).
+        """
+        step = wiring.judge_task(kind, name, over, self._graph, options, llm)
+        return self._append(step, verb="judge", name=name, after=after)
+
+    def ask(self, task: AnyStep, *, llm: Model | None = None, name: str = "", after: str = "") -> Pipeline:
+        """Append any task: an object of a task class, or a function made one by `dn.task`."""
+        with drafting(None):
+            step = as_step(task)
+            if llm is not None:
+                step = step.updated(llm=as_llm(llm))
+        return self._append(step, verb="ask", name=name, after=after)
+
+    # --- training data ---
+
+    def to_dpo(
+        self,
+        *,
+        strategy: Literal["worst", "random"] = "worst",
+        keep_ties: bool = False,
+        name: str = "",
+        after: str = "",
+    ) -> Pipeline:
+        """Make preference pairs: the best-rated reply is chosen, the worst (or a random worse one) rejected.
+
+        Makes: prompt, prompt_id, chosen, chosen_rating, chosen_model, rejected, rejected_rating, rejected_model.
+        """
+        step = FormatTextGenerationDPO(strategy=strategy, keep_ties=keep_ties)
+        return self._append(step, verb="to_dpo", name=name, after=after)
+
+    def to_sft(self, *, name: str = "", after: str = "") -> Pipeline:
+        """Make prompt and completion messages for supervised fine-tuning.
+
+        Reads `generation`, or of `generations` the best rated (the first, without ratings). Makes: prompt,
+        prompt_id, messages.
+        """
+        start = self
+        if wiring.picks_from_list(self._graph, [after] if after else self._heads):
+            start, after = self._append(BestGeneration(), verb="best", after=after), ""
+        return start._append(FormatTextGenerationSFT(), verb="to_sft", name=name, after=after)
+
+    # --- checking, looking, running ---
+
+    def check(self) -> Checked:
+        """Check everything that can be known before a run: columns, cycles, keys. Nothing is asked or started."""
+        return check_graph(self.graph)
+
+    def preview(
+        self, n: int = 5, *, parameters: Mapping[str, Any] | None = None, show: bool = False
+    ) -> Preview:
+        """Run every step on n pinned rows, in this process; the replies are those that a run will use.
+
+        `show` displays each step as it comes. Costs what the asked requests cost; what was asked before is free.
+        """
+        graph = with_parameters(self.graph, parameters)
+        check_graph(graph)
+        return run_preview(self.name, graph, n, show=show)
+
+    def start(
+        self,
+        *,
+        rows: int | None = None,
+        dataset: object = None,
+        parameters: Mapping[str, Any] | None = None,
+        max_cost: float | None = None,
+        max_tokens: int | None = None,
+        cache: Literal["on", "off", "refresh"] = "on",
+        new: bool = False,
+    ) -> Run:
+        """Start a background run and return its handle at once.
+
+        `rows` limits each source, `dataset` replaces the rows of the only source, `max_cost` (USD) and
+        `max_tokens` stop the run before they are passed. While an equal run is going, that one is returned; `new`
+        starts another.
+        """
+        pipeline = self if dataset is None else self.with_rows(starting.rows_of(dataset))
+        graph = with_parameters(pipeline.graph, parameters)
+        options = {"rows": rows, "max_cost": max_cost, "max_tokens": max_tokens, "cache": cache}
+        text = to_text(PipelineFile(self.name, graph, description=self.description, llm=self.llm))
+        return starting.start(graph, name=self.name, text=text, options=options, new=new)
+
+    def run(self, *, show: bool = True, **options: Any) -> Distiset:
+        """Start, wait, and return the result; takes what `start` takes.
+
+        Raises RunNotFinishedError when the run was stopped and RunFailedError when it failed. In a script the first
+        Ctrl-C stops gracefully and the second at once; in a notebook an interrupt detaches and the run goes on.
+        """
+        return starting.wait_for_result(self.start(**options), show=show)
+
+    # --- files ---
+
+    def to_yaml(self) -> str:
+        """Return the pipeline as text that `Pipeline.from_yaml` reads back to an equal one."""
+        return to_text(self._file())
+
+    def save(self, path: str | Path) -> None:
+        """Write the pipeline to a file, YAML or JSON by its suffix."""
+        save(Path(path), self._file())
+
+    @classmethod
+    def from_yaml(
+        cls, text: str, *, trust_code: bool = False, classes: Mapping[str, type[Step]] | None = None
+    ) -> Pipeline:
+        """Read a pipeline from text; code of its author runs only with `trust_code`."""
+        file = from_text(text, trust_code=trust_code, classes=classes)
+        return cls(file.name, llm=file.llm, description=file.description, graph=file.graph)  # type: ignore[arg-type]
+
+    def _file(self) -> PipelineFile:
+        return PipelineFile(self.name, self.graph, description=self.description, llm=self.llm)
+
+    # --- how it looks ---
+
+    def __repr__(self) -> str:
+        notes = "".join(f"\n{note}" for note in self.notes)
+        return f"{self.name}\n{outline(self.graph)}{notes}"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        graph = self.graph
+        columns = graph.columns() if graph.steps else None
+        return dict(graph_bundle(graph, columns, title=self.name, notes=self.notes))

@@ -1,0 +1,102 @@
+"""From a pipeline to a run: the last checks, the start, and waiting for the result."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from distilnb.engine.building import literal_secrets
+from distilnb.engine.launch import find_running, launch, run_digest
+from distilnb.engine.status import RunStatus
+from distilnb.errors import InputError, UnknownPriceError
+from distilnb.export.distiset import Distiset
+from distilnb.llms.base import LLM
+from distilnb.llms.prices import price_of
+from distilnb.rows import Row
+from distilnb.run import Run
+from distilnb.spec.check import check_graph
+from distilnb.spec.graph import Graph
+from distilnb.steps.sources import rows_from_dataset, rows_from_pandas
+from distilnb.tasks.base import Task
+from distilnb.view.display import is_kernel
+from distilnb.view.panel import follow
+
+
+def start(graph: Graph, *, name: str, text: str, options: dict[str, Any], new: bool) -> Run:
+    """Check everything that can be known, then start a run, or return the equal one that is going."""
+    check_graph(graph)
+    check_limits(options)
+    check_models(graph, max_cost=options.get("max_cost"))
+    if not new:
+        running = find_running(run_digest(graph, options))
+        if running is not None:
+            note = f"{running.run_id} is running already; new=True starts another."
+            return Run(running, secrets=literal_secrets(graph), note=note)
+    run_dir = launch(graph, pipeline=name, text=text, options=options)
+    return Run(run_dir, secrets=literal_secrets(graph))
+
+
+def check_limits(options: dict[str, Any]) -> None:
+    """Raise InputError for a limit that makes no sense."""
+    for limit in ("rows", "max_cost", "max_tokens"):
+        value = options.get(limit)
+        if value is not None and not (isinstance(value, (int, float)) and value > 0):
+            raise InputError(f"{limit} is {value!r}.", "Give a number above 0, or leave it out.")
+
+
+def check_models(graph: Graph, *, max_cost: float | None) -> None:
+    """Raise when a server cannot be reached, or when a budget is set for a model without a price."""
+    models: dict[str, LLM] = {}
+    for step in graph.steps.values():
+        if isinstance(step, Task) and step.llm is not None:
+            models[step.llm.digest] = step.llm
+    for model in models.values():
+        model.probe()
+        if max_cost is not None and not model.is_local and price_of(model) is None:
+            raise UnknownPriceError(
+                f"max_cost is set, but the price of {model.label} is unknown.",
+                "Give it as USD per million tokens: price=(input, output); or leave max_cost out.",
+                provider=model.provider,
+            )
+
+
+def rows_of(dataset: object) -> Sequence[Row]:
+    """Return rows of a list of dicts, a DataFrame or a `datasets.Dataset`."""
+    if isinstance(dataset, (list, tuple)):
+        return list(dataset)
+    if hasattr(dataset, "iterrows"):
+        return rows_from_pandas(dataset)
+    if hasattr(dataset, "column_names"):
+        return rows_from_dataset(dataset)
+    raise InputError(
+        f"A dataset was given as {type(dataset).__name__!r}.",
+        "Give a list of dicts, a DataFrame or a Dataset.",
+    )
+
+
+def wait_for_result(run: Run, *, show: bool) -> Distiset:
+    """Wait for a run, showing how it stands, and return its result."""
+    try:
+        if show:
+            if is_kernel():
+                run.panel().show()
+            else:
+                follow(run.status, sys.stderr)
+        run.wait()
+    except KeyboardInterrupt:
+        if is_kernel():  # an interrupt in a notebook detaches: the run goes on
+            raise
+        _stop_twice(run)
+    return run.distiset()
+
+
+def _stop_twice(run: Run) -> RunStatus:
+    """Stop gracefully; a second Ctrl-C stops at once."""
+    sys.stderr.write(f"\nstopping {run.id}: what is in flight ends; Ctrl-C again stops at once\n")
+    run.stop()
+    try:
+        return run.wait()
+    except KeyboardInterrupt:
+        run.abort()
+        return run.wait()

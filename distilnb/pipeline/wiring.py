@@ -1,0 +1,229 @@
+"""How a verb's step gets its name, its place and its columns: pure functions from graph to graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from distilnb.errors import SpecError, StepConnectionError, UnknownKindError, did_you_mean
+from distilnb.llms.base import LLM
+from distilnb.llms.catalog import as_llm
+from distilnb.spec.check import takes_several
+from distilnb.spec.draft import drafting, snake_case
+from distilnb.spec.graph import Graph
+from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+from distilnb.steps.function import as_step
+from distilnb.steps.join import GroupColumns
+from distilnb.tasks.base import Task
+from distilnb.tasks.generation import TextGeneration
+from distilnb.tasks.prometheus import PrometheusEval
+from distilnb.tasks.prompt import parse_prompt
+from distilnb.tasks.ultrafeedback import UltraFeedback
+
+JUDGES: dict[str, type[Task]] = {"prometheus": PrometheusEval, "ultrafeedback": UltraFeedback}
+
+
+class Wired(NamedTuple):
+    """A graph with a step wired in, the steps at its end, and what to say about it."""
+
+    graph: Graph
+    heads: tuple[str, ...]
+    note: str = ""
+
+
+def wire(
+    graph: Graph, heads: Sequence[str], step: Step, *, verb: str, name: str, after: str | Sequence[str]
+) -> Wired:
+    """Append a step behind `after` (or the heads), or replace the one that has its name."""
+    explicit = name or step.name
+    if explicit in graph.steps:
+        return _replace(graph, heads, named(step, explicit))
+    before = _predecessors(graph, heads, step, after)
+    if not explicit and len(before) == 1 and verb and graph.steps[before[0]].digest == step.digest:
+        return Wired(graph, tuple(heads), f"{before[0]!r} is an equal step already; nothing was added.")
+    step = named(step, explicit or free_name(graph, verb or snake_case(step.kind())))
+    graph = graph.appending(step, before)
+    kept = [head for head in heads if head not in before]
+    if after and kept:  # a branch from the middle: it becomes what the next verb follows
+        return Wired(graph, (step.name,))
+    return Wired(graph, (*kept, step.name))
+
+
+def wire_branches(
+    graph: Graph,
+    heads: Sequence[str],
+    tasks: Sequence[Step],
+    join: Step,
+    *,
+    verb: str,
+    name: str,
+    after: str,
+) -> Wired:
+    """Append parallel steps `name_1 … name_k` and the step `name` that joins them."""
+    name = name or free_name(graph, verb)
+    branches = [f"{name}_{number}" for number in range(1, len(tasks) + 1)]
+    if name not in graph.steps:
+        before = _predecessors(graph, heads, tasks[0], after)
+        for branch, task in zip(branches, tasks, strict=True):
+            graph = graph.appending(named(task, branch), before)
+        graph = graph.appending(named(join, name), branches)
+        return Wired(graph, (*(head for head in heads if head not in before), name))
+    first = graph.predecessors(name)
+    before = graph.predecessors(first[0]) if graph.is_join(name) else first
+    if graph.is_join(name):
+        for branch in first:
+            graph = graph.dropping(branch)
+    edges = tuple(edge for edge in graph.edges if edge[1] != name)
+    graph = Graph(graph.steps, edges)
+    for branch, task in zip(branches, tasks, strict=True):
+        graph = graph.appending(named(task, branch), before)
+    graph = graph.replacing(named(join, name))
+    graph = Graph(graph.steps, (*graph.edges, *((branch, name) for branch in branches)))
+    return Wired(graph, tuple(heads), f"{name} is replaced.")
+
+
+def _replace(graph: Graph, heads: Sequence[str], step: Step) -> Wired:
+    old = graph.steps[step.name]
+    if isinstance(old, GeneratorStep) != isinstance(step, GeneratorStep):
+        raise StepConnectionError(
+            f"Step {step.name!r} ({old.kind()}) cannot become a {step.kind()}.",
+            "Give the new step another name.",
+        )
+    if graph.is_join(step.name) and not takes_several(step):  # one model where several were
+        branches = graph.predecessors(step.name)
+        for branch in branches:
+            graph = graph.dropping(branch)
+        unique = tuple(dict.fromkeys(graph.edges))
+        graph = Graph(graph.steps, unique)
+    note = "" if old == step else f"{step.name} is replaced."
+    return Wired(graph.replacing(step), tuple(heads), note)
+
+
+def _predecessors(graph: Graph, heads: Sequence[str], step: Step, after: str | Sequence[str]) -> list[str]:
+    if isinstance(step, GeneratorStep):
+        return []
+    before = [after] if isinstance(after, str) and after else list(after) or list(heads)
+    for name in before:
+        graph.step(name)
+    if not before:
+        raise StepConnectionError(
+            f"No rows flow into step {step.kind()!r}.", "Begin with a source: p.from_dicts([...])."
+        )
+    if len(before) > 1 and not takes_several(step) and not isinstance(step, GlobalStep):
+        raise StepConnectionError(
+            f"The pipeline ends in {before}; {step.kind()!r} takes the rows of one step.",
+            "Join the branches first with group(...) or combine(), or say after='...'.",
+        )
+    return before
+
+
+def named(step: Step, name: str) -> Step:
+    """Return the step under that name."""
+    if step.name == name:
+        return step
+    with drafting(None):
+        return step.updated(name=name)
+
+
+def free_name(graph: Graph, base: str) -> str:
+    """Return `base`, or `base_2`, `base_3` … when it is taken."""
+    name, number = base, 1
+    while name in graph.steps:
+        number += 1
+        name = f"{base}_{number}"
+    return name
+
+
+def only_source(graph: Graph) -> str:
+    """Return the name of the only source; raises StepConnectionError when there are several or none."""
+    sources = graph.sources()
+    if len(sources) != 1:
+        raise StepConnectionError(f"The pipeline has the sources {sources}.", "Say which one: name='...'.")
+    return sources[0]
+
+
+def with_default_model(step: Step, llm: LLM | None) -> Step:
+    """Return a task with the pipeline's model when it names none."""
+    if isinstance(step, Task) and step.llm is None and llm is not None:
+        with drafting(None):
+            return step.updated(llm=llm)
+    return step
+
+
+# --- what verbs make ------------------------------------------------------------
+
+
+def generation_tasks(
+    prompt: str | None, system: str | None, models: Sequence[LLM | str | None], *, k: int, into: str
+) -> list[Step]:
+    """Return one task a model, each making lists of k replies."""
+    mappings = {"generation": into, "model_name": models_column(into)}
+    fields: dict[str, Any] = {
+        "num_generations": k,
+        "group_generations": True,
+        "output_mappings": mappings,
+        "system_prompt": system,
+        **_prompt_fields(prompt),
+    }
+    if not models:
+        raise SpecError("The list of models is empty.", "llm='provider:model', or a list of several.")
+    with drafting(None):
+        return [TextGeneration(**fields, llm=None if model is None else as_llm(model)) for model in models]
+
+
+def _prompt_fields(prompt: str | None) -> dict[str, Any]:
+    if prompt is None:
+        return {}
+    return {"messages": parse_prompt(prompt)}
+
+
+def models_column(into: str) -> str:
+    """Return the column with the models of the column of generations."""
+    return "generation_models" if into == "generations" else f"{into}_models"
+
+
+def group_generations(into: str) -> Step:
+    """Return the step that joins the replies of several models into one list, in the order of the models."""
+    columns = [into, models_column(into)]
+    with drafting(None):
+        return GroupColumns(columns=columns, output_columns=columns, flatten=True)
+
+
+def judge_task(
+    kind: str | Step | Callable[..., Any],
+    name: str,
+    over: str,
+    graph: Graph,
+    options: dict[str, Any],
+    llm: LLM | str | None,
+) -> Step:
+    """Return a judge whose columns collide with no other's."""
+    with drafting(None):
+        if not isinstance(kind, str):
+            step = as_step(kind)
+            return step.updated(llm=as_llm(llm)) if llm is not None else step
+        if kind not in JUDGES:
+            raise UnknownKindError(
+                f"There is no judge {kind!r}; there are {sorted(JUDGES)}.", did_you_mean(kind, JUDGES)
+            )
+        model = None if llm is None else as_llm(llm)
+        plain = JUDGES[kind](llm=model, name=name, **options)
+        columns = {column: _judged(column, name, graph) for column in plain.made()}
+        inputs = {"generations": over} if over != "generations" else {}
+        return plain.updated(output_mappings=columns, input_mappings=inputs)
+
+
+def _judged(column: str, name: str, graph: Graph) -> str:
+    """Name a judge's column: plainly for a lone judge, else with the judge's name before it."""
+    plain = "judge_model" if column == "model_name" else column
+    taken = {made for other, step in graph.steps.items() if other != name for made in step.made()}
+    if plain not in taken:
+        return plain
+    return f"{name}_model" if column == "model_name" else f"{name}_{column}"
+
+
+def picks_from_list(graph: Graph, heads: Sequence[str]) -> bool:
+    """Whether the rows at the end have a list of generations but no single one."""
+    known = graph.columns()
+    columns = [known[head] for head in heads]
+    return any("generations" in names and "generation" not in names for names in columns)

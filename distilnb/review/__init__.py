@@ -1,0 +1,1 @@
+"""WHO checks: the review plan, and Argilla as one place to carry it out."""

@@ -1,0 +1,111 @@
+"""The base of everything that a pipeline is written in: frozen data that dumps to JSON and builds back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from typing_extensions import Self
+
+from distilnb.errors import SpecError, UnknownParameterError, did_you_mean
+from distilnb.spec.code import Code
+from distilnb.spec.digest import digest_of
+from distilnb.spec.inline import Inline
+
+
+class Spec(BaseModel):
+    """Frozen, strict data with a kind: a step, a task or a model.
+
+    Two specs are equal when they dump to the same data. Live things (clients, open files) are made by `load` and
+    held in private attributes; they are no part of the data.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),  # `model` is the field's word for a model
+        # Lets a subclass say `inputs = ["text"]` without an annotation, as step classes of 1.x do.
+        ignored_types=(list, dict, tuple),
+    )
+
+    # Fields that change how the work is done, not what comes out: no part of the digest.
+    not_in_digest: ClassVar[frozenset[str]] = frozenset()
+
+    # Names that a parameter path may use without the dict field that holds them (field → names).
+    shorthand: ClassVar[Mapping[str, frozenset[str]]] = {}
+
+    @classmethod
+    def kind(cls) -> str:
+        """Return the name under which files know this class."""
+        return cls.__name__
+
+    def dump(self) -> dict[str, Any]:
+        """Return the data as JSON-ready values: the kind and every field that differs from its default.
+
+        Secrets are never part of it.
+        """
+        data: dict[str, Any] = {"kind": self.kind()}
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, SecretStr) or (not info.is_required() and value == info.get_default()):
+                continue
+            data[name] = dump_value(value)
+        return data
+
+    @property
+    def digest(self) -> str:
+        """The identity of the work: equal digest means equal results from equal rows and replies."""
+        data = self.dump()
+        return digest_of({key: value for key, value in data.items() if key not in self.not_in_digest})
+
+    def updated(self, **changes: Any) -> Self:
+        """Return a copy with other values of some fields, validated."""
+        values = {name: getattr(self, name) for name in self.model_fields_set}
+        unknown = changes.keys() - type(self).model_fields.keys()
+        for name in sorted(unknown):
+            raise UnknownParameterError(
+                f"{self.kind()} has no field {name!r}; it has {sorted(type(self).model_fields)}.",
+                did_you_mean(name, type(self).model_fields),
+            )
+        return type(self)(**{**values, **changes})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Spec):
+            return NotImplemented
+        return self is other or (type(self) is type(other) and self.dump() == other.dump())
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self.digest))
+
+
+def dump_value(value: Any) -> Any:
+    """Return JSON-ready data for any value that a spec holds."""
+    if isinstance(value, (Spec, Code, Inline)):
+        return value.dump()
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(value, type) and issubclass(value, BaseModel):
+        return value.model_json_schema()
+    if isinstance(value, dict):
+        return {str(key): dump_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+        return [dump_value(item) for item in items]
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    return str(value)
+
+
+def explain_validation(kind: str, error: ValidationError, fields: set[str]) -> SpecError:
+    """Turn pydantic's report into one sentence a field, with the near match for an unknown one."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "value"
+        if problem["type"] == "extra_forbidden":
+            return UnknownParameterError(
+                f"{kind} has no field {where!r}; it has {sorted(fields)}.", did_you_mean(where, fields)
+            )
+        lines.append(f"{where}: {problem['msg']} (got {problem.get('input')!r:.80})")
+    return SpecError(f"{kind} cannot be made: {'; '.join(lines)}.")

@@ -1,0 +1,114 @@
+"""The checks before anything runs: what is wrong is told before it costs anything."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+
+from distilnb.errors import SpecError, StepConnectionError
+from distilnb.spec.columns import Columns
+from distilnb.spec.graph import Graph
+from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found: the columns that leave each step, and remarks that stop nothing."""
+
+    columns: dict[str, Columns] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def check_graph(graph: Graph) -> Checked:
+    """Check a whole graph and return what was inferred.
+
+    Raises SpecError and its kinds for what is wrong with the graph, and what each step's own `check` raises.
+    """
+    if not graph.steps:
+        raise SpecError("The pipeline has no steps.", "Begin with a source: p.from_dicts([...]).")
+    order = graph.order()
+    for name in order:
+        check_connections(graph, name)
+    checked = check_flow(graph)
+    for name in order:
+        graph.steps[name].check()
+    return checked
+
+
+def check_flow(graph: Graph) -> Checked:
+    """Follow the columns through the graph; raises MissingColumnError at the first step that lacks one."""
+    checked = Checked()
+    for name in graph.order():
+        step = graph.steps[name]
+        upstream = [checked.columns[before] for before in graph.predecessors(name)]
+        step.check_inputs(upstream)
+        if not isinstance(step, GeneratorStep):
+            checked.warnings.extend(_overwrites(step, upstream))
+        checked.columns[name] = step.columns_after(upstream)
+    return checked
+
+
+def check_connections(graph: Graph, name: str) -> None:
+    """Raise StepConnectionError when rows cannot flow into a step as drawn."""
+    step = graph.steps[name]
+    before = graph.predecessors(name)
+    if isinstance(step, GeneratorStep):
+        if before:
+            raise StepConnectionError(
+                f"Source {name!r} makes rows from nothing, but {before} flows into it.",
+                "Remove that connection.",
+            )
+        return
+    if not before:
+        raise StepConnectionError(
+            f"No rows flow into step {name!r}.",
+            f"Connect a step to it: source >> {name}, or begin with a source.",
+        )
+    if len(before) > 1:
+        _check_join(graph, name, before)
+
+
+def _check_join(graph: Graph, name: str, before: list[str]) -> None:
+    step = graph.steps[name]
+    if not takes_several(step):
+        raise StepConnectionError(
+            f"Step {name!r} ({step.kind()}) takes the rows of one step, but {before} flow into it.",
+            "Join them first with GroupColumns or CombineOutputs.",
+        )
+    if isinstance(step, GlobalStep):
+        return
+    shared = set.intersection(*(graph.ancestors(branch) | {branch} for branch in before))
+    if not shared:
+        raise StepConnectionError(
+            f"The rows of {before} meet in step {name!r}, but they come from different sources.",
+            "Rows are joined by the id that they got at one common source.",
+        )
+    expanding = [
+        {
+            step
+            for step in graph.ancestors(branch) | {branch}
+            if step not in shared and graph.steps[step].expands()
+        }
+        for branch in before
+    ]
+    if any(expanding):
+        culprits = sorted(set.union(*expanding))
+        raise StepConnectionError(
+            f"The rows of {before} meet one to one in step {name!r}, but {culprits} makes several rows of one.",
+            "Group the rows again before the join, or expand after it.",
+        )
+
+
+def takes_several(step: Step) -> bool:
+    """Whether `process` of a step takes the rows of several predecessors."""
+    parameters = list(inspect.signature(step.process).parameters.values())
+    if type(step).process is Step.process:  # tasks do not use `process`
+        return False
+    return len(parameters) > 1 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+
+
+def _overwrites(step: Step, upstream: list[Columns]) -> list[str]:
+    kept = set(step.input_mappings) | set(step.needed())
+    arriving = {name for columns in upstream for name in columns.names}
+    lost = sorted((set(step.made()) & arriving) - kept)
+    return [f"Step {step.name!r} overwrites column {name!r}." for name in lost]

@@ -1,0 +1,72 @@
+"""Parameters given at run time: nested dicts or dotted paths that change fields of steps and models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from distilnb.errors import UnknownParameterError, did_you_mean
+from distilnb.spec.base import Spec
+from distilnb.spec.draft import drafting
+from distilnb.spec.graph import Graph
+
+S = TypeVar("S", bound=Spec)
+
+
+def with_parameters(graph: Graph, parameters: Mapping[str, Any] | None) -> Graph:
+    """Return the graph with parameters set.
+
+    Keys are step names (`{"answer": {"llm": {"generation_kwargs": {"temperature": 0.7}}}}`) or dotted paths
+    (`{"answer.llm.generation_kwargs.temperature": 0.7}`); `generation_kwargs` may be left out.
+
+    Raises UnknownStepError or UnknownParameterError with the near match.
+    """
+    for path, value in (parameters or {}).items():
+        step_name, *rest = path.split(".")
+        for key in reversed(rest):
+            value = {key: value}
+        step = graph.step(step_name)
+        if not isinstance(value, Mapping):
+            raise UnknownParameterError(
+                f"The parameter {path!r} names a step but no field of it.", f"For instance {path}.<field>."
+            )
+        with drafting(None):  # a copy of a step made inside an open `with` block is no new step
+            graph = graph.replacing(changed(step, value, step_name))
+    return graph
+
+
+def changed(spec: S, changes: Mapping[str, Any], path: str) -> S:
+    """Return a copy of a spec with nested changes; `path` is for messages."""
+    updates: dict[str, Any] = {}
+    for key, value in changes.items():
+        field = key if key in type(spec).model_fields else _holder(spec, key)
+        if field is None:
+            known = sorted(
+                [*type(spec).model_fields, *(n for names in spec.shorthand.values() for n in names)]
+            )
+            raise UnknownParameterError(
+                f"There is no parameter {path}.{key}; {spec.kind()} has {known}.", did_you_mean(key, known)
+            )
+        change = value if field == key else {key: value}
+        updates[field] = _merged(updates.get(field, getattr(spec, field)), change, f"{path}.{field}")
+    return spec.updated(**updates)
+
+
+def _holder(spec: Spec, key: str) -> str | None:
+    return next((field for field, names in spec.shorthand.items() if key in names), None)
+
+
+def _merged(old: Any, change: Any, path: str) -> Any:
+    if isinstance(old, Spec) and isinstance(change, Mapping) and "kind" not in change:
+        return changed(old, change, path)
+    if isinstance(old, Mapping) and isinstance(change, Mapping):
+        return {
+            **old,
+            **{key: _merged(old.get(key), value, f"{path}.{key}") for key, value in change.items()},
+        }
+    if isinstance(old, Sequence) and not isinstance(old, str) and isinstance(change, Mapping):
+        return [
+            _merged(item, change.get(str(i), change.get(i, item)), f"{path}.{i}")
+            for i, item in enumerate(old)
+        ]
+    return change

@@ -1,0 +1,217 @@
+"""The step: rows in, rows out. Sources, tasks and steps that see all rows are kinds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
+
+from pydantic import Field, ValidationError
+
+from distilnb.errors import SpecError, StepConnectionError
+from distilnb.rows import Row
+from distilnb.spec.base import Spec, explain_validation
+from distilnb.spec.columns import Columns, check_columns
+from distilnb.spec.draft import Draft, current_draft
+
+T = TypeVar("T")
+
+# A field that may be left open until `run(parameters=...)`.
+RuntimeParameter = Annotated[T | None, "runtime parameter"]
+
+ColumnNames: TypeAlias = "Sequence[str] | Mapping[str, bool]"  # a mapping says whether each is required
+StepInput: TypeAlias = list[Row]
+StepOutput: TypeAlias = Iterator[list[Row]]
+GeneratorStepOutput: TypeAlias = Iterator[tuple[list[Row], bool]]
+
+
+class DropRow(Exception):
+    """Raised while a row is processed, to leave it out for a reason that is counted. It is no error.
+
+    A step that was given several rows raises it at the first such row; the engine then asks row by row.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Step(Spec):
+    """Rows in, rows out.
+
+    A subclass says which columns it reads and makes (`inputs`, `outputs`: a list or a property) and has a
+    `process` that takes a list of dicts and yields lists of dicts. `load` makes live things, in the process that
+    runs the step, as private attributes.
+
+    >>> class Shout(Step):
+    ...     inputs = ["text"]
+    ...     outputs = ["loud"]
+    ...
+    ...     def process(self, rows):
+    ...         yield [{**row, "loud": row["text"].upper()} for row in rows]
+    >>> [*Shout().process([{"text": "hi"}])]
+    [[{'text': 'hi', 'loud': 'HI'}]]
+    """
+
+    not_in_digest: ClassVar[frozenset[str]] = frozenset(
+        {"name", "input_batch_size", "use_cache", "resources"}
+    )
+
+    # True where an input row may become several, so that the engine asks row by row and knows whose child is whose.
+    by_row: ClassVar[bool] = False
+
+    name: str = ""
+    input_mappings: dict[str, str] = Field(default_factory=dict)
+    output_mappings: dict[str, str] = Field(default_factory=dict)
+    input_batch_size: int = 50
+    use_cache: bool = True
+    resources: dict[str, Any] = Field(default_factory=dict)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            for problem in error.errors():
+                told = problem.get("ctx", {}).get("error")
+                if isinstance(told, SpecError):  # a validator of ours said it already, and better
+                    raise told from None
+            raise explain_validation(type(self).__name__, error, set(type(self).model_fields)) from error
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Join the pipeline whose `with` block is open."""
+        draft = current_draft()
+        if draft is not None:
+            draft.add(self)
+
+    # --- what a subclass overrides ---
+
+    @property
+    def inputs(self) -> ColumnNames:
+        """The columns that the step reads."""
+        return []
+
+    @property
+    def outputs(self) -> ColumnNames:
+        """The columns that the step makes."""
+        return []
+
+    def load(self) -> None:
+        """Make what the step needs to work, in the process that runs it."""
+
+    def unload(self) -> None:
+        """Release what `load` made."""
+
+    def process(self, *inputs: StepInput) -> StepOutput:
+        """Yield the rows made of the input rows; one list per predecessor comes in."""
+        raise StepConnectionError(
+            f"Step {self.name or self.kind()!r} has no `process`.", "Write one that takes a list of dicts."
+        )
+
+    def columns_after(self, upstream: Sequence[Columns]) -> Columns:
+        """Return the columns of the rows that leave, given those that arrive from each predecessor."""
+        arriving = upstream[0] if upstream else Columns()
+        return arriving.adding(self.made())
+
+    def check(self) -> None:
+        """Raise what can be known to be wrong before anything runs: a missing key, an empty field."""
+
+    # --- what the rest of the project asks ---
+
+    def needed(self) -> list[str]:
+        """Return the names of the required columns as they are called upstream."""
+        required = self.inputs
+        names = (
+            [name for name, must in required.items() if must]
+            if isinstance(required, Mapping)
+            else list(required)
+        )
+        return [self.input_mappings.get(name, name) for name in names]
+
+    def made(self) -> list[str]:
+        """Return the names of the made columns as they are called downstream."""
+        return [self.output_mappings.get(name, name) for name in self.outputs]
+
+    def expands(self) -> bool:
+        """Whether one row may become several, each with an id of its own below it."""
+        return self.by_row
+
+    def check_inputs(self, upstream: Sequence[Columns]) -> None:
+        """Raise MissingColumnError when a needed column does not arrive."""
+        for columns in upstream:
+            check_columns(self.name, self.needed(), columns)
+
+    # --- connecting, in a `with Pipeline()` block ---
+
+    def connect(self, *others: Step) -> None:
+        """Let this step's rows flow into other steps."""
+        draft = self._draft()
+        for other in others:
+            draft.connect(self, other)
+
+    def __rshift__(self, other: Step | Sequence[Step]) -> Any:
+        """`a >> b` and `a >> [b, c]`; returns the right side, so that chains read on."""
+        self.connect(*([other] if isinstance(other, Step) else other))
+        return Branches(other) if isinstance(other, (list, tuple)) else other
+
+    def __rrshift__(self, others: Sequence[Step]) -> Step:
+        """`[a, b] >> c`."""
+        for other in others:
+            other.connect(self)
+        return self
+
+    def _draft(self) -> Draft:
+        draft = current_draft()
+        if draft is None:
+            raise StepConnectionError(
+                f"Step {self.name or self.kind()!r} is in no pipeline.",
+                "Connect steps inside `with Pipeline() as p:`, or append them with p.then(step).",
+            )
+        return draft
+
+    def _take_name(self, name: str) -> None:
+        # The one write to a frozen step: a `with` block names it before anybody else sees it.
+        self.__dict__["name"] = name
+        self.__pydantic_fields_set__.add("name")
+
+
+class Branches(list[Step]):
+    """Several steps on the right of `>>`, so that `a >> [b, c] >> d` joins both into d."""
+
+    def __rshift__(self, other: Step) -> Step:
+        for step in self:
+            step.connect(other)
+        return other
+
+
+class GeneratorStep(Step):
+    """A source: makes rows from nothing.
+
+    `process(offset)` yields pairs of a list of rows and whether it is the last; it starts after the first
+    `offset` rows, so that a resumed run goes on where it was.
+    """
+
+    batch_size: int = 1000
+
+    not_in_digest: ClassVar[frozenset[str]] = Step.not_in_digest | {"batch_size"}
+
+    def process(self, offset: int = 0) -> GeneratorStepOutput:  # type: ignore[override]  # a source has no input
+        """Yield (rows, is_last) from the row at `offset` on."""
+        raise StepConnectionError(
+            f"Source {self.name or self.kind()!r} has no `process`.", "Write one that yields (rows, is_last)."
+        )
+
+    def columns_after(self, upstream: Sequence[Columns]) -> Columns:
+        """Return the columns of the source; open when the class does not declare them."""
+        made = self.made()
+        return Columns.of(made, is_open=not made)
+
+    def n_rows(self) -> int | None:
+        """Return the number of rows where it is known without reading them all."""
+        return None
+
+    def fingerprint(self) -> str:
+        """Return what changes when the source's content changes (path, size, time), where that is cheap to know."""
+        return ""
+
+
+class GlobalStep(Step):
+    """A step that sees all rows at once: `process` gets every row of each predecessor, in order."""

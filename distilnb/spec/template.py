@@ -1,0 +1,236 @@
+"""Templates and expressions over the columns of a row: sandboxed, and strict about what is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from distilnb.errors import MissingValueError, StepRowError, TemplateError, did_you_mean
+
+if TYPE_CHECKING:
+    from jinja2 import Template, nodes
+    from jinja2.environment import TemplateExpression
+    from jinja2.sandbox import SandboxedEnvironment
+
+# What an expression may call besides Jinja's own filters and tests.
+_FUNCTIONS = {f.__name__: f for f in (abs, all, any, float, int, len, max, min, round, str, sum)}
+
+# What a row's own values make an expression or a template raise.
+_VALUE_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
+class CompiledTemplate(NamedTuple):
+    """A template with its variables; those in `may_be_none` are tested by the template itself."""
+
+    template: Template
+    variables: tuple[str, ...]
+    may_be_none: frozenset[str]
+
+
+class CompiledExpression(NamedTuple):
+    """An expression with its variables; the name `row` stands for the whole row and is none of them."""
+
+    expression: TemplateExpression
+    variables: tuple[str, ...]
+
+
+@lru_cache(maxsize=512)
+def compile_template(text: str, first_line: int = 1) -> CompiledTemplate:
+    """Compile a template; `first_line` is where it starts in what the user wrote.
+
+    Raises TemplateError naming the line.
+
+    >>> compile_template("{{ question }}{% if context %} ({{ context }}){% endif %}").variables
+    ('question', 'context')
+    """
+    tree = _parse(text, first_line)
+    from jinja2 import nodes
+
+    for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+        raise TemplateError(
+            f"Line {node.lineno + first_line - 1} of the template includes another file.",
+            "A template stands alone; write the text in it, or pass it as a column.",
+        )
+    template = _guarded(lambda: _environment().from_string(text), "template", text, first_line)
+    return CompiledTemplate(template, _variables(tree), frozenset(_tested(tree)))
+
+
+@lru_cache(maxsize=512)
+def compile_expression(text: str) -> CompiledExpression:
+    """Compile an expression such as `chosen_rating >= 4 and topic != "code"`.
+
+    Raises TemplateError when it cannot be read.
+
+    >>> compile_expression("len(text) > 20 and row['type-of-text'] == 'essay'").variables
+    ('text', 'type-of-text')
+    """
+    if not text.strip():
+        raise TemplateError("The expression is empty.", "For instance: chosen_rating >= 4")
+    environment = _environment()
+    compiled = _guarded(
+        lambda: environment.compile_expression(text, undefined_to_none=False), "expression", text, 1
+    )
+    tree = _parse("{{ " + text + " }}", 1)
+    from jinja2 import nodes
+
+    named = [name for name in _variables(tree) if name != "row"]
+    for node in tree.find_all(nodes.Getitem):
+        if (
+            isinstance(node.node, nodes.Name)
+            and node.node.name == "row"
+            and isinstance(node.arg, nodes.Const)
+        ):
+            named.append(str(node.arg.value))
+    return CompiledExpression(compiled, tuple(dict.fromkeys(named)))
+
+
+def render_template(text: str, row: Mapping[str, Any]) -> str:
+    """Fill a template from a row.
+
+    Raises MissingValueError when a variable is None or absent, StepRowError when the values do not fit.
+
+    >>> render_template("Say {{ word }}.", {"word": "cheese"})
+    'Say cheese.'
+    """
+    compiled = compile_template(text)
+    for name in compiled.variables:
+        if row.get(name) is None and name not in compiled.may_be_none:
+            raise missing_value(name, row)
+    values = {**dict.fromkeys(compiled.may_be_none), **row}
+    return str(_evaluated(lambda: compiled.template.render(values), "template", compiled.variables, row))
+
+
+def evaluate_expression(text: str, row: Mapping[str, Any]) -> bool:
+    """Return whether an expression holds for a row.
+
+    Raises MissingValueError when it needs a value that is None or absent, StepRowError when the values do not
+    fit.
+
+    >>> evaluate_expression("stars >= 4", {"stars": 5})
+    True
+    """
+    compiled = compile_expression(text)
+    values = row if "row" in row else {**row, "row": row}
+    return bool(_evaluated(lambda: bool(compiled.expression(values)), "expression", compiled.variables, row))
+
+
+def missing_value(column: str, row: Mapping[str, Any]) -> MissingValueError:
+    """Return the error that names a column which is None or absent in a row."""
+    if column in row:
+        return MissingValueError(
+            f"Column {column!r} is None in this row.", "Fill it, or filter such rows out."
+        )
+    return MissingValueError(
+        f"Column {column!r} is absent in this row; it has {sorted(row)}.",
+        did_you_mean(column, row, "Fill it, or filter such rows out."),
+    )
+
+
+# --- Jinja ----------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _environment() -> SandboxedEnvironment:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        autoescape=False,  # prompts are plain text; what shows them escapes
+        keep_trailing_newline=True,
+        finalize=_refuse_none,
+    )
+    # Names that Jinja offers for web pages would hide columns of the same name from the check.
+    for name in ("cycler", "dict", "joiner", "lipsum"):
+        del environment.globals[name]
+    environment.globals.update(_FUNCTIONS)
+    return environment
+
+
+def _refuse_none(value: Any) -> Any:
+    if value is None:
+        raise MissingValueError(
+            "A value that the template prints is None.",
+            "Print another one instead: {{ value or 'unknown' }}.",
+        )
+    return value
+
+
+def _parse(text: str, first_line: int) -> nodes.Template:
+    tree: nodes.Template = _guarded(lambda: _environment().parse(text), "template", text, first_line)
+    return tree
+
+
+def _guarded(compile_it: Any, what: str, text: str, first_line: int) -> Any:
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        return compile_it()
+    except TemplateSyntaxError as error:
+        line = error.lineno + first_line - 1
+        where = f"Line {line} of the {what}" if what == "template" else f"The expression {text!r}"
+        fix = (
+            "Text with braces in it is kept as it is between {% raw %} and {% endraw %}."
+            if what == "template"
+            else ""
+        )
+        raise TemplateError(f"{where} cannot be read: {str(error.message).rstrip('.')}.", fix) from error
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        raise TemplateError(f"The {what} cannot be compiled: {error}.", "Write it simpler.") from error
+
+
+def _evaluated(run: Any, what: str, variables: tuple[str, ...], row: Mapping[str, Any]) -> Any:
+    from jinja2 import TemplateError as JinjaError
+    from jinja2 import UndefinedError
+
+    try:
+        return run()
+    except UndefinedError as error:
+        absent = next((name for name in variables if name not in row), None)
+        if absent is not None:
+            raise missing_value(absent, row) from error
+        raise MissingValueError(f"The {what} needs a value that this row lacks: {error.message}.") from error
+    except (*_VALUE_ERRORS, JinjaError) as error:
+        empty = next((name for name in variables if row.get(name) is None), None)
+        if empty is not None and isinstance(error, TypeError):
+            raise missing_value(empty, row) from error
+        raise StepRowError(
+            f"The {what} fails on this row: {type(error).__name__}: {str(error).rstrip('.')}.",
+            "Check the types of the columns.",
+        ) from error
+
+
+def _variables(tree: nodes.Template) -> tuple[str, ...]:
+    """Return the free names in the order of their first use."""
+    from jinja2 import meta, nodes
+
+    free = meta.find_undeclared_variables(tree)
+    return tuple(dict.fromkeys(node.name for node in tree.find_all(nodes.Name) if node.name in free))
+
+
+def _tested(tree: nodes.Template) -> set[str]:
+    """Return the names that the template itself tests for being there: `{% if x %}`, `{{ x or "" }}`."""
+    from jinja2 import nodes
+
+    tested: set[str] = set()
+    for branch in tree.find_all(nodes.If):
+        tested |= _bare_names(branch.test)
+    for choice in tree.find_all(nodes.CondExpr):
+        tested |= _bare_names(choice.test)
+    for either in tree.find_all(nodes.Or):
+        tested |= _bare_names(either.left)
+    for test in tree.find_all(nodes.Test):
+        if test.name in {"none", "defined", "undefined"}:
+            tested |= _bare_names(test.node)
+    return tested
+
+
+def _bare_names(node: nodes.Node) -> set[str]:
+    from jinja2 import nodes
+
+    if isinstance(node, nodes.Name):
+        return {node.name}
+    if isinstance(node, (nodes.And, nodes.Or)):
+        return _bare_names(node.left) | _bare_names(node.right)
+    return _bare_names(node.node) if isinstance(node, nodes.Not) else set()

@@ -1,0 +1,98 @@
+"""Steps that leave rows out: by a condition, or all but the first few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from distilnb.errors import SpecError
+from distilnb.rows import Row
+from distilnb.spec.code import Code
+from distilnb.spec.columns import Columns
+from distilnb.spec.signature import Signature, check_reads, signature_of
+from distilnb.spec.step import ColumnNames, GlobalStep, Step, StepInput, StepOutput
+from distilnb.spec.template import compile_expression, evaluate_expression
+
+
+def _as_condition(value: object) -> Code | str:
+    """Accept an expression, or a function; raises TemplateError when the expression cannot be read."""
+    if isinstance(value, str):
+        compile_expression(value)
+        return value
+    code = Code.of(value)
+    if code.is_live and signature_of(code.live).batch:
+        raise SpecError(
+            f"The condition {code.name!r} takes whole batches.",
+            "Its parameters are columns, or `row` for a whole row.",
+        )
+    return code
+
+
+class FilterRows(Step):
+    """Keep the rows for which a condition holds.
+
+    `condition` is an expression over columns (`chosen_rating >= 4 and topic != "code"`; Jinja's syntax; the
+    name `row` stands for the whole row) or a function whose parameters are columns (`row`: the whole row).
+
+    Inputs:  the columns that the condition names.
+    Outputs: none; rows that are kept are the same objects, unchanged.
+    Errors:  TemplateError when the expression cannot be read; MissingValueError when it needs a value that is
+             None or absent; StepRowError when the values do not fit (text against a number).
+    Source:  ours.
+
+    >>> [*FilterRows(condition="stars >= 4").process([{"stars": 5}, {"stars": 3}])]
+    [[{'stars': 5}]]
+    >>> [*FilterRows(condition=lambda text: len(text) < 4).process([{"text": "short"}, {"text": "no"}])]
+    [[{'text': 'no'}]]
+    """
+
+    condition: Annotated[Code | str, BeforeValidator(_as_condition)]
+
+    @property
+    def inputs(self) -> ColumnNames:
+        if isinstance(self.condition, str):
+            return compile_expression(self.condition).variables
+        signature = self._signature()
+        optional = dict.fromkeys(signature.optional_columns, False)
+        return {**dict.fromkeys(signature.columns, True), **optional}
+
+    def check_inputs(self, upstream: Sequence[Columns]) -> None:
+        if isinstance(self.condition, str):
+            super().check_inputs(upstream)
+            return
+        for columns in upstream:
+            check_reads(self.name, self.needed(), columns)
+
+    def process(self, rows: StepInput) -> StepOutput:  # type: ignore[override]  # a join takes several
+        holds = self._holds()
+        yield [row for row in rows if holds(row)]
+
+    def _holds(self) -> Callable[[Row], Any]:
+        if isinstance(self.condition, str):
+            return partial(evaluate_expression, self.condition)
+        return partial(self._signature().call, self.condition.live, settings={})
+
+    def _signature(self) -> Signature:
+        code = self.condition
+        return signature_of(code.live) if isinstance(code, Code) and code.is_live else Signature()
+
+
+class TakeRows(GlobalStep):
+    """Keep the first `n` rows, in the order of the source.
+
+    Inputs:  none in particular.
+    Outputs: none; rows that are kept are the same objects, unchanged.
+    Errors:  none; where there are fewer rows, all are kept.
+    Source:  ours.
+
+    >>> [*TakeRows(n=1).process([{"id": 1}, {"id": 2}])]
+    [[{'id': 1}]]
+    """
+
+    n: int = Field(ge=1)
+
+    def process(self, rows: StepInput) -> StepOutput:  # type: ignore[override]  # a join takes several
+        yield rows[: self.n]

@@ -1,0 +1,106 @@
+"""Generating text from a prompt template: the task that most pipelines begin with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, model_validator
+from typing_extensions import Self
+
+from distilnb.errors import ParseError, SpecError, did_you_mean
+from distilnb.llms.request import Message
+from distilnb.rows import Row
+from distilnb.spec.step import ColumnNames
+from distilnb.spec.template import compile_template
+from distilnb.tasks.base import Task
+from distilnb.tasks.prompt import PromptMessage, as_messages, may_be_none, render, variables
+
+Messages = Annotated[tuple[PromptMessage, ...], BeforeValidator(as_messages)]
+
+_DEFAULT_TEMPLATE = "{{ instruction }}"
+
+
+class TextGeneration(Task):
+    """Ask a model for a text.
+
+    `template` (Jinja) is the user's message; `system_prompt` is sent before it as it is, unless the row has a
+    column `system_prompt` with another one. `messages` instead holds a whole prompt: text with lines
+    `system:`, `user:`, `assistant:`, or pairs of role and template; then nothing else is sent.
+
+    Inputs:  the variables of the template (by default instruction: str); system_prompt (str; optional, not
+             with `messages`, and not with `use_system_prompt=False`). A variable may be None only where the
+             template tests it: `{% if context %}`.
+    Outputs: generation (str); model_name (str).
+    Errors:  TemplateError when a template cannot be read; MissingValueError when a variable is None or
+             absent; ParseError when the reply is empty.
+    Source:  the task of that name of distilabel; `messages` is ours.
+
+    >>> TextGeneration(template="Name a {{ thing }}.", system_prompt="Be terse.").format_input(
+    ...     {"thing": "fish"}
+    ... )
+    [{'role': 'system', 'content': 'Be terse.'}, {'role': 'user', 'content': 'Name a fish.'}]
+    """
+
+    template: str = _DEFAULT_TEMPLATE
+    columns: str | list[str] | None = None
+    system_prompt: str | None = None
+    use_system_prompt: bool = True
+    messages: Messages = ()
+
+    @model_validator(mode="after")
+    def _check_prompt(self) -> Self:
+        if self.messages and (self.template != _DEFAULT_TEMPLATE or self.system_prompt is not None):
+            raise SpecError(
+                "TextGeneration was given both `messages` and a template or system prompt.",
+                "`messages` is the whole prompt; put the system prompt in it.",
+            )
+        named = variables(self._prompt())
+        declared = [self.columns] if isinstance(self.columns, str) else self.columns or []
+        for column in declared:
+            if column not in named:
+                raise SpecError(
+                    f"TextGeneration declares column {column!r}, but its template names {list(named)}.",
+                    did_you_mean(column, named, "Remove it, or use it in the template."),
+                )
+        for name in named if declared else ():
+            if name not in declared:
+                raise SpecError(
+                    f"The template of TextGeneration names {name!r}, but `columns` lists {declared}.",
+                    did_you_mean(name, declared, "Add it, or leave `columns` out: the template tells them."),
+                )
+        return self
+
+    @property
+    def inputs(self) -> ColumnNames:
+        needed = dict.fromkeys(variables(self._prompt()), True)
+        return {"system_prompt": False, **needed} if self._takes_system_column() else needed
+
+    @property
+    def outputs(self) -> ColumnNames:
+        return ["generation", "model_name"]
+
+    def format_input(self, input: Row) -> list[Message]:
+        messages = render(self._prompt(), input)
+        system = input.get("system_prompt") if self._takes_system_column() else None
+        system = system or (None if self.messages else self.system_prompt)
+        return [{"role": "system", "content": system}, *messages] if system else messages
+
+    def format_output(self, output: str | None, input: Row) -> dict[str, Any]:
+        if output is None or not output.strip():
+            raise ParseError(
+                "The reply is empty.", "Raise max_new_tokens if the model thinks first, or ask again."
+            )
+        return {"generation": output}
+
+    def _prompt(self) -> tuple[PromptMessage, ...]:
+        if self.messages:
+            return self.messages
+        compile_template(self.template)
+        return (PromptMessage("user", self.template),)
+
+    def _takes_system_column(self) -> bool:
+        return self.use_system_prompt and not self.messages
+
+    def _must_have_value(self) -> list[str]:
+        tested = may_be_none(self._prompt())
+        return [name for name in super()._must_have_value() if name not in tested]

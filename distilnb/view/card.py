@@ -1,0 +1,216 @@
+"""How a run stands, at rest: one line, some lines of text, or a card of static HTML."""
+
+from __future__ import annotations
+
+import time
+
+from distilnb.engine.status import RunStatus, StepStatus
+from distilnb.view import figures
+from distilnb.view.html import Bundle, badge, escape, fold, icon, marked, muted, page
+from distilnb.view.looks import WARNING, Look, eta_s, progress, remarks, run_look, step_cost, step_look
+from distilnb.view.text import clip, one_line, pad, visible, width
+
+_WIDTHS = ("18%", "10%", "19%", "11%", "8%", "12%", "22%")
+_HEADS = ("step", "rows", "", "rate", "cost", "tokens in, out", "")
+_NUMBERS = frozenset({1, 3, 4, 5})
+
+
+# --- text ---------------------------------------------------------------------
+
+
+def status_line(status: RunStatus, now: float | None = None) -> str:
+    """Return one line: the step that will be done last while it runs, what is spent, and what failed in all.
+
+    >>> step = StepStatus(
+    ...     "judge", "UltraFeedback", "running", 1000, 320, cost_usd=0.41, asked=320, rows_per_s=13.1
+    ... )
+    >>> status_line(RunStatus("prefs-8c1d", "prefs", "running", (step,)))
+    'judge 320/1000 [32%] 13.1 rows/s ETA 0:51 $0.41'
+    """
+    failed = sum(step.failed for step in status.steps)
+    step = None if status.is_ended else _slowest(status)
+    if step is None:
+        look = run_look(status)
+        told = [
+            f"{status.id} {look.word}",
+            f"after {figures.clock(elapsed_s(status, now))}",
+            run_cost(status),
+        ]
+        told += [f"err {figures.count(failed)}"] * bool(failed)
+        told += [f"({status.error})"] * bool(status.error)
+    else:
+        told = [f"{step.name} {progress(step).replace(',', '')}".rstrip()]
+        told += [f"[{figures.percent(step.ended, step.total)}]"] * (step.total is not None)
+        told += [figures.rate(step.rows_per_s)] * (step.rows_per_s > 0)
+        eta = eta_s(step)
+        told += [f"ETA {figures.clock(eta)}"] * (eta is not None)
+        told += [run_cost(status)] + [f"err {figures.count(failed)}"] * bool(failed)
+        told += ["stopping"] * (status.state == "stopping")
+    told += ["rehearsed"] * status.is_rehearsed
+    return one_line(" ".join(told), 160)
+
+
+def _slowest(status: RunStatus) -> StepStatus | None:
+    running = [step for step in status.steps if step.state == "running"]
+    return max(running, key=lambda step: eta_s(step) or -1.0, default=None)
+
+
+def status_text(status: RunStatus, now: float | None = None) -> str:
+    """Return the run on a line, then a line for each step."""
+    table = [_step_texts(step, status) for step in status.steps]
+    wide = [
+        max((width(row[column]) for row in table), default=0)
+        for column in range(len(table[0]) if table else 0)
+    ]
+    told = [" · ".join([visible(status.id), str(run_look(status)), *_facts(status, now)])]
+    for row in table:
+        cells = [
+            pad(cell, w, right=2 <= place <= 6)
+            for place, (cell, w) in enumerate(zip(row, wide, strict=True))
+            if w
+        ]
+        told.append(("  " + "  ".join(cells)).rstrip())
+    told += [f"  ⚠ {visible(note)}" for note in status.notes]
+    if status.error:
+        told += [f"  ✕ {line}" for line in visible(status.error).splitlines()]
+    return "\n".join(told)
+
+
+def _step_texts(step: StepStatus, status: RunStatus) -> list[str]:
+    eta = eta_s(step)
+    return [
+        clip(visible(step.name), 28),
+        str(step_look(step, status)),
+        progress(step),
+        figures.percent(step.ended, step.total) if step.total is not None else "",
+        figures.rate(step.rows_per_s) if step.rows_per_s > 0 and not status.is_ended else "",
+        f"ETA {figures.clock(eta)}" if eta is not None and not status.is_ended else "",
+        step_cost(step),
+        " · ".join(visible(text) for text, _ in remarks(step)),
+    ]
+
+
+def _facts(status: RunStatus, now: float | None = None) -> list[str]:
+    told = [figures.clock(elapsed_s(status, now)), run_cost(status)]
+    sent, received = (sum(getattr(s, f"{way}_tokens") for s in status.steps) for way in ("input", "output"))
+    if sent or received:
+        told.append(f"{figures.tokens(sent)} tokens in, {figures.tokens(received)} out")
+    return told + ["rehearsed"] * status.is_rehearsed
+
+
+def elapsed_s(status: RunStatus, now: float | None = None) -> float | None:
+    """Return how long a run has taken so far, None before it began."""
+    if not status.started_at:
+        return None
+    end = status.ended_at if status.ended_at is not None else (time.time() if now is None else now)
+    return max(0.0, end - status.started_at)
+
+
+def run_cost(status: RunStatus) -> str:
+    """Return what a run has cost so far: "free" when models answered for nothing."""
+    return figures.money(status.cost_usd, is_free=any(step.asked for step in status.steps))
+
+
+# --- HTML ---------------------------------------------------------------------
+
+
+def run_card(
+    status: RunStatus, graph_svg: str = "", *, remark: str = "", below: str = "", now: float | None = None
+) -> Bundle:
+    """Return a run as text and as a card of static HTML. `graph_svg` and `below` are safe HTML."""
+    rows = "".join(step_row(step, status) for step in status.steps)
+    steps = f'<div class="dnb-scroll">{steps_table(head_row(status) + rows)}</div>' if rows else ""
+    graph = f'<div class="dnb-graph">{graph_svg}</div>' if graph_svg else ""
+    parts = [header_html(status, now), graph, steps, notes_html(status), below]
+    said = f"<div>{muted(remark)}</div>" if remark else ""
+    return {
+        "text/plain": "\n".join([status_text(status, now), *[visible(remark)] * bool(remark)]),
+        "text/html": page(
+            f'<div class="dnb-card" role="group" aria-label="run {escape(status.id)}">',
+            *parts,
+            said,
+            "</div>",
+        ),
+    }
+
+
+def header_html(status: RunStatus, now: float | None = None) -> str:
+    """Return the head of a run's card: id, state, time, money, tokens."""
+    facts = [fact for fact in _facts(status, now) if fact != "rehearsed"]
+    told = "".join(f"<span>{escape(fact)}</span>" for fact in facts)
+    rehearsed = badge("rehearsed", "warn") if status.is_rehearsed else ""
+    state = f"<span>{marked(run_look(status))}</span>"
+    return f'<div class="dnb-head"><b>{escape(status.id)}</b>{state}{told}{rehearsed}</div>'
+
+
+def steps_table(rows: str) -> str:
+    """Return rows of steps as a table; its columns are as wide in any other, so rows may stand apart."""
+    columns = "".join(f'<col style="width:{share}">' for share in _WIDTHS)
+    style = "table-layout:fixed;min-width:640px"
+    return f'<table class="dnb-t" style="{style}"><colgroup>{columns}</colgroup>{rows}</table>'
+
+
+def head_row(status: RunStatus) -> str:
+    """Return the heads of the columns of steps."""
+    drawn = ""
+    for index, head in enumerate(_HEADS):
+        shown = "" if head == "rate" and status.is_ended else head
+        drawn += f"<th{' class=dnb-num' * (index in _NUMBERS)} scope=col>{shown}</th>"
+    return f"<tr>{drawn}</tr>"
+
+
+def step_row(step: StepStatus, status: RunStatus) -> str:
+    """Return one step as a row of the table: state, counts, bar, rate, ETA, cost, tokens, and remarks."""
+    eta = None if status.is_ended else eta_s(step)
+    rate = figures.rate(step.rows_per_s) if step.rows_per_s > 0 and not status.is_ended else ""
+    tokens = ""
+    if step.input_tokens or step.output_tokens:
+        tokens = f"{figures.tokens(step.input_tokens)}, {figures.tokens(step.output_tokens)}"
+    told = "".join(f'<span class="dnb-{tone}">{escape(text)}</span>' for text, tone in remarks(step))
+    cells = (
+        f"<b>{escape(clip(visible(step.name), 28))}</b><div>{marked(step_look(step, status))}</div>",
+        escape(progress(step)),
+        bar_html(step, status),
+        f"{escape(rate)}<div>{f'ETA {figures.clock(eta)}' if eta is not None else ''}</div>",
+        escape(step_cost(step)),
+        tokens,
+        f'<div class="dnb-told">{told}</div>' if told else "",
+    )
+    drawn = "".join(f"<td{' class=dnb-num' * (i in _NUMBERS)}>{cell}</td>" for i, cell in enumerate(cells))
+    title = escape(f"{step.name} ({step.kind})")
+    return f'<tr class="dnb-line" title="{title}">{drawn}</tr>'
+
+
+def bar_html(step: StepStatus, status: RunStatus) -> str:
+    """Return the bar of a step: done, failed and dropped rows as parts of those expected."""
+    total = step.total if step.total is not None else (step.ended or step.made)
+    if not total:
+        return ""
+    is_sure = step.total is not None or step.state == "finished"
+    parts = (
+        (step.done or step.made, "ok" if step.state == "finished" else "busy"),
+        (step.failed, "bad"),
+        (step.dropped, "idle"),
+    )
+    drawn = "".join(
+        f'<i class="dnb-{tone}" style="width:{100 * n / total:.1f}%"></i>' for n, tone in parts if n
+    )
+    if not is_sure:
+        drawn = (
+            '<i class="dnb-busy" style="width:30%;opacity:.5"></i>'  # how much is to come is not known yet
+        )
+    share = figures.percent(step.ended, step.total) if is_sure else "total not known yet"
+    spoken = f"{progress(step)} rows, {step.done} done, {step.failed} failed, {step.dropped} dropped"
+    spoken = escape(f"{share}: {spoken}")
+    return f'<div class="dnb-bar" role="img" aria-label="{spoken}" title="{spoken}">{drawn}</div>'
+
+
+def notes_html(status: RunStatus) -> str:
+    """Return what the run has to say: remarks, and what failed with the tail of the log folded."""
+    told = "".join(f"<div>{icon(WARNING)} {escape(note)}</div>" for note in status.notes)
+    if status.error:
+        first, _, rest = status.error.strip().partition("\n")
+        failed = Look("✕", "failed", "bad")
+        told += f'<div>{marked(failed)}: <span class="dnb-text">{escape(first[:600])}</span></div>'
+        told += fold("log", rest, 3_000) if rest.strip() else ""
+    return told

@@ -1,0 +1,178 @@
+"""What a drawing of a graph says: a card for each step, and the new columns on each edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from distilnb.engine.status import RunStatus
+from distilnb.errors import SpecError
+from distilnb.spec.columns import Columns
+from distilnb.spec.graph import Graph
+from distilnb.view.looks import Look, progress, step_cost, step_look
+from distilnb.view.text import ELLIPSIS, clip, visible, width
+
+MAX_NAME = 28  # columns of text on a card
+MAX_LABEL = 24  # columns of text beside an edge
+MAX_LABEL_LINES = 3
+ROOMY = 15  # a graph of more steps leaves out classes and columns; a pointer on the step still tells them
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the drawing says of one step; `full` is all of it, for whoever points at it or cannot see it."""
+
+    name: str
+    title: str  # the name, cut
+    kind: str
+    look: Look | None  # None without a status
+    counts: str
+    cost: str
+    made: str  # all new columns
+    makes: tuple[str, ...]  # the same as lines, cut, where no one edge carries them
+    warns: bool
+    full: str
+
+    @property
+    def state(self) -> str:
+        """State and counts on one line, without the icon."""
+        return f"{self.look.word} {self.counts}".rstrip() if self.look else ""
+
+
+@dataclass(frozen=True)
+class Link:
+    """An edge, and the new columns that flow along it, told where it is the only one that carries them."""
+
+    before: str
+    after: str
+    label: tuple[str, ...]  # lines, cut
+    full: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """All that is drawn, and what is said of it as a whole."""
+
+    cards: tuple[Card, ...]
+    links: tuple[Link, ...]
+    summary: str
+
+
+def describe(
+    graph: Graph,
+    columns: Mapping[str, Columns] | None = None,
+    status: RunStatus | None = None,
+    warnings: Sequence[str] = (),
+) -> Drawing:
+    """Return what a drawing of the graph says. A warning marks the step whose quoted name it holds."""
+    made = made_columns(graph, columns)
+    is_roomy = len(graph.steps) <= ROOMY
+    cards = tuple(_card(graph, name, made[name], status, warnings, is_roomy) for name in graph.order())
+    links = tuple(
+        Link(
+            before,
+            after,
+            _label(made[before]) if is_roomy and graph.successors(before) == [after] else (),
+            ", ".join(made[before]),
+        )
+        for before, after in graph.edges
+    )
+    chain = ", ".join(card.full for card in cards)
+    return Drawing(cards, links, clip(visible(f"{len(cards)} steps: {chain}"), 900))
+
+
+def made_columns(graph: Graph, columns: Mapping[str, Columns] | None = None) -> dict[str, list[str]]:
+    """Return for each step the columns that are new behind it; "…" stands for those nobody can know yet."""
+    if columns is None:
+        try:
+            columns = graph.columns()
+        except SpecError:  # a drawing shows a graph that is wrong, too: that is when one looks
+            columns = {}
+    made: dict[str, list[str]] = {}
+    for name, step in graph.steps.items():
+        if name not in columns:
+            made[name] = list(step.made())
+            continue
+        upstream = [columns[before] for before in graph.predecessors(name) if before in columns]
+        known = {column for arriving in upstream for column in arriving.names}
+        made[name] = [column for column in columns[name].names if column not in known]
+        if columns[name].is_open and not any(arriving.is_open for arriving in upstream):
+            made[name].append(ELLIPSIS)
+    return made
+
+
+def _card(
+    graph: Graph,
+    name: str,
+    made: Sequence[str],
+    status: RunStatus | None,
+    warnings: Sequence[str],
+    is_roomy: bool,
+) -> Card:
+    kind = graph.steps[name].kind()
+    step = next((one for one in status.steps if one.name == name), None) if status else None
+    look = step_look(step, status) if step and status else None
+    counts = progress(step) if step and status and status.id else ""
+    cost = step_cost(step) if step else ""
+    own = [warning for warning in warnings if repr(name) in warning]
+    told = [f"{name} ({kind})", f"{look.word} {counts}".strip() if look else "", cost, *own]
+    has_edge = len(graph.successors(name)) == 1
+    if made:
+        told.append(f"makes {', '.join(made)}")
+    return Card(
+        name=name,
+        title=clip(visible(name), MAX_NAME),
+        kind=clip(visible(kind), MAX_NAME) if is_roomy and kind != name else "",
+        look=look,
+        counts=counts,
+        cost=cost,
+        made=", ".join(made),
+        makes=_made_lines(made) if is_roomy and not has_edge else (),
+        warns=bool(own),
+        full=visible(" · ".join(part for part in told if part)),
+    )
+
+
+def _label(columns: Sequence[str]) -> tuple[str, ...]:
+    shown = [clip(visible(column), MAX_LABEL) for column in columns]
+    if len(shown) > MAX_LABEL_LINES:
+        left_out = len(shown) - MAX_LABEL_LINES + 1
+        shown = [*shown[: MAX_LABEL_LINES - 1], f"+{left_out} more"]
+    return tuple(shown)
+
+
+def _made_lines(columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(line if line.startswith("+") else f"+ {line}" for line in _label(columns))
+
+
+def ranks(drawing: Drawing) -> dict[str, int]:
+    """Return for each step how many steps the longest way from a source to it has."""
+    rank: dict[str, int] = {}
+    for card in drawing.cards:  # in order: each comes after all it depends on
+        before = [rank[link.before] for link in drawing.links if link.after == card.name]
+        rank[card.name] = max(before, default=-1) + 1
+    return rank
+
+
+def flows_right(drawing: Drawing, max_columns: int = 165) -> bool:
+    """Whether the graph, drawn from left to right, is about as wide as a notebook; else it goes down."""
+    rank = ranks(drawing)
+    widest: dict[int, int] = {}
+    for card in drawing.cards:
+        # Not the state: a drawing must not turn around while its run goes.
+        columns = max(20, width(card.title), width(card.kind))
+        widest[rank[card.name]] = max(widest.get(rank[card.name], 0), columns)
+    label = max((width(line) for link in drawing.links for line in link.label), default=0)
+    return sum(widest.values()) + (label + 6) * (len(widest) - 1) <= max_columns
+
+
+def card_columns(card: Card) -> int:
+    """Return the width of a card in columns of text."""
+    texts = [
+        card.title + "  " * card.warns,
+        card.kind,
+        f"  {card.state}",
+        card.cost,
+        *card.makes,
+    ]
+    return max(6, *(width(text) for text in texts)) + 3

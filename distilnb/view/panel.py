@@ -1,0 +1,344 @@
+"""The live panel of a run: widgets while it goes, static HTML from its end on.
+
+A panel is only a view: it reads the status a few times a second and calls back when a button is pressed.
+Closing it, or losing the kernel, changes nothing for the run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any, NamedTuple, TextIO
+
+from distilnb.engine.status import RunStatus
+from distilnb.optional import optional
+from distilnb.view.card import (
+    head_row,
+    header_html,
+    notes_html,
+    run_card,
+    status_line,
+    status_text,
+    step_row,
+    steps_table,
+)
+from distilnb.view.display import Form, Output, best_form
+from distilnb.view.html import Bundle, escape, muted, page
+
+__all__ = ["RunPanel", "follow", "run_card", "status_line", "status_text"]
+
+HTML_HZ = 1.0  # static HTML is sent whole each time
+GRAPH_S = 2.0  # between two drawings of the graph with new counts; a new state is drawn at once
+MAX_MISSES = 8  # readings of the status that may fail in a row
+MOVED = "The panel of this run moved to a later cell."
+
+
+class Seen(NamedTuple):
+    """The newest look at a run: its status, and the HTML that was made of it."""
+
+    status: RunStatus
+    graph: str
+    below: str
+
+
+class RunPanel:
+    """The panel of one run.
+
+    `read_status`, `graph_svg` and `below` (more safe HTML) are called from the panel's own thread, `on_stop`
+    when the button is pressed. `attach_line` tells how to come back to the run: it is shown first, as static
+    text, so that a notebook opened again after its kernel was lost says it still. `registry` holds the live
+    panel of each run by the run's id: showing a run again closes the panel that showed it. The caller's
+    session owns it, so that no module keeps state, and two sessions in a process do not meet.
+    """
+
+    def __init__(
+        self,
+        read_status: Callable[[], RunStatus],
+        graph_svg: Callable[[RunStatus], str],
+        *,
+        on_stop: Callable[[], None],
+        attach_line: str,
+        refresh_hz: float = 4.0,
+        form: Form | None = None,
+        registry: MutableMapping[str, RunPanel] | None = None,
+        below: Callable[[RunStatus], str] | None = None,
+    ) -> None:
+        self._read_status = read_status
+        self._graph_svg = graph_svg
+        self._on_stop = on_stop
+        self._attach_line = attach_line
+        self._period_s = 1 / refresh_hz
+        self._form = form
+        self._registry = {} if registry is None else registry
+        self._below = below
+        self._lock = threading.Lock()  # held to show, never to read or to draw
+        self._closing = threading.Event()
+        self._ended = threading.Event()
+        self._ended.set()
+        self._output: Output | None = None
+        self._widgets: LiveWidgets | None = None
+        self._seen: Seen | None = None
+        self._drawn_of: object = None
+        self._drawn_at = 0.0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the panel is shown and follows its run."""
+        return not self._ended.is_set()
+
+    def show(self) -> None:
+        """Show the panel under the current cell; where it, or another of its run, is shown, it moves."""
+        self._leave(MOVED)
+        seen = self._look()
+        other = self._registry.get(seen.status.id)
+        if other is not None:
+            other._leave(MOVED)
+        form = self._form or best_form()
+        if form == "text":
+            sys.stdout.write(f"{self._attach_line}\n{status_text(seen.status)}\n")
+            return
+        Output().show(_line_bundle(self._attach_line))
+        self._output = Output()
+        if seen.status.is_ended:
+            self._output.show(_card(seen))
+            return
+        self._registry[seen.status.id] = self
+        bundle: dict[str, Any] = dict(_card(seen))
+        if form == "widgets":
+            self._widgets = LiveWidgets(self._press_stop)
+            self._widgets.update(*seen)
+            bundle.update(self._widgets.view())
+        self._output.show(bundle)
+        self._start(seen.status.id, self._period_s if form == "widgets" else max(self._period_s, 1 / HTML_HZ))
+
+    def close(self) -> None:
+        """Stop following the run and leave static HTML of how it stands; the run goes on."""
+        self._closing.set()
+        with self._lock:
+            self._rest(
+                ""
+                if self._seen and self._seen.status.is_ended
+                else f"No longer followed. {self._attach_line}"
+            )
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the panel follows its run no longer, and return whether that is so."""
+        return self._ended.wait(timeout_s)
+
+    # --- the panel's thread ---
+
+    def _start(self, run_id: str, period_s: float) -> None:
+        self._closing, self._ended = threading.Event(), threading.Event()
+        events = (self._closing, self._ended)
+        thread = threading.Thread(
+            target=self._follow, args=(*events, period_s), name=f"distilnb panel {run_id}", daemon=True
+        )
+        thread.start()
+        atexit.register(
+            self.close
+        )  # a kernel that is restarted leaves the static form behind, if it still can
+
+    def _follow(self, closing: threading.Event, ended: threading.Event, period_s: float) -> None:
+        """Look and show until the run ends or the panel is closed; print nothing, it would land anywhere."""
+        misses = 0
+        try:
+            while not closing.wait(period_s):
+                try:
+                    seen = self._look()
+                    misses = 0
+                except Exception as error:  # noqa: BLE001 - nobody is there to raise to; the card says it
+                    misses += 1
+                    if misses >= MAX_MISSES:
+                        self._give_up(closing, error)
+                    continue
+                with self._lock:
+                    if not closing.is_set():
+                        self._update(seen)
+        finally:
+            ended.set()
+
+    def _look(self) -> Seen:
+        """Read the status and draw it. Drawing is the dearest part, so new counts alone wait a little."""
+        status = self._read_status()
+        graph = self._seen.graph if self._seen else ""
+        states = (status.state, tuple(step.state for step in status.steps))
+        if states != self._drawn_of or time.monotonic() - self._drawn_at >= GRAPH_S:
+            graph = self._graph_svg(status)
+            self._drawn_of, self._drawn_at = states, time.monotonic()
+        self._seen = Seen(status, graph, self._below(status) if self._below else "")
+        return self._seen
+
+    def _update(self, seen: Seen) -> None:
+        if seen.status.is_ended:
+            self._rest("")
+        elif self._widgets is not None:
+            self._widgets.update(*seen)
+        elif self._output is not None:
+            self._output.show(_card(seen))
+
+    def _give_up(self, closing: threading.Event, error: Exception) -> None:
+        with self._lock:
+            if not closing.is_set():
+                self._rest(f"The panel cannot go on: {error}. {self._attach_line}")
+
+    def _rest(self, remark: str, *, is_moved: bool = False) -> None:
+        """Replace what is shown by static HTML, and end the thread. The lock is held."""
+        self._closing.set()
+        output, widgets, self._output, self._widgets = self._output, self._widgets, None, None
+        if output is None or self._seen is None:
+            return
+        atexit.unregister(self.close)
+        output.show(_line_bundle(remark) if is_moved else _card(self._seen, remark))
+        if widgets is not None:
+            widgets.close()
+        if self._registry.get(self._seen.status.id) is self:
+            del self._registry[self._seen.status.id]
+
+    def _leave(self, remark: str) -> None:
+        self._closing.set()
+        with self._lock:
+            self._rest(remark, is_moved=True)
+
+    def _press_stop(self) -> str:
+        """Ask the run to stop; return what went wrong, "" when nothing did."""
+        try:
+            self._on_stop()
+        except Exception as error:  # noqa: BLE001 - it is shown beside the button that was pressed
+            return str(error) or type(error).__name__
+        return ""
+
+
+def _card(seen: Seen, remark: str = "") -> Bundle:
+    return run_card(seen.status, seen.graph, remark=remark, below=seen.below)
+
+
+class LiveWidgets:
+    """The panel while the run goes, in core widgets that ipywidgets 7.7 and 8 both have.
+
+    Each step has a widget of its own, and only a value that changed is sent.
+    """
+
+    def __init__(self, on_stop: Callable[[], str]) -> None:
+        with optional("lab", what="The live panel"):
+            import ipywidgets
+
+        self._kit: Any = ipywidgets
+        self._on_stop = on_stop
+        self._header = self._html()
+        self._graph = self._html()
+        self._heads = self._html()
+        self._notes = self._html()
+        self._said = self._html()
+        self._steps: dict[str, Any] = {}
+        self._rows = ipywidgets.VBox([])
+        self._button = ipywidgets.Button(
+            description="Stop",
+            tooltip="Finish what is in flight, then stop; the run can be resumed",
+        )
+        self._button.on_click(self._pressed)
+        buttons = ipywidgets.HBox([self._button, self._said])
+        self._box = ipywidgets.VBox([self._header, self._graph, self._rows, self._notes, buttons])
+
+    def view(self) -> dict[str, Any]:
+        """Return what makes a front end draw the widgets."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}
+        return {"application/vnd.jupyter.widget-view+json": view}
+
+    def update(self, status: RunStatus, graph: str, below: str) -> None:
+        """Show a newer status."""
+        self._set(self._header, page(header_html(status)))
+        self._set(
+            self._graph, f'<div class="dnb"><div class="dnb-graph">{graph}</div></div>' if graph else ""
+        )
+        self._set(self._heads, f'<div class="dnb">{steps_table(head_row(status))}</div>')
+        for step in status.steps:
+            if step.name not in self._steps:
+                self._steps[step.name] = self._html()
+                self._rows.children = (self._heads, *self._steps.values())
+            self._set(self._steps[step.name], f'<div class="dnb">{steps_table(step_row(step, status))}</div>')
+        self._set(self._notes, f'<div class="dnb">{notes_html(status)}{below}</div>')
+        if status.state == "stopping" and not self._button.disabled:
+            self._show_stopping()
+
+    def close(self) -> None:
+        """Take the widgets away; they are no longer shown."""
+        for widget in (
+            *self._steps.values(),
+            self._heads,
+            self._rows,
+            self._header,
+            self._graph,
+            self._notes,
+            self._said,
+        ):
+            widget.close()
+        self._button.close()
+        self._box.close()
+
+    def _html(self) -> Any:
+        return self._kit.HTML(layout=self._kit.Layout(width="100%", margin="0"))
+
+    @staticmethod
+    def _set(widget: Any, value: str) -> None:
+        if widget.value != value:
+            widget.value = value
+
+    def _pressed(self, _: Any) -> None:
+        if self._button.disabled:  # pressed again before the front end had drawn it disabled
+            self._say("It is stopping already.")
+            return
+        self._show_stopping()
+        problem = self._on_stop()
+        if problem:
+            self._button.disabled, self._button.description = False, "Stop"
+            self._say(f"It could not be stopped: {problem}")
+
+    def _show_stopping(self) -> None:
+        self._button.disabled, self._button.description = True, "Stopping…"
+        self._say("Stopping: what is in flight is finished first.")
+
+    def _say(self, text: str) -> None:
+        self._set(self._said, f'<div class="dnb">{muted(text)}</div>')
+
+
+def follow(
+    read_status: Callable[[], RunStatus],
+    stream: TextIO,
+    *,
+    refresh_hz: float = 2.0,
+    line_every_s: float = 10.0,
+) -> RunStatus:
+    """Write one line that renews itself until the run ends, for a terminal; return the last status.
+
+    Where the stream is no terminal (a log file) a line is written now and then. It runs in the caller's
+    thread, so that an interrupt ends it.
+    """
+    is_terminal = stream.isatty()
+    written_at, last = float("-inf"), ""
+    pause = threading.Event()
+    while True:
+        status = read_status()
+        line = status_line(status)
+        if is_terminal and line != last:
+            stream.write(f"\r\x1b[K{line}")
+            stream.flush()
+        elif (
+            not is_terminal
+            and line != last
+            and (status.is_ended or time.monotonic() - written_at >= line_every_s)
+        ):
+            stream.write(line + "\n")
+            stream.flush()
+            written_at = time.monotonic()
+        last = line
+        if status.is_ended:
+            stream.write("\n" * is_terminal)
+            return status
+        pause.wait(1 / refresh_hz)
+
+
+def _line_bundle(line: str) -> Bundle:
+    return {"text/plain": line, "text/html": page(f"<div>{escape(line)}</div>")}

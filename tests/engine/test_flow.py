@@ -1,0 +1,120 @@
+"""The runner's bookkeeping: who gets which rows when, and when it is all done."""
+
+from __future__ import annotations
+
+from distilnb.engine.flow import End, Flow, Gather, Job, Pull
+from distilnb.engine.journal import BatchRef
+from distilnb.engine.plan import Plan, Stage
+
+
+def make_flow(*stages: Stage) -> Flow:
+    return Flow(Plan("run", "p", "digest", stages))
+
+
+LOAD = Stage("load", "source", ("load",), window=0)
+ASK = Stage("ask", "ask", ("ask",), ("load",), "ask", window=64)
+
+
+def batch(number: int, stage: str, n_rows: int, n_gone: int = 0) -> BatchRef:
+    return BatchRef(number, stage, f"{number}.json", n_rows, n_gone)
+
+
+def test_a_source_is_pulled_once_until_it_answers() -> None:
+    flow = make_flow(LOAD, ASK)
+    assert list(flow.next_work()) == [Pull(LOAD, 0)]
+    assert list(flow.next_work()) == []
+    flow.arrived(batch(1, "load", 10))
+    flow.pulled("load")
+    assert list(flow.next_work()) == [Pull(LOAD, 10), Job(ASK, 0, batch(1, "load", 10), None)]
+
+
+def test_a_source_is_not_pulled_while_its_consumer_is_far_behind() -> None:
+    flow = make_flow(LOAD, ASK)
+    list(flow.next_work())
+    for number in range(1, 8):
+        flow.arrived(batch(number, "load", 64))
+    flow.pulled("load")
+    work = list(flow.next_work())
+    assert [item.batch.id for item in work if isinstance(item, Job)] == [1]
+    assert not [item for item in work if isinstance(item, Pull)]
+
+
+def test_the_next_batch_starts_when_half_the_window_is_empty() -> None:
+    flow = make_flow(LOAD, ASK)
+    flow.arrived(batch(1, "load", 64))
+    flow.arrived(batch(2, "load", 64))
+    first = [work for work in flow.next_work() if isinstance(work, Job)]
+    assert [job.batch.id for job in first] == [1]
+    flow.acknowledged("ask", 1, range(32))
+    assert not [work for work in flow.next_work() if isinstance(work, Job)]
+    flow.acknowledged("ask", 1, [32])
+    assert [work.batch.id for work in flow.next_work() if isinstance(work, Job)] == [2]
+
+
+def test_a_dead_workers_rows_wait_again_without_those_it_finished() -> None:
+    flow = make_flow(LOAD, ASK)
+    flow.arrived(batch(1, "load", 4))
+    list(flow.next_work())
+    flow.acknowledged("ask", 1, [0, 2])
+    flow.lost_worker("ask")
+    assert [work for work in flow.next_work() if isinstance(work, Job)] == [
+        Job(ASK, 0, batch(1, "load", 4), [1, 3])
+    ]
+
+
+def test_a_restart_gives_only_what_is_not_acknowledged() -> None:
+    flow = make_flow(LOAD, ASK)
+    flow.arrived(batch(1, "load", 3), {"ask": {0, 1, 2}})
+    flow.arrived(batch(2, "load", 3), {"ask": {1}})
+    flow.ended("load")
+    assert list(flow.next_work()) == [Job(ASK, 0, batch(2, "load", 3), [0, 2])]
+
+
+def test_a_stage_is_done_when_its_inputs_are_and_nothing_is_left() -> None:
+    flow = make_flow(LOAD, ASK)
+    flow.arrived(batch(1, "load", 2))
+    list(flow.next_work())
+    flow.ended("load")
+    assert flow.is_done("load")
+    assert not flow.all_done()
+    flow.acknowledged("ask", 1, [0, 1])
+    assert flow.all_done()
+
+
+def test_a_global_stage_gathers_once_its_inputs_have_ended() -> None:
+    dedup = Stage("dedup", "global", ("dedup",), ("load",))
+    flow = make_flow(LOAD, dedup)
+    list(flow.next_work())
+    flow.arrived(batch(1, "load", 5))
+    flow.pulled("load")
+    assert [type(work) for work in flow.next_work()] == [Pull]
+    flow.ended("load")
+    assert list(flow.next_work()) == [Gather(dedup)]
+    assert list(flow.next_work()) == []
+    flow.ended("dedup")
+    assert flow.all_done()
+
+
+def test_a_join_ends_after_the_last_batch_of_every_input() -> None:
+    other = Stage("other", "source", ("other",))
+    join = Stage("join", "join", ("join",), ("load", "other"))
+    flow = make_flow(LOAD, other, join)
+    list(flow.next_work())
+    flow.arrived(batch(1, "load", 1))
+    flow.arrived(batch(2, "other", 1))
+    flow.ended("load")
+    flow.ended("other")
+    work = list(flow.next_work())
+    assert [type(item) for item in work] == [Job, Job, End]
+    assert [item.input_index for item in work if isinstance(item, Job)] == [0, 1]
+
+
+def test_lost_rows_must_be_acknowledged_too() -> None:
+    flow = make_flow(LOAD, ASK)
+    flow.arrived(batch(1, "load", 1, n_gone=1))
+    list(flow.next_work())
+    flow.ended("load")
+    flow.acknowledged("ask", 1, [0])
+    assert not flow.all_done()
+    flow.acknowledged("ask", 1, [1])
+    assert flow.all_done()

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from distilnb.errors import SpecError, UnsupportedParameterError
+from distilnb.llms.chat import BodyMaker, response_format
+from distilnb.llms.request import Request
+
+MESSAGES = ({"role": "user", "content": "hi"},)
+
+
+class Point(BaseModel):
+    """A place on a plane."""
+
+    x: int
+    y: int = 0
+
+
+def test_a_body_holds_what_was_asked_and_no_more() -> None:
+    make = BodyMaker({"model": "m", "temperature": 0.5}, {})
+    assert json.loads(json.dumps(make(Request(MESSAGES)))) == {
+        "model": "m",
+        "temperature": 0.5,
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+    assert make(Request(MESSAGES, n=3))["n"] == 3
+
+
+def test_extra_has_the_last_word() -> None:
+    make = BodyMaker({"model": "m", "temperature": 0.5}, {"temperature": 1, "top_k": 3})
+    assert make(Request(MESSAGES)) == {"model": "m", "temperature": 1, "top_k": 3, "messages": MESSAGES}
+
+
+def test_bodies_do_not_share_what_they_hold() -> None:
+    make = BodyMaker({"model": "m"}, {})
+    make(Request(MESSAGES, n=2)).pop("model")
+    assert make(Request(MESSAGES)) == {"model": "m", "messages": MESSAGES}
+
+
+@pytest.mark.parametrize("schema", [Point, Point.model_json_schema()], ids=["class", "dict"])
+def test_a_schema_may_be_a_pydantic_model_or_a_dict(schema: Any) -> None:
+    made = response_format({"format": "json", "schema": schema}, "openai")
+    assert made is not None
+    assert made["type"] == "json_schema"
+    assert made["json_schema"] == {"name": "Point", "schema": Point.model_json_schema(), "strict": False}
+
+
+def test_json_without_a_schema_is_any_object() -> None:
+    assert response_format({"format": "json"}, "openai") == {"type": "json_object"}
+    assert response_format(None, "openai") is None
+
+
+def test_strict_is_asked_for_only_where_openai_would_accept_it() -> None:
+    closed = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False}
+    for schema, strict in (
+        ({**closed, "required": ["a"]}, True),
+        (closed, False),
+        ({"type": "object", "properties": {"a": closed}, "required": ["a"]}, False),
+        ({"anyOf": [{**closed, "required": ["a"]}, {"type": "object"}]}, False),
+    ):
+        body = BodyMaker({"model": "m"}, {})(Request(MESSAGES, schema=schema))
+        assert body["response_format"]["json_schema"]["strict"] is strict
+
+
+def test_the_schema_of_a_request_replaces_that_of_the_model() -> None:
+    make = BodyMaker({"model": "m", "response_format": {"type": "json_object"}}, {})
+    schema = {"title": "My reply!", "type": "string"}
+    assert make(Request(MESSAGES, schema=schema))["response_format"]["json_schema"]["name"] == "My_reply_"
+
+
+def test_a_form_that_the_protocol_lacks_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedParameterError, match="format 'regex'") as caught:
+        response_format({"format": "regex", "schema": "a+"}, "openai")
+    assert caught.value.provider == "openai"
+    with pytest.raises(SpecError, match="a schema of type 'str'"):
+        response_format({"format": "json", "schema": "a+"}, "openai")

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distilnb.llms.limits import Gate
+from tests.llms.virtual import now_s, run_virtually
+
+
+def test_no_more_than_the_limit_are_in_flight_and_none_is_forgotten() -> None:
+    async def main() -> None:
+        gate = Gate(3)
+        seen: list[int] = []
+
+        async def work() -> None:
+            async with gate.slot():
+                seen.append(gate.in_flight)
+                await asyncio.sleep(1)
+
+        await asyncio.gather(*[work() for _ in range(10)])
+        assert (len(seen), max(seen), gate.in_flight) == (10, 3, 0)
+        assert now_s() == pytest.approx(4)
+
+    run_virtually(main())
+
+
+def test_slots_are_given_in_order_of_arrival() -> None:
+    async def main() -> None:
+        gate = Gate(1)
+        order: list[int] = []
+
+        async def work(number: int) -> None:
+            async with gate.slot():
+                order.append(number)
+                await asyncio.sleep(1)
+
+        await asyncio.gather(*[work(number) for number in range(5)])
+        assert order == [0, 1, 2, 3, 4]
+
+    run_virtually(main())
+
+
+def test_refusals_of_one_burst_shrink_the_limit_once() -> None:
+    async def main() -> None:
+        gate = Gate(10)
+        for _ in range(5):
+            gate.refused()
+        assert (gate.limit, gate.rejected) == (8.0, 5)
+        await asyncio.sleep(0.2)
+        gate.refused()
+        assert gate.limit == pytest.approx(6.4)
+
+    run_virtually(main())
+
+
+def test_successes_raise_the_limit_again_up_to_its_maximum() -> None:
+    async def main() -> None:
+        gate = Gate(5)
+        gate.refused()
+        assert gate.limit == 4
+        gate.succeeded()
+        assert gate.limit == 4.25
+        for _ in range(50):
+            gate.succeeded()
+        assert gate.limit == 5
+
+    run_virtually(main())
+
+
+def test_the_limit_never_falls_below_one() -> None:
+    async def main() -> None:
+        gate = Gate(2)
+        for _ in range(30):
+            gate.refused()
+            await asyncio.sleep(1)
+        assert gate.limit == 1
+        async with gate.slot():
+            assert gate.in_flight == 1
+
+    run_virtually(main())
+
+
+def test_who_waits_is_let_in_when_the_limit_rises() -> None:
+    async def main() -> None:
+        gate = Gate(2)
+        gate.refused()  # 1.6: one slot
+        await gate.enter()
+        waiting = asyncio.ensure_future(gate.enter())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        gate.succeeded()
+        await asyncio.wait_for(waiting, 1)
+        assert gate.in_flight == 2
+
+    run_virtually(main())
+
+
+def test_who_gives_up_in_line_takes_no_slot_along() -> None:
+    async def main() -> None:
+        gate = Gate(1)
+        await gate.enter()
+        gone, stays = asyncio.ensure_future(gate.enter()), asyncio.ensure_future(gate.enter())
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        gate.leave()
+        await asyncio.wait_for(stays, 1)
+        assert gate.in_flight == 1
+
+    run_virtually(main())
+
+
+def test_who_is_let_in_and_cancelled_in_the_same_turn_gives_the_slot_on() -> None:
+    async def main() -> None:
+        gate = Gate(1)
+        await gate.enter()
+        gone, stays = asyncio.ensure_future(gate.enter()), asyncio.ensure_future(gate.enter())
+        await asyncio.sleep(0)
+        gate.leave()
+        gone.cancel()
+        await asyncio.wait_for(stays, 1)
+        assert gone.cancelled()
+        assert gate.in_flight == 1
+
+    run_virtually(main())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 300))
+def test_no_minute_has_more_requests_than_rpm(rpm: int) -> None:
+    async def main() -> None:
+        gate = Gate(1000, rpm=rpm)
+        sent: list[float] = []
+
+        async def work() -> None:
+            async with gate.slot():
+                sent.append(now_s())
+
+        await asyncio.gather(*[work() for _ in range(3 * rpm)])
+        in_a_minute = [sum(start <= moment < start + 60 - 1e-6 for moment in sent) for start in sent]
+        assert max(in_a_minute) <= rpm
+        assert sent[-1] <= 60 * 3 * 1.08 + 1  # and not much is given away
+
+    run_virtually(main())
+
+
+def test_tokens_per_minute_are_kept_and_a_giant_request_passes_in_the_end() -> None:
+    async def main() -> None:
+        gate = Gate(100, tpm=6000)
+        assert gate.counts_tokens
+        finished: dict[int, float] = {}
+
+        async def work(tokens: int) -> None:
+            async with gate.slot(tokens):
+                finished[tokens] = now_s()
+
+        await asyncio.gather(work(1_000_000), *[work(10 + n) for n in range(5)])
+        assert finished[1_000_000] == pytest.approx(60, abs=1)  # counted as a minute's worth
+        assert max(finished.values()) < 62
+
+    run_virtually(main())
+
+
+def test_who_waits_for_the_minute_is_not_in_flight() -> None:
+    async def main() -> None:
+        gate = Gate(10, rpm=1)
+        await gate.enter()
+        waiting = asyncio.ensure_future(gate.enter())
+        await asyncio.sleep(1)
+        assert gate.in_flight == 1
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        gate.leave()
+        assert gate.in_flight == 0
+
+    run_virtually(main())
+
+
+def test_without_limits_per_minute_tokens_do_not_matter() -> None:
+    assert not Gate(3).counts_tokens
