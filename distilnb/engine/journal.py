@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,7 +155,9 @@ class JournalReader:
             db.execute("SELECT 1 FROM events LIMIT 1")
         except sqlite3.Error:  # made a moment ago, its tables are not there yet
             return None
-        return cls(db)
+        reader = cls(db)
+        weakref.finalize(reader, db.close)  # a handle that is dropped must not keep the file open
+        return reader
 
     def version(self) -> int:
         """Return a number that changes when another connection commits; costs microseconds."""

@@ -61,7 +61,7 @@ def find_running(digest: str) -> RunDir | None:
     """Return a living run of that digest, or None."""
     for run in all_run_dirs():
         try:
-            if run.is_locked() and run.plan().digest == digest:
+            if run.is_alive() and run.plan().digest == digest:
                 return run
         except StoreError:  # a run of another version of distilnb
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from distilnb.engine.journal import Event, JournalReader, from_ranges
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.rundir import RunDir
-from distilnb.engine.status import RunStatus, StepStatus
+from distilnb.engine.status import ENDED, RunStatus, StepStatus
 from distilnb.errors import RunError, UnknownStepError, did_you_mean
 from distilnb.rows import Batch, read_batch
 
@@ -54,7 +53,13 @@ class RunReader:
     # --- status ---
 
     def status(self) -> RunStatus:
-        """Return how the run stands now."""
+        """Return how the run stands now; the journal of an ended run is not kept open."""
+        status = self._status()
+        if status.is_ended:
+            self.close()
+        return status
+
+    def _status(self) -> RunStatus:
         options = self.plan.options
         common: dict[str, Any] = {
             "id": self.run.run_id,
@@ -65,12 +70,14 @@ class RunReader:
         journal = self.journal()
         facts = journal.facts() if journal else {}
         if journal is None or "state" not in facts:
-            if is_alive or self._was_just_started():
+            if is_alive or self.run.was_just_started():
                 return RunStatus(state="starting", steps=self._steps({}, {}), **common)
             return RunStatus(state="lost", error=self._lost_text(), steps=self._steps({}, {}), **common)
         state, error = facts["state"], facts.get("error", "")
-        if state == "running" and not is_alive and not self._was_just_started():
+        if state == "running" and not is_alive and not self.run.was_just_started():
             state, error = "lost", self._lost_text()
+        elif state in ENDED and self._was_resumed_after(facts.get("ended_at", 0.0)):
+            state, error = "starting", ""
         return RunStatus(
             state=state,
             reason=facts.get("reason", ""),
@@ -81,17 +88,13 @@ class RunReader:
             **common,
         )
 
-    def _was_just_started(self) -> bool:
-        """Whether a runner process lives that may not have taken its lock yet."""
-        pid = self.run.runner_pid()
-        if pid is None:
-            return False
+    def _was_resumed_after(self, ended_at: float) -> bool:
+        """Whether a runner was started since the run ended, and has not written anything yet."""
         try:
-            age_s = time.time() - (self.run.path / "runner.json").stat().st_mtime
-            os.kill(pid, 0)
+            started_at = (self.run.path / "runner.json").stat().st_mtime
         except OSError:
             return False
-        return age_s < 10 and not _is_zombie(pid)
+        return started_at > ended_at and self.run.was_just_started()
 
     def _lost_text(self) -> str:
         tail = self.run.log_tail("runner")
@@ -235,11 +238,3 @@ def _extend(whole: Batch, more: Batch) -> None:
     whole.rows += more.rows
     whole.ids += more.ids
     whole.orders += more.orders
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False

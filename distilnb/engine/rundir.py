@@ -28,6 +28,9 @@ from distilnb.home import home, private_folder
 from distilnb.rows import write_text
 
 
+STARTING_S = 10.0  # how long a runner may take to its lock
+
+
 @dataclass(frozen=True)
 class RunDir:
     """The paths of one run."""
@@ -101,6 +104,22 @@ class RunDir:
             os.close(descriptor)
         return False
 
+    def is_alive(self) -> bool:
+        """Whether a runner lives, or was started a moment ago and is about to take its lock."""
+        return self.is_locked() or self.was_just_started()
+
+    def was_just_started(self) -> bool:
+        """Whether a runner process lives that may not have taken its lock yet."""
+        pid = self.runner_pid()
+        if pid is None:
+            return False
+        try:
+            age_s = time.time() - (self.path / "runner.json").stat().st_mtime
+            os.kill(pid, 0)
+        except OSError:
+            return False
+        return age_s < STARTING_S and not _is_zombie(pid)
+
     def lock(self) -> int:
         """Take the runner's lock and return its descriptor; raises StoreError when another runner holds it."""
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -160,3 +179,11 @@ def all_run_dirs() -> list[RunDir]:
     return [
         RunDir(path) for path in sorted(found, key=lambda p: (p / "plan.json").stat().st_mtime, reverse=True)
     ]
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended but was not waited for (Linux; elsewhere it is not told)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False

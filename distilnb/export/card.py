@@ -201,9 +201,7 @@ def _left_out(info: RunInfo) -> list[str]:
                 f"- {_cell(step.name)}: {figures.plural(step.partial, 'row')} kept with a part missing"
             )
         if step.truncated:
-            lines.append(
-                f"- {_cell(step.name)}: {figures.plural(step.truncated, 'reply')} cut off at the limit"
-            )
+            lines.append(f"- {_cell(step.name)}: replies cut off at the token limit: {step.truncated}")
     return ["## What was left out", "\n".join(lines)] if lines else []
 
 

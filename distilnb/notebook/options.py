@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,12 +25,11 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError."""
         raise UsageError(f"{self.prog}: {message}")
 
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Leave after help was printed."""
-        raise HelpShown(message or "")
-
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse words, options and arguments in any order; an unknown option is told with the nearest one."""
+        if {"-h", "--help"} & set(words):
+            sys.stdout.write(self.format_help())
+            raise HelpShown
         options, unknown = self.parse_known_intermixed_args(list(words))
         if unknown:
             self.error(f"unrecognised {unknown[0]!r}.{nearest(unknown[0], self._option_string_actions)}")
@@ -86,10 +86,12 @@ class Command:
             prog=self.spoken,
             description=self.call.__doc__,
             allow_abbrev=False,
+            add_help=False,  # `read` sees to it
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         for one in self.arguments:
             parser.add_argument(*one.names, **one.how)
+        parser.add_argument("-h", "--help", action="store_true", help="show this")
         return parser
 
 

@@ -25,7 +25,7 @@ def start(session: Session, options: Namespace) -> Run:
     run = pipeline.start(rows=options.rows, parameters=parameters, max_cost=options.max_cost, new=options.new)
     session.show_run(run)
     if options.wait:
-        run.wait()
+        session.wait_for(run)
     return run
 
 
@@ -46,8 +46,8 @@ def attach(session: Session, options: Namespace) -> Run:
 def stop(session: Session, options: Namespace) -> Run:
     """Stop a run: what is in flight ends, everything finished is kept, `run.resume()` goes on."""
     run = session.run(options.run)
-    run.stop()
-    session.say(f"{run.id} is told to stop; run.resume() goes on with it.")
+    was_ended = run.stop().is_ended
+    session.say(f"{run.id} has ended already." if was_ended else f"{run.id} is told to stop.")
     return run
 
 

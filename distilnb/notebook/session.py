@@ -12,6 +12,7 @@ from IPython.core.error import UsageError
 
 from distilnb.notebook.options import nearest
 from distilnb.notebook.words import assignments, value_of
+from distilnb.view.display import Output
 
 if TYPE_CHECKING:
     from distilnb.llms.base import LLM
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from distilnb.run import Run
     from distilnb.view.panel import RunPanel
 
+PANEL_S = 5.0  # for a panel to draw the end of its run
 ROWS = re.compile(r"(?P<first>\d+)|(?P<start>\d*):(?P<stop>\d*)")
 
 
@@ -133,7 +135,21 @@ class Session:
         self._shown_at[run.id] = self.shell.execution_count
         if run.note:
             self.say(run.note)
-        run.panel(registry=self.panels).show()
+        if run.status().is_ended:
+            Output().show(run._repr_mimebundle_())
+        else:
+            run.panel(registry=self.panels).show()
+
+    def wait_for(self, run: Run) -> None:
+        """Wait until a run has ended and its panel says so; an interrupt leaves it running."""
+        try:
+            run.wait()
+        except KeyboardInterrupt:
+            self.say(f"{run.id} goes on; end it with %distil stop {run.id}")
+            return
+        panel = self.panels.get(run.id)
+        if panel is not None:
+            panel.wait(PANEL_S)
 
     def close(self) -> None:
         """Let the panels rest as static HTML."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from distilnb.spec.step import GeneratorStep, GlobalStep, RuntimeParameter, Step, StepInput
 
 if TYPE_CHECKING:
+    from distilnb.steps.best import BestGeneration
     from distilnb.steps.columns import DropColumns, ExpandColumns, KeepColumns, MergeColumns, RenameColumns
     from distilnb.steps.dedup import ExactDedup
     from distilnb.steps.filter import FilterRows, TakeRows
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from distilnb.steps.training import FormatTextGenerationDPO, FormatTextGenerationSFT
 
 __all__ = [
+    "BestGeneration",
     "CombineOutputs",
     "DropColumns",
     "ExactDedup",
@@ -54,6 +56,7 @@ __all__ = [
 ]
 
 _WHERE = {
+    "best": ("BestGeneration",),
     "columns": ("DropColumns", "ExpandColumns", "KeepColumns", "MergeColumns", "RenameColumns"),
     "dedup": ("ExactDedup",),
     "filter": ("FilterRows", "TakeRows"),

@@ -15,6 +15,7 @@ class BestGeneration(Step):
     Outputs: generation (str); generation_model (str; None without generation_models).
     Errors:  StepRowError when a list is none, or of another length. A row without a generation is left out,
              with that reason.
+    Source:  ours.
 
     >>> [[row]] = BestGeneration().process([{"generations": ["a", "b"], "ratings": [2, 5]}])
     >>> row["generation"]

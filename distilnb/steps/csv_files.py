@@ -16,7 +16,7 @@ _CELL_BYTES = 2**31 - 1  # the csv module's own limit is 131,072 characters, les
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _NO_NUMBER = frozenset({"nan", "na", "n/a", "null", "none", "<na>", "#n/a"})
 _INT = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")  # 007 and longer numbers are names, not amounts
-_FLOAT = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_FLOAT = re.compile(r"[+-]?(?![0-9]{19})((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 def read_csv(stream: IO[str], path: str, form: str, skip: int, text_columns: frozenset[str]) -> Iterator[Row]:

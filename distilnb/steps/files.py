@@ -179,6 +179,8 @@ def _count(file: DataFile, mtime_ns: int, size_bytes: int) -> int:
         if file.format in {"csv", "tsv"}:
             with open_text(file.path) as stream:
                 return count_csv(stream, file.format)
+        if file.format == "arrow":
+            return sum(batch.num_rows for batch in _arrow_batches(file.path))
         return sum(1 for _ in _READERS[file.format](file, 0))
 
 
@@ -229,7 +231,7 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
 def _read_jsonl(file: DataFile, skip: int) -> Iterator[Row]:
     for number, line in islice(_lines(file.path), skip, None):
         try:
-            row = _JSON.decode(line)
+            row = _JSON.decode(line.rstrip())
         except (ValueError, RecursionError) as error:
             told = (
                 f"{error.msg} at column {error.colno}"
@@ -309,19 +311,25 @@ def _open_parquet(path: str) -> Any:
 
 
 def _read_arrow(file: DataFile, skip: int) -> Iterator[Row]:
+    yield from _rows_of_batches(_arrow_batches(file.path), skip)
+
+
+def _arrow_batches(path: str) -> Iterator[Any]:
+    """Yield the record batches of an Arrow file, or of a stream saved as one; they are mapped, not read."""
     import pyarrow as pa
 
-    with pa.memory_map(file.path) as source:
+    with pa.memory_map(path) as source:
         try:
             reader = pa.ipc.open_file(source)
-            batches: Iterable[Any] = (reader.get_batch(i) for i in range(reader.num_record_batches))
         except pa.ArrowInvalid:
             source.seek(0)
             try:
-                batches = pa.ipc.open_stream(source)
+                yield from pa.ipc.open_stream(source)
             except pa.ArrowInvalid as error:
-                raise InputError(f"The file {file.path!r} is no Arrow file: {error}.") from error
-        yield from _rows_of_batches(batches, skip)
+                raise InputError(f"The file {path!r} is no Arrow file: {error}.") from error
+            return
+        for index in range(reader.num_record_batches):
+            yield reader.get_batch(index)
 
 
 def _rows_of_batches(batches: Iterable[Any], skip: int) -> Iterator[Row]:

@@ -252,15 +252,12 @@ class LoadDataFromDisk(GeneratorStep):
 
     def n_rows(self) -> int | None:
         try:
-            splits = self._about().get("splits") or {}
+            folder = self.folder()
+            parts = json.loads((folder / "state.json").read_text("utf-8"))["_data_files"]
         except (InputError, SpecError):
             return None
-        counts = [
-            split.get("num_examples")
-            for name, split in splits.items()
-            if name == self.split or len(splits) == 1
-        ]
-        return _least(counts[0] if counts else None, self.num_examples)
+        files = [DataFile(str(folder / part["filename"]), "arrow") for part in parts]
+        return _least(count_rows_cheaply(files), self.num_examples)
 
     def fingerprint(self) -> str:
         try:
@@ -424,8 +421,8 @@ def _column_name(name: object) -> str:
 
 def _rows_of(dataset: Any, skip: int) -> Iterator[Row]:
     """Yield the rows of a dataset, streamed or not, after the first `skip`."""
-    if hasattr(dataset, "select"):
-        dataset = dataset.select(range(min(skip, len(dataset)), len(dataset))) if skip else dataset
-    elif skip:
-        dataset = dataset.skip(skip)
-    return iter(dataset)
+    if not skip:
+        return iter(dataset)
+    if not hasattr(dataset, "select"):
+        return iter(dataset.skip(skip))
+    return iter(dataset.select(range(skip, len(dataset)))) if skip < len(dataset) else iter(())

@@ -6,12 +6,14 @@ import time
 
 from distilnb.engine.status import RunStatus, StepStatus
 from distilnb.view import figures
-from distilnb.view.html import Bundle, badge, escape, fold, icon, marked, muted, page
+from distilnb.view.html import MAX_BYTES, Bundle, badge, escape, fold, icon, marked, muted, page, size_bytes
 from distilnb.view.looks import WARNING, Look, eta_s, progress, remarks, run_look, step_cost, step_look
 from distilnb.view.text import clip, one_line, pad, visible, width
 
 _WIDTHS = ("18%", "10%", "19%", "11%", "8%", "12%", "22%")
 _HEADS = ("step", "rows", "", "rate", "cost", "tokens in, out", "")
+MAX_ROWS = 25  # of steps, in a card that would be too large
+MAX_NOTES = 10
 _NUMBERS = frozenset({1, 3, 4, 5})
 
 
@@ -86,7 +88,7 @@ def _step_texts(step: StepStatus, status: RunStatus) -> list[str]:
         figures.rate(step.rows_per_s) if step.rows_per_s > 0 and not status.is_ended else "",
         f"ETA {figures.clock(eta)}" if eta is not None and not status.is_ended else "",
         step_cost(step),
-        " · ".join(visible(text) for text, _ in remarks(step)),
+        " · ".join(one_line(text, 120) for text, _ in remarks(step)),
     ]
 
 
@@ -118,20 +120,31 @@ def run_card(
     status: RunStatus, graph_svg: str = "", *, remark: str = "", below: str = "", now: float | None = None
 ) -> Bundle:
     """Return a run as text and as a card of static HTML. `graph_svg` and `below` are safe HTML."""
-    rows = "".join(step_row(step, status) for step in status.steps)
-    steps = f'<div class="dnb-scroll">{steps_table(head_row(status) + rows)}</div>' if rows else ""
-    graph = f'<div class="dnb-graph">{graph_svg}</div>' if graph_svg else ""
-    parts = [header_html(status, now), graph, steps, notes_html(status), below]
-    said = f"<div>{muted(remark)}</div>" if remark else ""
-    return {
-        "text/plain": "\n".join([status_text(status, now), *[visible(remark)] * bool(remark)]),
-        "text/html": page(
-            f'<div class="dnb-card" role="group" aria-label="run {escape(status.id)}">',
-            *parts,
-            said,
-            "</div>",
-        ),
-    }
+    drawn = _card_html(status, graph_svg, remark, below, now, len(status.steps))
+    if size_bytes(drawn) > MAX_BYTES:
+        drawn = _card_html(status, "", remark, below, now, MAX_ROWS)
+    if size_bytes(drawn) > MAX_BYTES:
+        drawn = _card_html(status, "", remark, "", now, MAX_ROWS)
+    text = status_text(status, now) + (f"\n{visible(remark)}" if remark else "")
+    return {"text/plain": text, "text/html": drawn}
+
+
+def _card_html(
+    status: RunStatus, graph_svg: str, remark: str, below: str, now: float | None, n_rows: int
+) -> str:
+    rows = "".join(step_row(step, status) for step in status.steps[:n_rows])
+    more = len(status.steps) - n_rows
+    return page(
+        f'<div class="dnb-card" role="group" aria-label="run {escape(status.id)}">',
+        header_html(status, now),
+        f'<div class="dnb-graph">{graph_svg}</div>' if graph_svg else "",
+        f'<div class="dnb-scroll">{steps_table(head_row(status) + rows)}</div>' if rows else "",
+        f"<div>{muted(f'… {more} more steps')}</div>" if more > 0 else "",
+        notes_html(status),
+        below,
+        f"<div>{muted(remark)}</div>" if remark else "",
+        "</div>",
+    )
 
 
 def header_html(status: RunStatus, now: float | None = None) -> str:
@@ -166,7 +179,9 @@ def step_row(step: StepStatus, status: RunStatus) -> str:
     tokens = ""
     if step.input_tokens or step.output_tokens:
         tokens = f"{figures.tokens(step.input_tokens)}, {figures.tokens(step.output_tokens)}"
-    told = "".join(f'<span class="dnb-{tone}">{escape(text)}</span>' for text, tone in remarks(step))
+    told = "".join(
+        f'<span class="dnb-{tone}">{escape(one_line(text, 120))}</span>' for text, tone in remarks(step)
+    )
     cells = (
         f"<b>{escape(clip(visible(step.name), 28))}</b><div>{marked(step_look(step, status))}</div>",
         escape(progress(step)),
@@ -177,7 +192,7 @@ def step_row(step: StepStatus, status: RunStatus) -> str:
         f'<div class="dnb-told">{told}</div>' if told else "",
     )
     drawn = "".join(f"<td{' class=dnb-num' * (i in _NUMBERS)}>{cell}</td>" for i, cell in enumerate(cells))
-    title = escape(f"{step.name} ({step.kind})")
+    title = escape(one_line(f"{step.name} ({step.kind})", 120))
     return f'<tr class="dnb-line" title="{title}">{drawn}</tr>'
 
 
@@ -202,12 +217,14 @@ def bar_html(step: StepStatus, status: RunStatus) -> str:
     share = figures.percent(step.ended, step.total) if is_sure else "total not known yet"
     spoken = f"{progress(step)} rows, {step.done} done, {step.failed} failed, {step.dropped} dropped"
     spoken = escape(f"{share}: {spoken}")
-    return f'<div class="dnb-bar" role="img" aria-label="{spoken}" title="{spoken}">{drawn}</div>'
+    return f'<div class="dnb-bar" role="img" title="{spoken}">{drawn}</div>'
 
 
 def notes_html(status: RunStatus) -> str:
     """Return what the run has to say: remarks, and what failed with the tail of the log folded."""
-    told = "".join(f"<div>{icon(WARNING)} {escape(note)}</div>" for note in status.notes)
+    told = "".join(
+        f"<div>{icon(WARNING)} {escape(one_line(note, 400))}</div>" for note in status.notes[:MAX_NOTES]
+    )
     if status.error:
         first, _, rest = status.error.strip().partition("\n")
         failed = Look("✕", "failed", "bad")

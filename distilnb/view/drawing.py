@@ -10,7 +10,7 @@ from distilnb.errors import SpecError
 from distilnb.spec.columns import Columns
 from distilnb.spec.graph import Graph
 from distilnb.view.looks import Look, progress, step_cost, step_look
-from distilnb.view.text import ELLIPSIS, clip, visible, width
+from distilnb.view.text import ELLIPSIS, clip, one_line, visible, width
 
 MAX_NAME = 28  # columns of text on a card
 MAX_LABEL = 24  # columns of text beside an edge
@@ -20,7 +20,7 @@ ROOMY = 15  # a graph of more steps leaves out classes and columns; a pointer on
 
 @dataclass(frozen=True)
 class Card:
-    """What the drawing says of one step; `full` is all of it, for whoever points at it or cannot see it."""
+    """What the drawing says of one step; `full` is what a pointer on it shows: what was cut, and warnings."""
 
     name: str
     title: str  # the name, cut
@@ -73,12 +73,12 @@ def describe(
             before,
             after,
             _label(made[before]) if is_roomy and graph.successors(before) == [after] else (),
-            ", ".join(made[before]),
+            ", ".join(made[before]) if is_roomy else "",
         )
         for before, after in graph.edges
     )
-    chain = ", ".join(card.full for card in cards)
-    return Drawing(cards, links, clip(visible(f"{len(cards)} steps: {chain}"), 900))
+    chain = ", ".join(f"{card.name} {card.state}".rstrip() for card in cards)
+    return Drawing(cards, links, clip(visible(f"{len(cards)} steps: {chain}"), 500))
 
 
 def made_columns(graph: Graph, columns: Mapping[str, Columns] | None = None) -> dict[str, list[str]]:
@@ -114,8 +114,10 @@ def _card(
     look = step_look(step, status) if step and status else None
     counts = progress(step) if step and status and status.id else ""
     cost = step_cost(step) if step else ""
+    if cost and not is_roomy:
+        counts, cost = f"{counts} · {cost}", ""
     own = [warning for warning in warnings if repr(name) in warning]
-    told = [f"{name} ({kind})", f"{look.word} {counts}".strip() if look else "", cost, *own]
+    told = [f"{name} ({kind})", *own]
     has_edge = len(graph.successors(name)) == 1
     if made:
         told.append(f"makes {', '.join(made)}")
@@ -129,7 +131,7 @@ def _card(
         made=", ".join(made),
         makes=_made_lines(made) if is_roomy and not has_edge else (),
         warns=bool(own),
-        full=visible(" · ".join(part for part in told if part)),
+        full=one_line(" · ".join(told), 400),
     )
 
 

@@ -12,13 +12,14 @@ from distilnb.optional import optional
 from distilnb.spec.columns import Columns
 from distilnb.spec.graph import Graph
 from distilnb.view.drawing import Card, Drawing, describe, flows_right
-from distilnb.view.html import Bundle, escape, lines, muted, page
+from distilnb.view.html import MAX_BYTES, Bundle, escape, lines, muted, page, size_bytes
 from distilnb.view.layered import draw_layers
 from distilnb.view.looks import COLOURS, WARNING
 from distilnb.view.svg import EDGE, QUIET, restyle
 from distilnb.view.text import ELLIPSIS, clip, one_line, pad, visible, width
 
 MAX_LINE = 110  # columns of a line of text
+MAX_OUTLINE = 8_000  # characters of the outline that stands in for a drawing too large to keep
 
 
 def graph_bundle(
@@ -37,6 +38,9 @@ def graph_bundle(
     drawn = draw_svg(graph, columns, status, warnings) if graph.steps else muted("no steps yet")
     below = "".join(f"<div>{escape(note)}</div>" for note in notes)
     shown = page(head, f'<div class="dnb-graph">{drawn}</div>', lines(warnings, WARNING), below)
+    if size_bytes(shown) > MAX_BYTES:
+        text = escape(outline(graph, columns, status)[:MAX_OUTLINE])
+        shown = page(head, f"<pre>{text}</pre>", lines(warnings[:20], WARNING), below)
     return {"text/plain": "\n".join(told), "text/html": shown}
 
 

@@ -16,6 +16,8 @@ from distilnb.view.text import visible
 
 Bundle: TypeAlias = dict[str, str]  # MIME type → data, as `_repr_mimebundle_` returns it
 
+MAX_BYTES = 20_000  # of one output: notebooks are kept in version control, and read again years later
+
 _LINE = "var(--jp-border-color2,rgba(128,128,128,.35))"
 
 # Each output carries its own copy: a cell may be cleared, or cut out, without the others losing their looks.

@@ -176,10 +176,7 @@ def _draw_link(link: Link, path: list[Box], is_right: bool) -> str:
         if is_right
         else f"{x},{y} {x - 3.5},{y - 8} {x + 3.5},{y - 8}"
     )
-    shapes = (
-        f'<path d="{curve}" fill="none" stroke="{EDGE}" stroke-width="1.2"/>'
-        f'<polygon points="{tip}" fill="{EDGE}"/>'
-    )
+    shapes = f'<path d="{curve}" fill="none" stroke="{EDGE}"/><polygon points="{tip}" fill="{EDGE}"/>'
     return svg_group("edge", link.full, shapes + _draw_label(link, points[0][0], points[1][1], is_right))
 
 

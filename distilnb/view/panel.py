@@ -27,6 +27,7 @@ from distilnb.view.card import (
 )
 from distilnb.view.display import Form, Output, best_form
 from distilnb.view.html import Bundle, escape, muted, page
+from distilnb.view.text import visible
 
 __all__ = ["RunPanel", "follow", "run_card", "status_line", "status_text"]
 
@@ -341,4 +342,4 @@ def follow(
 
 
 def _line_bundle(line: str) -> Bundle:
-    return {"text/plain": line, "text/html": page(f"<div>{escape(line)}</div>")}
+    return {"text/plain": visible(line), "text/html": f"<div>{escape(line)}</div>"}

@@ -28,7 +28,7 @@ def svg_root(drawing: Drawing, width: float, height: float, body: str, view_box:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-labelledby="{name}-t {name}-d" '
         f'width="{width:.0f}" height="{height:.0f}" viewBox="{view_box or f"0 0 {width:.0f} {height:.0f}"}" '
-        f'style="max-width:100%;min-width:{0.72 * width:.0f}px;height:auto" fill="currentColor" '
+        f'style="max-width:100%;min-width:{0.72 * width:.0f}px;height:auto" fill="currentColor" stroke-width="1.3" '
         f'font-size="12" font-family="{FONT}">'
         f'<title id="{name}-t">Pipeline graph</title>'
         f'<desc id="{name}-d">{escape(drawing.summary)}</desc>{body}</svg>'
@@ -37,7 +37,8 @@ def svg_root(drawing: Drawing, width: float, height: float, body: str, view_box:
 
 def svg_group(kind: str, title: str, body: str) -> str:
     """Return the shapes of a node or an edge, with what a pointer on them shows."""
-    return f'<g class="{kind}"><title>{escape(title)}</title>{body}</g>'
+    told = f"<title>{escape(title)}</title>" if title else ""
+    return f'<g class="{kind}">{told}{body}</g>'
 
 
 def svg_text(
@@ -46,7 +47,7 @@ def svg_text(
     """Return one line of text."""
     style = f' fill="{colour}"' * bool(colour) + ' font-weight="600"' * bold
     style += f' font-size="{SMALL}" opacity=".75"' * small
-    return f'<text x="{x:.1f}" y="{y:.1f}"{style}>{escape(text)}</text>'
+    return f'<text x="{_short(x)}" y="{_short(y)}"{style}>{escape(text)}</text>'
 
 
 def restyle(dot_svg: str, drawing: Drawing, titles: dict[str, str]) -> str:
@@ -106,16 +107,13 @@ def _frame(element: ElementTree.Element) -> str:
 def svg_frame(left: float, top: float, right: float, bottom: float, colour: str) -> str:
     """Return the frame of a card."""
     return (
-        f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" rx="6" '
-        f'fill="none" stroke="{colour}" stroke-width="1.5"/>'
+        f'<rect x="{_short(left)}" y="{_short(top)}" width="{_short(right - left)}" '
+        f'height="{_short(bottom - top)}" rx="6" fill="none" stroke="{colour}"/>'
     )
 
 
 def _restyle_shape(tag: str, element: ElementTree.Element) -> str:
-    kept = {
-        name: element.get(name, "")
-        for name in ("points", "d", "cx", "cy", "rx", "ry", "fill", "stroke", "stroke-width")
-    }
+    kept = {name: element.get(name, "") for name in ("points", "d", "cx", "cy", "rx", "ry", "fill", "stroke")}
     if kept["fill"] in {"white", "#ffffff", "transparent"}:
         kept["fill"] = "none"
     if kept["fill"] == kept["stroke"]:
@@ -124,6 +122,10 @@ def _restyle_shape(tag: str, element: ElementTree.Element) -> str:
     kept["points"] = _NUMBER.sub(lambda number: f"{float(number[0]):.1f}", kept["points"])  # an arrow's tip
     attributes = " ".join(f'{name}="{escape(value)}"' for name, value in kept.items() if value)
     return f"<{tag} {attributes}/>"
+
+
+def _short(number: float) -> str:
+    return f"{number:.1f}".removesuffix(".0")
 
 
 def _tag(element: ElementTree.Element) -> str:

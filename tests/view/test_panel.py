@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("IPython")
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+from distilnb.engine.status import RunStatus
+from distilnb.view import display, panel
+from distilnb.view.panel import MOVED, LiveWidgets, RunPanel, follow
+from distilnb.view.preview import PreviewData, preview_live
+from tests.view.samples import check_html, status
+from tests.view.test_preview import ANSWER
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+ATTACH = "run prefs-8c1d started · attach from anywhere: %distil attach prefs-8c1d"
+
+
+@pytest.fixture(autouse=True)
+def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[InteractiveShell]:
+    """A shell in this process, as a kernel has one; static HTML is renewed faster than for people."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setattr(panel, "HTML_HZ", 200.0)
+    from traitlets.config import Config
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    InteractiveShell.clear_instance()
+    yield InteractiveShell.instance(config=config)
+    InteractiveShell.clear_instance()
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left() -> Iterator[None]:
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("distilnb panel")] == []
+
+
+class FakeRun:
+    """A run that goes on by one row each time it is looked at, to `last` and then ends."""
+
+    def __init__(self, last: int = 5) -> None:
+        self.looks, self.last, self.stops, self.state = 0, last, 0, "finished"
+        self.error: Exception | None = None
+
+    def status(self) -> RunStatus:
+        if self.error:
+            raise self.error
+        self.looks += 1
+        run = status(started_at=0.0)
+        answer = replace(run.steps[1], done=self.looks)
+        run = replace(run, steps=(run.steps[0], answer, run.steps[2]))
+        if self.looks > self.last:
+            return replace(run, state=self.state, started_at=1.0, ended_at=94.0)
+        return run
+
+    def stop(self) -> None:
+        self.stops += 1
+        self.last, self.state = 0, "stopped"
+
+    def panel(self, form: Any = "widgets", **options: Any) -> RunPanel:
+        draw: Callable[[RunStatus], str] = lambda run: f"<svg><title>{run.state}</title></svg>"  # noqa: E731
+        options = {"refresh_hz": 200.0, "attach_line": ATTACH, "on_stop": self.stop, **options}
+        return RunPanel(self.status, draw, form=form, **options)
+
+
+def shown(captured: Any) -> list[list[dict[str, Any]]]:
+    """Return what each output showed, one after the other."""
+    outputs: dict[str, list[dict[str, Any]]] = {}
+    for output in captured.outputs_raw:
+        outputs.setdefault(output["transient"]["display_id"], []).append(output["data"])
+    return list(outputs.values())
+
+
+@pytest.fixture
+def captured() -> Iterator[Any]:
+    with capture_output() as io_:
+
+        class Captured:
+            @property
+            def outputs_raw(self) -> list[dict[str, Any]]:
+                return list(io_._outputs)
+
+        yield Captured()
+
+
+def test_a_panel_ends_as_static_html_and_its_thread_with_it(captured: Any) -> None:
+    run = FakeRun()
+    live = run.panel()
+    live.show()
+    assert live.wait(10)
+    attach, views = shown(captured)
+    assert [view["text/plain"] for view in attach] == [ATTACH]
+    assert WIDGET in views[0]
+    assert "text/html" in views[0]
+    assert set(views[-1]) == {"text/plain", "text/html"}
+    assert len(views) == 2
+    told = check_html(views[-1]["text/html"])
+    assert "✓ finished" in told
+    assert "1:33" in told
+    assert not live.is_live
+    assert run.looks == run.last + 1
+
+
+def test_without_widgets_a_card_of_html_is_renewed(captured: Any) -> None:
+    live = FakeRun(3).panel("html")
+    live.show()
+    assert live.wait(10)
+    _, views = shown(captured)
+    assert len(views) >= 3
+    assert all(set(view) == {"text/plain", "text/html"} for view in views)
+    assert "✓ finished" in views[-1]["text/html"].replace(
+        '<span class="dnb-ok" aria-hidden="true">✓</span>', "✓"
+    )
+
+
+def test_in_text_it_says_how_the_run_stands_and_starts_no_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    live = FakeRun().panel("text")
+    live.show()
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == ATTACH
+    assert said[1].startswith("prefs-8c1d · ► running")
+    assert not live.is_live
+
+
+def test_a_run_that_has_ended_is_shown_at_rest_at_once(captured: Any) -> None:
+    live = FakeRun(0).panel()
+    live.show()
+    assert not live.is_live
+    assert len(shown(captured)[1]) == 1
+
+
+def test_closing_leaves_a_card_that_says_how_to_come_back(captured: Any) -> None:
+    live = FakeRun(10**9).panel()
+    live.show()
+    live.close()
+    live.close()
+    assert live.wait(10)
+    last = shown(captured)[1][-1]
+    assert WIDGET not in last
+    assert "No longer followed. " + ATTACH in last["text/html"]
+
+
+def test_showing_a_run_again_moves_its_panel(captured: Any) -> None:
+    registry: dict[str, RunPanel] = {}
+    run = FakeRun(10**9)
+    first, second = run.panel(registry=registry), run.panel(registry=registry)
+    first.show()
+    second.show()
+    assert first.wait(10)
+    assert registry == {"prefs-8c1d": second}
+    second.show()
+    second.close()
+    assert second.wait(10)
+    assert registry == {}
+    views = [output for output in shown(captured) if len(output) > 1]
+    assert [view[-1]["text/plain"] == MOVED for view in views] == [True, True, False]
+
+
+def test_a_status_that_cannot_be_read_ends_the_panel_with_the_last_known(captured: Any) -> None:
+    run = FakeRun(10**9)
+    live = run.panel()
+    live.show()
+    run.error = OSError("the folder is <gone>")
+    assert live.wait(10)
+    last = shown(captured)[1][-1]["text/html"]
+    assert "The panel cannot go on: the folder is <gone>." in check_html(last) or "&lt;gone&gt;" in last
+    check_html(last)
+
+
+def test_a_reading_that_fails_once_does_no_harm(captured: Any) -> None:
+    run = FakeRun(10**9)
+    live = run.panel()
+    live.show()
+    run.error = OSError("locked")
+    run.error = None
+    run.last = 0
+    assert live.wait(10)
+    assert "finished" in shown(captured)[1][-1]["text/plain"]
+
+
+def test_stop_is_pressed_once(captured: Any) -> None:
+    run = FakeRun(10**9)
+    live = run.panel()
+    live.show()
+    widgets = live._widgets
+    assert widgets is not None
+    widgets._button.click()
+    widgets._button.click()
+    assert widgets._button.disabled
+    assert widgets._button.description == "Stopping…"
+    assert "stopping already" in widgets._said.value
+    assert run.stops == 1
+    assert live.wait(10)
+    assert "stopped" in shown(captured)[1][-1]["text/plain"]
+
+
+def test_a_stop_that_fails_can_be_pressed_again(captured: Any) -> None:
+    def refuse() -> None:
+        raise OSError("no <space>")
+
+    run = FakeRun(10**9)
+    live = run.panel(on_stop=refuse)
+    live.show()
+    widgets = live._widgets
+    assert widgets is not None
+    widgets._button.click()
+    assert not widgets._button.disabled
+    assert "no &lt;space&gt;" in widgets._said.value
+    live.close()
+    assert live.wait(10)
+
+
+def test_only_what_changed_is_sent() -> None:
+    widgets = LiveWidgets(lambda: "")
+    run = status(started_at=0.0)
+    widgets.update(run, "<svg></svg>", "")
+    changed: list[str] = []
+    for name, widget in [*widgets._steps.items(), ("head", widgets._header), ("graph", widgets._graph)]:
+        widget.observe(lambda _, name=name: changed.append(name), names="value")
+    widgets.update(run, "<svg></svg>", "")
+    assert changed == []
+    steps = (run.steps[0], replace(run.steps[1], done=307), run.steps[2])
+    widgets.update(replace(run, steps=steps), "<svg></svg>", "")
+    assert changed == ["answer"]
+    for widget in (*widgets._steps.values(), widgets._header, widgets._graph, widgets._notes, widgets._heads):
+        check_html(widget.value)
+    widgets.close()
+
+
+def test_the_form_is_that_of_the_front_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*display.WIDGET_FRONT_ENDS, "DISTILNB_TEXT"):
+        monkeypatch.delenv(name, raising=False)
+    assert display.best_form() == "html"
+    monkeypatch.setenv("JPY_SESSION_NAME", "/nb.ipynb")
+    assert display.best_form() == "widgets"
+    monkeypatch.setenv("DISTILNB_TEXT", "1")
+    assert display.best_form() == "text"
+    monkeypatch.delenv("DISTILNB_TEXT")
+    InteractiveShell.clear_instance()
+    assert display.best_form() == "text"
+
+
+def test_a_terminal_has_one_line_that_renews_itself() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    run = FakeRun(2)
+    assert follow(run.status, stream, refresh_hz=1000).state == "finished"
+    lines = stream.getvalue().split("\r\x1b[K")
+    assert lines[0] == ""
+    assert lines[1].startswith("judge 320/1000 [32%]")
+    assert lines[-1] == "prefs-8c1d finished after 1:33 $0.41 err 4\n"
+
+
+def test_a_log_file_has_a_line_now_and_then() -> None:
+    stream = io.StringIO()
+    follow(FakeRun(50).status, stream, refresh_hz=1000)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[-1].startswith("prefs-8c1d finished")
+
+
+@pytest.mark.parametrize("keeps, last", [(True, "prefs · preview of 2 rows"), (False, "")])
+def test_a_preview_fills_one_output_and_is_kept_or_emptied(captured: Any, keeps: bool, last: str) -> None:
+    with preview_live(refresh_hz=0.001, keeps=keeps) as update:
+        for waiting in (2, 1, 0):
+            update(PreviewData("prefs", (replace(ANSWER, waiting=waiting),), 2))
+    (views,) = shown(captured)
+    assert len(views) == 2
+    assert "2 rows on the way" in views[0]["text/plain"]
+    assert views[-1]["text/plain"].startswith(last)
+    assert "on the way" not in views[-1]["text/plain"]
+
+
+def test_a_preview_that_never_came_shows_nothing(captured: Any) -> None:
+    with preview_live():
+        pass
+    assert shown(captured) == []
