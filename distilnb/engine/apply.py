@@ -50,9 +50,10 @@ class Outcome:
 
     def count(self, step: str, **amounts: float) -> None:
         """Add to the figures of a step."""
-        figures = self.counts.setdefault(step, {})
         for name, amount in amounts.items():
-            figures[name] = figures.get(name, 0) + amount
+            if amount:
+                figures = self.counts.setdefault(step, {})
+                figures[name] = figures.get(name, 0) + amount
 
     def fail(self, failure: Failure, order: list[int]) -> None:
         """Quarantine a row."""

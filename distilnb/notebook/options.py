@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class Command:
         """Return the parser of its line; `-h` shows the first sentence of the function's docstring."""
         parser = Parser(
             prog=self.spoken,
-            description=self.call.__doc__,
+            description=inspect.cleandoc(self.call.__doc__ or ""),
             allow_abbrev=False,
             add_help=False,  # `read` sees to it
             formatter_class=argparse.RawDescriptionHelpFormatter,

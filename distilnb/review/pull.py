@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from uuid import UUID
 
 from distilnb.errors import ReviewError
 from distilnb.review.connection import connected, find_dataset, find_workspace
 from distilnb.review.plan import row_id_of
 from distilnb.rows import RowId
+
+PAGE = 500
 
 Answer = int | float | str | None
 
@@ -51,7 +54,18 @@ def pull_review(
                 f"Workspace {place.name!r} has no dataset {dataset!r}; it has {names}.", "Check the name."
             )
         users = _user_names(client, place)
-        return [_reviewed(record, users) for record in target.records(with_suggestions=False, batch_size=500)]
+        return [_reviewed(record, users) for record in _records(client, target.id)]
+
+
+def _records(client: Any, dataset_id: UUID) -> Iterator[Any]:
+    """Yield the records as the API gives them: the SDK's own forget a response without answers, a discard."""
+    offset = 0
+    while True:
+        page = client.api.records.list(dataset_id, offset, PAGE, with_suggestions=False)
+        yield from page
+        offset += len(page)
+        if len(page) < PAGE:
+            return
 
 
 def _user_names(client: Any, place: Any) -> dict[str, str]:
@@ -68,18 +82,16 @@ def _user_names(client: Any, place: Any) -> dict[str, str]:
 
 
 def _reviewed(record: Any, users: Mapping[str, str]) -> Reviewed:
-    by_user: dict[str, list[Any]] = {}
-    for response in record.responses:
-        by_user.setdefault(str(response.user_id), []).append(response)
     responses = tuple(
         Response(
-            user=users.get(user_id, user_id),
-            status=given[0].status.value,
-            answers={str(item.question_name): item.value for item in given if item.value is not None},
+            user=users.get(str(given.user_id), str(given.user_id)),
+            status=given.status.value,
+            answers={name: answer.get("value") for name, answer in (given.values or {}).items()},
         )
-        for user_id, given in sorted(by_user.items())
+        for given in record.responses or ()
     )
-    return Reviewed(str(record.id), row_id_of(str(record.id)), _status(record, responses), responses)
+    record_id = str(record.external_id or record.id)
+    return Reviewed(record_id, row_id_of(record_id), _status(record, responses), responses)
 
 
 def _status(record: Any, responses: tuple[Response, ...]) -> Literal["pending", "completed", "discarded"]:

@@ -12,7 +12,7 @@ import sys
 import textwrap
 import types
 from collections.abc import Callable, Mapping
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -231,6 +231,8 @@ def _package_version(module_name: str) -> str:
     package = module_name.split(".", maxsplit=1)[0]
     if package in sys.stdlib_module_names:
         return ""
+    from importlib import metadata  # a tenth of a second, for zip files and mail headers
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

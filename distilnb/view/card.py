@@ -12,7 +12,7 @@ from distilnb.view.text import clip, one_line, pad, visible, width
 
 _WIDTHS = ("18%", "10%", "19%", "11%", "8%", "12%", "22%")
 _HEADS = ("step", "rows", "", "rate", "cost", "tokens in, out", "")
-MAX_ROWS = 25  # of steps, in a card that would be too large
+MAX_ROWS = 20  # of steps, in a card that would be too large
 MAX_NOTES = 10
 _NUMBERS = frozenset({1, 3, 4, 5})
 
@@ -223,7 +223,7 @@ def bar_html(step: StepStatus, status: RunStatus) -> str:
 def notes_html(status: RunStatus) -> str:
     """Return what the run has to say: remarks, and what failed with the tail of the log folded."""
     told = "".join(
-        f"<div>{icon(WARNING)} {escape(one_line(note, 400))}</div>" for note in status.notes[:MAX_NOTES]
+        f"<div>{icon(WARNING)} {escape(one_line(note, 240))}</div>" for note in status.notes[:MAX_NOTES]
     )
     if status.error:
         first, _, rest = status.error.strip().partition("\n")

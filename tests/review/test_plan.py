@@ -91,8 +91,11 @@ def test_text_generation_has_keep_quality_rationale_and_corrected() -> None:
         columns=None,
     )
     assert [(q.name, q.kind, q.required) for q in plan.questions] == [
-        ("keep", "label", True), ("quality", "rating", False), ("rationale", "text", False), ("corrected", "text", False),
-    ]  # fmt: skip
+        ("keep", "label", True),
+        ("quality", "rating", False),
+        ("rationale", "text", False),
+        ("corrected", "text", False),
+    ]
     assert {s.question: s.value for s in plan.records[0].suggestions} == {
         "quality": 3, "rationale": "ok", "corrected": "a",
     }  # fmt: skip

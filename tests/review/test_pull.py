@@ -12,25 +12,20 @@ from distilnb.review.pull import Response, Reviewed, _reviewed
 ANNA, BEN = UUID(int=1), UUID(int=2)
 
 
-def answer(user: UUID, status: str, question: str, value: object) -> SimpleNamespace:
-    return SimpleNamespace(
-        user_id=user, status=SimpleNamespace(value=status), question_name=question, value=value
-    )
+def given(user: UUID, status: str, **answers: object) -> SimpleNamespace:
+    values = {question: {"value": value} for question, value in answers.items()} or None
+    return SimpleNamespace(user_id=user, status=SimpleNamespace(value=status), values=values)
 
 
 def record(status: str, *responses: SimpleNamespace) -> SimpleNamespace:
-    return SimpleNamespace(id="load:1:0@abcd", status=status, responses=responses)
+    return SimpleNamespace(id=UUID(int=9), external_id="load:1:0@abcd", status=status, responses=responses)
 
 
-def test_answers_are_grouped_by_person() -> None:
-    given = record(
-        "completed",
-        answer(ANNA, "submitted", "rating_0", 5),
-        answer(BEN, "draft", "rating_0", 2),
-        answer(ANNA, "submitted", "rationale_0", "good"),
-        answer(ANNA, "submitted", "rationale_1", None),
+def test_answers_are_told_by_person() -> None:
+    two = record(
+        "completed", given(ANNA, "submitted", rating_0=5, rationale_0="good"), given(BEN, "draft", rating_0=2)
     )
-    assert _reviewed(given, {str(ANNA): "anna"}) == Reviewed(
+    assert _reviewed(two, {str(ANNA): "anna"}) == Reviewed(
         "load:1:0@abcd",
         "load:1:0",
         "completed",
@@ -54,5 +49,5 @@ def test_answers_are_grouped_by_person() -> None:
 )
 def test_discarded_is_a_status_of_its_own(server: str, statuses: list[str], expected: str) -> None:
     people = (ANNA, BEN)
-    responses = [answer(people[i], status, "rating_0", 1) for i, status in enumerate(statuses)]
+    responses = [given(people[i], status) for i, status in enumerate(statuses)]
     assert _reviewed(record(server, *responses), {}).status == expected

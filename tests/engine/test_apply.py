@@ -1,0 +1,200 @@
+"""One step on one batch: who is whose child, and who failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distilnb.engine.apply import FILTERED, apply_global, apply_step, apply_steps
+from distilnb.rows import Batch, IdMaker, Row
+from distilnb.spec.step import DropRow, GlobalStep, Step
+
+Rows = Iterator[list[Row]]
+
+
+def make_batch(*values: Any) -> Batch:
+    batch = Batch()
+    for index, value in enumerate(values):
+        batch.add({"x": value}, f"id{index}", [index])
+    return batch
+
+
+class InPlace(Step):
+    """Changes the rows it got, as 1.x steps do."""
+
+    name: str = "in_place"
+    inputs = ["x"]
+    outputs = ["y"]
+
+    def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+        for row in rows:
+            row["y"] = row["x"] + 1
+        yield rows
+
+
+class Even(Step):
+    """Keeps some of the rows it got."""
+
+    name: str = "even"
+
+    def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+        yield [row for row in rows if row["x"] % 2 == 0]
+
+
+class Twice(Step):
+    """Makes two new rows of each, without saying so."""
+
+    name: str = "twice"
+
+    def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+        yield [{**row, "copy": copy} for row in rows for copy in range(2)]
+
+
+class Picky(Step):
+    """Raises on 3, leaves 5 out."""
+
+    name: str = "picky"
+
+    def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+        for row in rows:
+            if row["x"] == 3:
+                raise ValueError("three")
+            if row["x"] == 5:
+                raise DropRow("five")
+        yield rows
+
+
+def test_rows_of_the_caller_are_not_changed() -> None:
+    batch = make_batch(1, 2)
+    assert [row["y"] for row in apply_step(InPlace(), batch).batch.rows] == [2, 3]
+    assert batch.rows == [{"x": 1}, {"x": 2}]
+
+
+@given(st.lists(st.integers(0, 9), max_size=120))
+def test_a_filter_keeps_the_ids_of_what_it_kept(values: list[int]) -> None:
+    outcome = apply_step(Even(), make_batch(*values))
+    assert outcome.batch.ids == [f"id{i}" for i, value in enumerate(values) if value % 2 == 0]
+    assert [gone.id for gone in outcome.batch.gone] == [
+        f"id{i}" for i, value in enumerate(values) if value % 2
+    ]
+
+
+def test_children_carry_their_parents_id_and_order() -> None:
+    outcome = apply_step(Twice(), make_batch("a", "b"))
+    assert outcome.batch.ids == ["id0.0", "id0.1", "id1.0", "id1.1"]
+    assert outcome.batch.orders == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert outcome.counts["twice"] == {"done": 2, "made": 4}
+
+
+def test_one_bad_row_costs_itself_alone() -> None:
+    outcome = apply_step(Picky(), make_batch(*range(7)))
+    assert outcome.batch.ids == ["id0", "id1", "id2", "id4", "id6"]
+    assert [(f.row_id, f.kind, f.reason) for f in outcome.failures] == [("id3", "ValueError", "three")]
+    assert "in process" in outcome.failures[0].traceback
+    assert outcome.drop_reasons == {"picky": {"five": 1}}
+    assert outcome.counts["picky"] == {"done": 5, "made": 5, "failed": 1, "dropped": 1}
+
+
+def test_mapped_columns_enter_and_leave_under_other_names() -> None:
+    step = InPlace(input_mappings={"x": "number"}, output_mappings={"y": "next"})
+    batch = Batch([{"number": 4, "x": "kept"}], ["id"], [[0]])
+    row = apply_step(step, batch).batch.rows[0]
+    assert row["number"] == 4
+    assert row["next"] == 5
+
+
+def test_a_step_that_makes_no_dicts_fails_its_rows() -> None:
+    class Wrong(Step):
+        name: str = "wrong"
+
+        def process(self, rows: list[Row]) -> Any:  # type: ignore[override]
+            yield ["no dict" for _ in rows]
+
+    outcome = apply_step(Wrong(), make_batch(1))
+    assert outcome.failures[0].reason == "Step 'wrong' made a 'str'; it must make dicts."
+
+
+def test_fused_steps_count_each_for_itself() -> None:
+    outcome = apply_steps([Even(), InPlace()], make_batch(1, 2, 4))
+    assert [row["y"] for row in outcome.batch.rows] == [3, 5]
+    assert outcome.counts == {
+        "even": {"done": 2, "made": 2, "dropped": 1},
+        "in_place": {"done": 2, "made": 2},
+    }
+    assert outcome.drop_reasons == {"even": {FILTERED: 1}}
+
+
+def test_a_users_step_gets_batches_of_its_own_size() -> None:
+    sizes: list[int] = []
+
+    class Sized(Step):
+        name: str = "sized"
+        input_batch_size: int = 2
+
+        def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+            sizes.append(len(rows))
+            yield rows
+
+    apply_step(Sized(), make_batch(*range(5)))
+    assert sizes == [2, 2, 1]
+
+
+class Sorted(GlobalStep):
+    """Returns the rows it got in another order, without the largest."""
+
+    name: str = "sorted"
+
+    def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+        yield sorted(rows, key=lambda row: -row["x"])[1:]
+
+
+class Summed(GlobalStep):
+    """Makes one new row of all."""
+
+    name: str = "summed"
+
+    def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+        yield [{"sum": sum(row["x"] for row in rows)}]
+
+
+def test_a_global_step_keeps_the_ids_of_rows_that_it_returns() -> None:
+    outcome = apply_global(Sorted(), [make_batch(2, 9, 5)], IdMaker("sorted").make)
+    assert outcome.batch.ids == ["id2", "id0"]
+    assert outcome.batch.orders == [[0], [1]]
+    assert outcome.counts["sorted"] == {"done": 2, "dropped": 1, "made": 2}
+
+
+def test_a_global_step_names_new_rows_by_itself() -> None:
+    outcome = apply_global(Summed(), [make_batch(2, 9)], IdMaker("summed").make)
+    assert outcome.batch.rows == [{"sum": 11}]
+    assert outcome.batch.ids[0].startswith("summed:")
+
+
+def test_a_global_step_sees_rows_in_their_order() -> None:
+    shuffled = make_batch(1, 2, 3).select([2, 0, 1])
+    seen: list[int] = []
+
+    class Watching(GlobalStep):
+        name: str = "watching"
+
+        def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+            seen.extend(row["x"] for row in rows)
+            yield rows
+
+    apply_global(Watching(), [shuffled], IdMaker("w").make)
+    assert seen == [1, 2, 3]
+
+
+def test_the_error_of_a_global_step_is_the_steps() -> None:
+    class Broken(GlobalStep):
+        name: str = "broken"
+
+        def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+            raise KeyError("boom")
+
+    with pytest.raises(KeyError, match="boom"):
+        apply_global(Broken(), [make_batch(1)], IdMaker("b").make)

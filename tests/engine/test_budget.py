@@ -1,0 +1,46 @@
+"""A request starts only if what is spent and in flight stays below the limit."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from distilnb.engine.budget import Budget, BudgetReached
+
+
+def test_what_is_in_flight_counts() -> None:
+    async def work() -> None:
+        budget = Budget(max_cost=1.0)
+        first = budget.hold(0.6, 1)
+        await first.take()
+        waiting = asyncio.ensure_future(budget.hold(0.6, 1).take())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        first.settle(0.1, 1)
+        await waiting
+        assert budget.spent_cost == pytest.approx(0.1)
+
+    asyncio.run(work())
+
+
+def test_it_is_reached_when_nothing_in_flight_could_free_any() -> None:
+    async def work() -> None:
+        with pytest.raises(BudgetReached, match=r"max_cost 1 USD"):
+            await Budget(max_cost=1.0, spent_cost=0.9).hold(0.2, 1).take()
+        with pytest.raises(BudgetReached, match=r"max_tokens 10"):
+            await Budget(max_tokens=10, spent_tokens=5).hold(0.0, 6).take()
+
+    asyncio.run(work())
+
+
+def test_a_retry_does_not_hold_twice() -> None:
+    async def work() -> None:
+        budget = Budget(max_cost=1.0)
+        hold = budget.hold(0.8, 1)
+        await hold.take()
+        await hold.take()
+        hold.settle(0.0, 0)
+        await budget.hold(0.9, 1).take()
+
+    asyncio.run(work())

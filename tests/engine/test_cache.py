@@ -1,0 +1,106 @@
+"""The reply cache: the key of what made a reply, and replies that stay."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distilnb.engine.cache import ReplyCache, reply_key, request_digest
+from distilnb.errors import StoreError
+from distilnb.llms.openai import OpenAILLM
+from distilnb.llms.request import Reply, Request
+
+LLM = OpenAILLM(model="m", base_url="http://127.0.0.1:9/v1")
+REQUEST = Request(({"role": "user", "content": "hi"},))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "other"},
+        {"base_url": "http://127.0.0.1:10/v1"},
+        {"generation_kwargs": {"temperature": 0.5}},
+        {"generation_kwargs": {"seed": 1}},
+    ],
+)
+def test_what_changes_the_reply_changes_the_key(change: dict[str, Any]) -> None:
+    assert request_digest(LLM.updated(**change), REQUEST) != request_digest(LLM, REQUEST)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"max_concurrency": 3}, {"timeout": 9.0}, {"rpm": 5}, {"api_key": "sk-other"}, {"price": (1.0, 2.0)}],
+)
+def test_what_does_not_change_the_reply_is_not_in_the_key(change: dict[str, Any]) -> None:
+    assert request_digest(LLM.updated(**change), REQUEST) == request_digest(LLM, REQUEST)
+
+
+def test_messages_and_schema_are_in_the_key_and_the_number_of_replies_is_not() -> None:
+    digest = request_digest(LLM, REQUEST)
+    assert request_digest(LLM, Request(({"role": "user", "content": "ho"},))) != digest
+    assert request_digest(LLM, replace(REQUEST, schema={"type": "object"})) != digest
+    assert request_digest(LLM, replace(REQUEST, n=5)) == digest
+
+
+def test_index_repeat_and_attempt_tell_replies_apart() -> None:
+    digest = request_digest(LLM, REQUEST)
+    keys = {
+        reply_key(digest, index=i, repeat=r, attempt=a) for i in range(3) for r in range(3) for a in range(3)
+    }
+    assert len(keys) == 27
+
+
+def test_replies_come_back_marked_as_cached() -> None:
+    async def keep() -> dict[bytes, Reply]:
+        cache = ReplyCache()
+        one = cache.keep([(b"a" * 16, Reply("one", "stop", "m", 3, 4))])
+        await asyncio.gather(one, cache.keep([(b"b" * 16, Reply(None))]))
+        found = cache.find([b"a" * 16, b"b" * 16, b"c" * 16])
+        cache.close()
+        return found
+
+    assert asyncio.run(keep()) == {
+        b"a" * 16: Reply("one", "stop", "m", 3, 4, is_cached=True),
+        b"b" * 16: Reply(None, is_cached=True),
+    }
+
+
+def test_what_is_stored_stays_unless_it_is_to_be_replaced() -> None:
+    async def keep() -> list[str | None]:
+        cache, texts = ReplyCache(), []
+        key = b"k" * 16
+        await cache.keep([(key, Reply("first"))])
+        await cache.keep([(key, Reply("second"))])
+        texts.append(cache.find([key])[key].text)
+        await cache.keep([(key, Reply("third"))], replace=True)
+        texts.append(cache.find([key])[key].text)
+        cache.close()
+        return texts
+
+    assert asyncio.run(keep()) == ["first", "third"]
+
+
+def test_a_failing_commit_is_told_to_everybody_who_waits_for_it() -> None:
+    async def keep() -> list[object]:
+        cache = ReplyCache()
+        other = sqlite3.connect(cache.path)
+        other.execute("DROP TABLE replies")
+        other.commit()
+        other.close()
+        results = await asyncio.gather(
+            *(cache.keep([(bytes([i]) * 16, Reply("x"))]) for i in range(2)), return_exceptions=True
+        )
+        cache.close()
+        return list(results)
+
+    assert [type(result) for result in asyncio.run(keep())] == [StoreError, StoreError]
+
+
+def test_a_cache_in_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"reply cache .* cannot be opened"):
+        ReplyCache(tmp_path / "absent" / "replies.sqlite")
