@@ -106,11 +106,13 @@ def resume(run_id: RunId) -> None:
 @app.command()
 def errors(run_id: RunId) -> None:
     """List the rows that failed: step, reason, prompt and reply."""
+    from distilnb.view.figures import plural
+
     found = _run(run_id).errors()
     for row in found.to_dict("records"):
         mark = "partial" if row["is_partial"] else row["kind"]
         print(f"{row['row_id']}  {row['step']}  {mark}: {row['reason']}")
-    print(f"{len(found)} rows")
+    print(plural(len(found), "row"))
 
 
 @pipelines.command("info")

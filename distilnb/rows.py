@@ -7,6 +7,7 @@ order key, which sorts it among the rows of its leaf. Between processes rows tra
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import decimal
 import hashlib
@@ -145,6 +146,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="surrogatepass")
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # half a file would keep a full disk full
         raise StoreError(
             f"The file {str(path)!r} cannot be written: {error.strerror or error}.",
             "Free some disk space, or set DISTILNB_HOME to a folder that can be written; then resume.",

@@ -15,7 +15,9 @@ from distilnb.errors import RunError, RunFailedError, RunNotFinishedError, Store
 from distilnb.export.distiset import Distiset
 from distilnb.export.info import RunInfo
 from distilnb.rows import Row
-from distilnb.spec.files import PipelineFile, load
+from distilnb.spec.files import PipelineFile, load, read_data
+from distilnb.spec.registry import KINDS
+from distilnb.spec.step import stand_in
 from distilnb.view.card import run_card, status_line, status_text
 from distilnb.view.panel import RunPanel
 
@@ -174,8 +176,11 @@ class Run:
             raise self._unfinished(status)
         leaves = {leaf: self.rows_of_leaf(leaf) for leaf in self._reader.plan.leaves}
         text = (self._dir.path / "pipeline.yaml").read_text(encoding="utf-8")
-        info = RunInfo.of(status, failures=self._count_failures())
-        return Distiset.from_rows(leaves, pipeline_text=text, info=info)
+        file = self.pipeline_file()
+        known = file.graph.columns()
+        info = RunInfo.of(status, description=file.description, failures=self._count_failures())
+        columns = {leaf: known[leaf].names for leaf in leaves}
+        return Distiset.from_rows(leaves, pipeline_text=text, info=info, columns=columns)
 
     def _count_failures(self) -> dict[str, dict[str, int]]:
         """Return the quarantined rows by step and reason, for the card."""
@@ -263,8 +268,11 @@ class Run:
     # --- how it looks ---
 
     def pipeline_file(self) -> PipelineFile:
-        """Return the pipeline as it was started."""
-        return load(self._dir.path / "pipeline.yaml")
+        """Return the pipeline as it was started; classes of the user stand in it by name only."""
+        path = self._dir.path / "pipeline.yaml"
+        steps = read_data(path.read_text(encoding="utf-8"))["steps"]
+        unknown = {str(step["kind"]) for step in steps} - KINDS.keys()
+        return load(path, classes={kind: stand_in(kind) for kind in unknown})
 
     def panel(self, *, registry: MutableMapping[str, RunPanel] | None = None) -> RunPanel:
         """Return the live panel of the run; panels of one `registry` move instead of being shown twice."""

@@ -127,7 +127,8 @@ def call_process(step: Step, *inputs: list[Row]) -> list[Row]:
 def _try_whole(step: Step, batch: Batch) -> list[tuple[int, Row]] | None:
     """Return (input index, outgoing row) for the whole batch, or None when rows must be asked for one by one."""
     pieces = [batch.rows]
-    if step.kind() not in KINDS:  # a user's step may change rows in place, and may rely on its batch size
+    # A user's step may change rows in place, and may count on its batch size.
+    if step.runs_user_code or step.kind() not in KINDS:
         size = max(1, step.input_batch_size)
         pieces = [[dict(row) for row in batch.rows[i : i + size]] for i in range(0, len(batch.rows), size)]
     matched: list[tuple[int, Row]] = []

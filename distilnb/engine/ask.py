@@ -143,8 +143,13 @@ class Asker:
         if self.mode == "on":
             found = self.cache.find([key for group in keys for key in group])
         return [
-            (index, request, group, {key: found[key] for key in group if key in found})
-            for (index, request), group in zip(rendered, keys, strict=True)
+            (
+                index,
+                replace(request, salt=str(repeat)) if repeat else request,
+                group,
+                {key: found[key] for key in group if key in found},
+            )
+            for (index, request), group, repeat in zip(rendered, keys, repeats, strict=True)
         ]
 
     async def _ask_one(
@@ -164,7 +169,7 @@ class Asker:
         bought: list[tuple[Key, Reply]] = []
         if missing:
             try:
-                bought = await self._buy(task, request, missing)
+                bought = await self._buy(task, _for_missing(request, keys, missing), missing)
             except NotStarted:
                 return
             except BudgetReached as reached:
@@ -182,13 +187,12 @@ class Asker:
     async def _buy(self, task: Task, request: Request, missing: list[Key]) -> list[tuple[Key, Reply]]:
         """Send one request for the missing replies; returns once they are in the cache."""
         llm = model_of(task)
-        asked = request if len(missing) == request.n else replace(request, n=len(missing))
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._in_flight[missing[0]] = mine
-        hold = self.budget.hold(*estimate(llm, asked)) if self.budget.is_limited else None
+        hold = self.budget.hold(*estimate(llm, request)) if self.budget.is_limited else None
         cost, tokens = 0.0, 0
         try:
-            async with self.models.caller(llm).asking(asked, before=lambda: self._before(hold)) as answer:
+            async with self.models.caller(llm).asking(request, before=lambda: self._before(hold)) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
                 cost, tokens = _spent(llm, [reply for _, reply in pairs])
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
@@ -239,6 +243,15 @@ class Asker:
             return asked
         asked.rows, asked.partial = made.rows, made.partial
         return asked
+
+
+def _for_missing(request: Request, keys: list[Key], missing: list[Key]) -> Request:
+    """Return the request for those of its replies that are not there yet."""
+    first = keys.index(missing[0])
+    if first == 0 and len(missing) == request.n:
+        return request
+    # The salt keeps a deterministic model from repeating the replies that are there.
+    return replace(request, n=len(missing), salt=f"{request.salt}/{first}")
 
 
 def render(task: Task, row: Row) -> Request:

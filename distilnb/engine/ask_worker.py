@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from distilnb.engine.apply import Failure, Outcome
-from distilnb.engine.ask import Asked, Asker, FatalModelError, Models
+from distilnb.engine.ask import Asked, Asker, FatalModelError, Models, model_of
 from distilnb.engine.budget import Budget, BudgetReached
 from distilnb.engine.building import read_steps
 from distilnb.engine.cache import ReplyCache
@@ -21,6 +21,7 @@ from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.wire import LineSplitter, Message, encode, failed_message, join_runner, write_outcome
+from distilnb.llms.prices import price_of
 from distilnb.rows import Batch, read_batch
 from distilnb.tasks.base import Task
 
@@ -129,6 +130,7 @@ class AskWorker:
             options.get("cache", "on"),
         )
         for name, step in self.steps.items():
+            price_of(model_of(step))  # reads the price list, which would stall the loop at the first reply
             try:
                 step.load()
             except Exception as error:  # noqa: BLE001 - a user's `load` may raise anything; the run ends with it

@@ -27,7 +27,6 @@ from distilnb.errors import RunNotFoundError, StoreError, did_you_mean
 from distilnb.home import home, private_folder
 from distilnb.rows import write_text
 
-
 STARTING_S = 10.0  # how long a runner may take to its lock
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr, ValidationError
 
-from distilnb.errors import MissingKeyError
+from distilnb.errors import MissingKeyError, SpecError
 from distilnb.llms.request import Client, Message
 from distilnb.spec.base import Spec, explain_validation
 
@@ -57,6 +57,10 @@ class LLM(Spec):
     price: tuple[float, float] | None = None
 
     def __init__(self, **values: Any) -> None:
+        if not isinstance(values.get("api_key"), (str, SecretStr, type(None))):
+            # Here, because the message of a validation would quote the value.
+            kind = type(values["api_key"]).__name__
+            raise SpecError(f"api_key is of type {kind!r}.", "Give the key as text.")
         try:
             super().__init__(**values)
         except ValidationError as error:

@@ -7,7 +7,7 @@ import copy
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -23,6 +23,8 @@ Before: TypeAlias = Callable[[], Awaitable[None]]
 
 FIRST_WAIT_S = (0.05, 0.5)  # before a retry; the upper end doubles with each
 LONGEST_WAIT_S = 8.0
+POLL_S = 0.1  # a longer wait would not see Ctrl-C on Windows
+GIVE_UP_S = 5.0  # for a client that does not end when it is cancelled
 MAX_EMPTY_ANSWERS = 2  # in a row, when a server returns fewer replies than asked
 
 
@@ -238,14 +240,14 @@ def _run_in_thread(model: Model, request: Request) -> list[str]:
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised in the caller's thread
             result.set_exception(error)
 
-    thread = threading.Thread(target=work, name="distilnb-ask", daemon=True)
-    thread.start()
+    # Not `Thread.join`: up to Python 3.12 an interrupt in it marks the thread as ended (bpo-45274).
     try:
-        while thread.is_alive():
-            thread.join(0.1)  # short: a long wait would not see Ctrl-C on Windows
+        threading.Thread(target=work, name="distilnb-ask", daemon=True).start()  # Ctrl-C may come in here too
+        while not wait([result], POLL_S).done:
+            pass
     except KeyboardInterrupt:
         question.cancel()
-        thread.join()
+        wait([result], GIVE_UP_S)
         raise
     return result.result()
 

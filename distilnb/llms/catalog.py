@@ -75,7 +75,7 @@ def as_llm(value: object) -> LLM:
         if isinstance(value, LLM):
             return value
     raise UnknownKindError(
-        f"A {type(value).__name__} stands where a model belongs.",
+        f"A value of type {type(value).__name__!r} stands where a model belongs.",
         "Give its name ('openai:gpt-4o-mini'), or a model (dn.llm(...), OpenAILLM(...)).",
     )
 

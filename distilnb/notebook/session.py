@@ -6,7 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from IPython.core.error import UsageError
 
@@ -147,9 +147,15 @@ class Session:
         except KeyboardInterrupt:
             self.say(f"{run.id} goes on; end it with %distil stop {run.id}")
             return
-        panel = self.panels.get(run.id)
-        if panel is not None:
-            panel.wait(PANEL_S)
+        self._let_panels_end()
+
+    def _let_panels_end(self) -> None:
+        """Give the panels of runs that have ended the moment they need to say so, before the cell ends."""
+        from distilnb.run import attach
+
+        for run_id, panel in list(self.panels.items()):
+            if attach(run_id).status().is_ended:
+                panel.wait(PANEL_S)
 
     def close(self) -> None:
         """Let the panels rest as static HTML."""
@@ -195,6 +201,7 @@ class Session:
         from distilnb.pipeline import Pipeline
         from distilnb.run import Run
 
+        self._let_panels_end()
         now = {name: value for name, value in self._own_variables() if isinstance(value, (Pipeline, Run))}
         old = list(self._known.values())
         changed = {name for name, value in now.items() if not any(value is one for one in old)}
@@ -209,19 +216,33 @@ class Session:
                 self.show_run(value)
 
     def _in_order(self, names: set[str], result: Any) -> list[str]:
-        """Return names in the order in which the cell assigned them last."""
-        if len(names) < 2:
-            return list(names)
+        """Return names in the order in which the cell assigned them; those before its last magic are left out.
+
+        What that magic used, or made, came later.
+        """
         try:
             tree = ast.parse(self.shell.transform_cell(result.info.raw_cell))
         except (SyntaxError, AttributeError):
             return sorted(names)
-        stores = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        place = {
-            n.id: (n.lineno, n.col_offset) for n in sorted(stores, key=lambda n: (n.lineno, n.col_offset))
-        }
-        return sorted(names, key=lambda name: place.get(name, (0, 0)))
+        place: dict[str, tuple[int, int]] = {}
+        last_magic = (0, 0)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                place[node.id] = max(place.get(node.id, (0, 0)), (node.lineno, node.col_offset))
+            elif _is_magic(node):
+                last_magic = max(last_magic, (node.lineno, 0))
+        after = [name for name in names if place.get(name, (0, 0)) > last_magic]
+        return sorted(after, key=lambda name: place[name])
 
     def _own_variables(self) -> Iterator[tuple[str, object]]:
         """Yield the user's variables without those that IPython fills (`_`, `_12`, `In`)."""
         yield from ((name, value) for name, value in list(self.namespace.items()) if not name.startswith("_"))
+
+
+def _is_magic(node: ast.AST) -> TypeGuard[ast.Call]:
+    """Whether a node is what IPython makes of a line or a cell of ours."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    first = node.args[0] if node.args else None
+    is_ours = isinstance(first, ast.Constant) and first.value == "distil"
+    return is_ours and node.func.attr in ("run_line_magic", "run_cell_magic")

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from distilnb.errors import SpecError, StepConnectionError
+from distilnb.errors import DuplicateStepError, SpecError, StepConnectionError
 from distilnb.export.distiset import Distiset
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
@@ -18,7 +18,7 @@ from distilnb.run import Run
 from distilnb.spec.check import Checked, check_flow, check_graph
 from distilnb.spec.code import Code
 from distilnb.spec.draft import Draft, drafting
-from distilnb.spec.files import PipelineFile, from_text, save, to_text
+from distilnb.spec.files import PipelineFile, from_text, save, to_record, to_text
 from distilnb.spec.graph import Graph
 from distilnb.spec.inline import Inline
 from distilnb.spec.parameters import with_parameters
@@ -159,13 +159,19 @@ class Pipeline:
             raise StepConnectionError("There is no step in the list.", "p >> [a, b]")
         graph = self._graph
         heads: list[str] = []
+        names: set[str] = set()
         for one in other:
             with drafting(None):
                 step = wiring.with_default_model(as_step(one), self.llm)
+            if step.name in names:  # it would replace its brother
+                raise DuplicateStepError(
+                    f"Two steps are named {step.name!r}.", "Give one of them another name."
+                )
+            names.update({step.name} - {""})
             wired = wiring.wire(graph, self._heads, step, verb="", name="", after=())
             graph, heads = wired.graph, [*heads, *wired.heads]
         check_flow(graph)
-        return self._with(graph, heads)
+        return self._with(graph, list(dict.fromkeys(heads)))
 
     def drop_step(self, name: str) -> Pipeline:
         """Remove a step; what came before it flows into what came after it."""
@@ -176,7 +182,7 @@ class Pipeline:
 
     def from_dicts(self, rows: Sequence[Row], *, name: str = "load") -> Pipeline:
         """Take rows from a list of dicts."""
-        return self._source(LoadDataFromDicts(data=Inline.of(rows), name=name))
+        return self._source(LoadDataFromDicts(data=_at_least_one(rows), name=name))
 
     def from_pandas(self, frame: pd.DataFrame, *, name: str = "load") -> Pipeline:
         """Take rows from a DataFrame; NaN and NaT become None."""
@@ -205,7 +211,7 @@ class Pipeline:
         """Give other rows to a source: its name may be left out when there is one."""
         source = name or wiring.only_source(self._graph)
         with drafting(None):
-            step = LoadDataFromDicts(data=Inline.of(rows), name=source)
+            step = LoadDataFromDicts(data=_at_least_one(rows), name=source)
         return self._with(self._graph.replacing(step), self._heads)
 
     def _source(self, step: GeneratorStep) -> Pipeline:
@@ -381,9 +387,7 @@ class Pipeline:
 
         `show` displays each step as it comes. Costs what the asked requests cost; what was asked before is free.
         """
-        graph = with_parameters(self.graph, parameters)
-        check_graph(graph)
-        return run_preview(self.name, graph, n, show=show)
+        return run_preview(self.name, with_parameters(self.graph, parameters), n, show=show)
 
     def start(
         self,
@@ -405,7 +409,7 @@ class Pipeline:
         pipeline = self if dataset is None else self.with_rows(starting.rows_of(dataset))
         graph = with_parameters(pipeline.graph, parameters)
         options = {"rows": rows, "max_cost": max_cost, "max_tokens": max_tokens, "cache": cache}
-        text = to_text(PipelineFile(self.name, graph, description=self.description, llm=self.llm))
+        text = to_record(PipelineFile(self.name, graph, description=self.description, llm=self.llm))
         return starting.start(graph, name=self.name, text=text, options=options, new=new)
 
     def run(self, *, show: bool = True, **options: Any) -> Distiset:
@@ -447,3 +451,10 @@ class Pipeline:
         graph = self.graph
         columns = graph.columns() if graph.steps else None
         return dict(graph_bundle(graph, columns, title=self.name, notes=self.notes))
+
+
+def _at_least_one(rows: Sequence[Row]) -> Inline:
+    """Return rows as a step holds them; raises NoRowsError here, where none would look like no columns later."""
+    inline = Inline.of(rows)
+    inline.require()
+    return inline

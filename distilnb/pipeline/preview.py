@@ -10,9 +10,10 @@ from distilnb.engine.ask import render
 from distilnb.engine.launch import is_rehearsed
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.engine.sample import find_row, pinned_sample
-from distilnb.errors import SpecError, UnknownStepError, did_you_mean
+from distilnb.errors import InputError, SpecError, UnknownStepError, did_you_mean
 from distilnb.llms.request import Message
 from distilnb.rows import Batch, Row, root_id
+from distilnb.spec.check import check_graph
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep, Step
 from distilnb.tasks.base import Task
@@ -109,7 +110,10 @@ class Preview:
 
 
 def run_preview(pipeline: str, graph: Graph, n_rows: int, *, show: bool) -> Preview:
-    """Run a checked graph on `n_rows` pinned rows, showing each step as it comes when asked to."""
+    """Check a graph and run it on `n_rows` pinned rows, showing each step as it comes when asked to."""
+    if n_rows < 1:
+        raise InputError(f"A preview of {n_rows} rows was asked for.", "Give a number above 0.")
+    check_graph(graph)
     samples = {
         name: pinned_sample(pipeline, source, n_rows)
         for name, source in graph.steps.items()

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from typing_extensions import Self
 
 from distilnb.errors import SpecError, UnknownParameterError, did_you_mean
-from distilnb.spec.code import Code
+from distilnb.spec.code import Code, code_digest
 from distilnb.spec.digest import digest_of
 from distilnb.spec.inline import Inline
 
@@ -49,16 +49,23 @@ class Spec(BaseModel):
         data: dict[str, Any] = {"kind": self.kind()}
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
-            if isinstance(value, SecretStr) or (not info.is_required() and value == info.get_default()):
+            if isinstance(value, SecretStr):
+                continue
+            if not info.is_required() and value == info.get_default(call_default_factory=True):
                 continue
             data[name] = dump_value(value)
         return data
 
     @property
     def digest(self) -> str:
-        """The identity of the work: equal digest means equal results from equal rows and replies."""
-        data = self.dump()
-        return digest_of({key: value for key, value in data.items() if key not in self.not_in_digest})
+        """The identity of the work: equal digest means equal results from equal rows and replies.
+
+        Code counts by what it does: comments, and the text around a lambda, change nothing.
+        """
+        data = {name: value for name, value in self.dump().items() if name not in self.not_in_digest}
+        if not type(self).__module__.startswith("distilnb."):
+            data["class"] = code_digest(type(self))
+        return digest_of(_without_source(data))
 
     def updated(self, **changes: Any) -> Self:
         """Return a copy with other values of some fields, validated."""
@@ -78,6 +85,14 @@ class Spec(BaseModel):
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self.digest))
+
+
+def _without_source(value: Any) -> Any:
+    """Leave the text of functions out of dumped data; their digests stay."""
+    if isinstance(value, dict):
+        is_code = "code" in value and "digest" in value
+        return {k: _without_source(v) for k, v in value.items() if not (is_code and k in ("source", "code"))}
+    return [_without_source(item) for item in value] if isinstance(value, list) else value
 
 
 def dump_value(value: Any) -> Any:

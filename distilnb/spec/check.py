@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass, field
 
 from distilnb.errors import SpecError, StepConnectionError
+from distilnb.spec.code import Code
 from distilnb.spec.columns import Columns
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
@@ -29,10 +30,23 @@ def check_graph(graph: Graph) -> Checked:
     order = graph.order()
     for name in order:
         check_connections(graph, name)
+        _check_code(graph.steps[name])
+    sources = graph.sources()
+    for name in sources:  # first: without rows, or a file, no column is there either
+        graph.steps[name].check()
     checked = check_flow(graph)
     for name in order:
-        graph.steps[name].check()
+        if name not in sources:
+            graph.steps[name].check()
     return checked
+
+
+def _check_code(step: Step) -> None:
+    """Raise SpecError when a function of a step came from a file and was not trusted."""
+    for name in type(step).model_fields:
+        value = getattr(step, name)
+        if isinstance(value, Code):
+            _ = value.live
 
 
 def check_flow(graph: Graph) -> Checked:

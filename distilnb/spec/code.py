@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dis
 import inspect
 import io
 import os
@@ -167,7 +168,9 @@ def _describe_reach(function: types.FunctionType, seen: set[int]) -> dict[str, A
 
 
 def _names_in(code: types.CodeType) -> set[str]:
-    names = set(code.co_names)
+    """Return the global names that code reads; `co_names` would have those of attributes too."""
+    reading = ("LOAD_GLOBAL", "LOAD_NAME")
+    names = {str(step.argval) for step in dis.get_instructions(code) if step.opname in reading}
     for item in code.co_consts:
         if isinstance(item, types.CodeType):
             names |= _names_in(item)
@@ -270,14 +273,14 @@ def _pack(objects: Mapping[str, object], cloudpickle: types.ModuleType) -> bytes
         cloudpickle.CloudPickler(buffer).dump(dict(objects))
     except Exception as error:
         raise CodeNotPortableError(
-            f"The functions {sorted(objects)} use something that cannot be sent to a worker: {error}.",
+            f"The functions {_names(objects)} use something that cannot be sent to a worker: {error}.",
             "Make live objects (clients, locks, open files) inside the function, or in `load` of a step class.",
         ) from error
     blob = buffer.getvalue()
     _refuse_secrets(blob, objects)
     if len(blob) > MAX_BLOB_BYTES:
         raise CodeNotPortableError(
-            f"The functions {sorted(objects)} weigh {len(blob) / 1e6:.1f} MB with the globals they use: "
+            f"The functions {_names(objects)} weigh {len(blob) / 1e6:.1f} MB with the globals they use: "
             f"{_largest_globals(objects)}. The limit is {MAX_BLOB_BYTES / 1e6:.0f} MB.",
             "Read large data inside the function, or pass it as a column.",
         )
@@ -295,14 +298,19 @@ def _refuse_secrets(blob: bytes, objects: Mapping[str, object]) -> None:
     for name, value in os.environ.items():
         if _SECRET_NAMES.search(name) and len(value) >= 8 and value.encode() in blob:
             raise CodeNotPortableError(
-                f"The functions {sorted(objects)} hold the value of the environment variable {name}.",
+                f"The functions {_names(objects)} hold the value of the environment variable {name}.",
                 f"Read it inside the function: os.environ[{name!r}].",
             )
     if b"SecretStr" in blob or _SECRET_PREFIXES.search(blob):
         raise CodeNotPortableError(
-            f"The functions {sorted(objects)} hold what looks like a secret key.",
+            f"The functions {_names(objects)} hold what looks like a secret key.",
             "Read it inside the function from the environment.",
         )
+
+
+def _names(objects: Mapping[str, object]) -> list[str]:
+    """Return what the user calls the objects; their keys are digests."""
+    return sorted(getattr(value, "__name__", key) for key, value in objects.items())
 
 
 def _largest_globals(objects: Mapping[str, object]) -> str:
@@ -311,10 +319,12 @@ def _largest_globals(objects: Mapping[str, object]) -> str:
         functions = [value] if isinstance(value, types.FunctionType) else list(vars(value).values())
         for function in functions:
             if isinstance(function, types.FunctionType):
-                for name in _names_in(function.__code__):
-                    item = function.__globals__.get(name)
-                    sizes[name] = _weight(item)
-    heavy = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
+                reached = _names_in(function.__code__) & function.__globals__.keys()
+                sizes.update({name: _weight(function.__globals__[name]) for name in reached})
+                closure = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+                sizes.update({name: _weight(cell) for name, cell in closure})
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
+    heavy = [name for name in largest if sizes[name] >= MAX_BLOB_BYTES / 100]
     return ", ".join(repr(name) for name in heavy) or "none by name"
 
 

@@ -14,8 +14,8 @@ from distilnb.errors import DuplicateStepError, StepConnectionError
 class Drafted(Protocol):
     """What a draft asks of a step; `spec/step.py` itself imports this file."""
 
-    name: str
-
+    @property
+    def name(self) -> str: ...
     def _take_name(self, name: str) -> None: ...
 
 

@@ -68,15 +68,29 @@ def to_text(file: PipelineFile, format: Literal["yaml", "json"] = "yaml") -> str
     Raises UnsafeFileError when the text would hold a secret.
     """
     document = _document(file)
-    text = (
-        json.dumps(document, ensure_ascii=False, indent=2) + "\n" if format == "json" else dump_yaml(document)
-    )
+    text = _dump_json(document) if format == "json" else dump_yaml(document)
     if secret := find_secret(text):
         raise UnsafeFileError(
             f"The file of pipeline {file.name!r} would hold {secret}.",
             "Take it out of prompts, rows and functions; read it from the environment where it is used.",
         )
     return text
+
+
+def to_record(file: PipelineFile) -> str:
+    """Return a pipeline as the text that a run keeps: YAML, or JSON where YAML cannot hold half of a character."""
+    try:
+        return to_text(file)
+    except UnsafeFileError:
+        raise
+    except SpecError:
+        return to_text(file, format="json")
+
+
+def _dump_json(document: dict[str, Any]) -> str:
+    text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    # Halves of surrogate pairs, which no UTF-8 file holds, are escaped.
+    return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text)
 
 
 def _document(file: PipelineFile) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def changed(spec: S, changes: Mapping[str, Any], path: str) -> S:
         field = key if key in type(spec).model_fields else _holder(spec, key)
         if field is None:
             known = sorted(
-                [*type(spec).model_fields, *(n for names in spec.shorthand.values() for n in names)]
+                {*type(spec).model_fields, *(n for names in spec.shorthand.values() for n in names)}
             )
             raise UnknownParameterError(
                 f"There is no parameter {path}.{key}; {spec.kind()} has {known}.", did_you_mean(key, known)

@@ -21,7 +21,9 @@ STEPS: Mapping[str, str] = {
     "FilterRows": "distilnb.steps.filter:FilterRows",
     "FormatTextGenerationDPO": "distilnb.steps.training:FormatTextGenerationDPO",
     "FormatTextGenerationSFT": "distilnb.steps.training:FormatTextGenerationSFT",
+    "FunctionSource": "distilnb.steps.function:FunctionSource",
     "FunctionStep": "distilnb.steps.function:FunctionStep",
+    "GlobalFunctionStep": "distilnb.steps.function:GlobalFunctionStep",
     "GroupColumns": "distilnb.steps.join:GroupColumns",
     "KeepColumns": "distilnb.steps.columns:KeepColumns",
     "LoadDataFromDicts": "distilnb.steps.sources:LoadDataFromDicts",
@@ -93,7 +95,8 @@ def _build_value(
     value: Any, classes: Mapping[str, type[Spec]] | None, codes: Mapping[str, object] | None
 ) -> Any:
     if isinstance(value, Mapping):
-        if "kind" in value:
+        # A row, or a property of a JSON schema, may be called "kind" too.
+        if isinstance(value.get("kind"), str) and (value["kind"] in KINDS or value["kind"] in (classes or {})):
             return build(value, classes=classes, codes=codes)
         if value.keys() == {"code", "source", "digest"}:
             return Code(value["code"], value["source"], value["digest"], (codes or {}).get(value["digest"]))

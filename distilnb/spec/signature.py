@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin
 
 from distilnb.errors import MissingColumnError, SpecError
+from distilnb.spec.code import code_digest, source_of
 from distilnb.spec.columns import Columns, check_columns
+from distilnb.spec.digest import digest_of
 from distilnb.spec.step import StepInput
 from distilnb.spec.template import missing_value
 
@@ -161,6 +164,25 @@ def returns_several(function: Callable[..., Any], source: str) -> bool:
     return any(isinstance(value, several) for value in _returned(_body(source) or []))
 
 
+_described: ContextVar[frozenset[int]] = ContextVar("distilnb_described", default=frozenset())
+
+
+def describe_function(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the name and the digest of a function that a decorator holds.
+
+    Such functions may name each other in a circle; there the digest is that of the source alone.
+    """
+    name = getattr(function, "__name__", "function")
+    open_ones = _described.get()
+    if id(function) in open_ones:
+        return {"code": name, "digest": digest_of(source_of(function))}
+    token = _described.set(open_ones | {id(function)})
+    try:
+        return {"code": name, "digest": code_digest(function)}
+    finally:
+        _described.reset(token)
+
+
 def is_only_docstring(source: str) -> bool:
     """Whether a function's body is its docstring and nothing else (or `...`, or `pass`)."""
     body = _body(source)
@@ -179,6 +201,7 @@ def _is_named(annotation: object, name: str) -> bool:
     return annotation == StepInput
 
 
+@lru_cache(maxsize=512)
 def _body(source: str) -> list[ast.stmt] | None:
     try:
         tree = ast.parse(source)
@@ -198,5 +221,5 @@ def _returned(body: list[ast.stmt]) -> list[ast.expr]:
             continue
         if isinstance(node, (ast.Return, ast.Yield)) and node.value is not None:
             found.append(node.value)
-        todo.extend(ast.iter_child_nodes(node))
+        todo = [*ast.iter_child_nodes(node), *todo]  # in the order of the source
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from distilnb.errors import SpecError, StepConnectionError
 from distilnb.rows import Row
@@ -58,6 +58,9 @@ class Step(Spec):
 
     # True where an input row may become several, so that the engine asks row by row and knows whose child is whose.
     by_row: ClassVar[bool] = False
+
+    # True for a class of the library that runs a function of the user, which counts on `input_batch_size`.
+    runs_user_code: ClassVar[bool] = False
 
     name: str = ""
     input_mappings: dict[str, str] = Field(default_factory=dict)
@@ -215,3 +218,18 @@ class GeneratorStep(Step):
 
 class GlobalStep(Step):
     """A step that sees all rows at once: `process` gets every row of each predecessor, in order."""
+
+
+class _StandIn(Step):
+    """A step of a class that is not here: it can be drawn, not run."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def columns_after(self, upstream: Sequence[Columns]) -> Columns:
+        arriving = upstream[0] if upstream else Columns()
+        return arriving.opened()
+
+
+def stand_in(kind: str) -> type[Step]:
+    """Return a class in the place of one of the user's, for a reader who must not run the user's code."""
+    return type(kind, (_StandIn,), {"__module__": __name__})

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 from distilnb.errors import SpecError, StepConnectionError, StepRowError, UnknownParameterError, did_you_mean
 from distilnb.rows import Row
-from distilnb.spec.code import Code, CodeField
+from distilnb.spec.code import Code, CodeField, source_of
 from distilnb.spec.columns import Columns
+from distilnb.spec.digest import digest_of
 from distilnb.spec.draft import current_draft
-from distilnb.spec.signature import Signature, check_reads, literal_columns, returns_several, signature_of
+from distilnb.spec.signature import (
+    Signature,
+    check_reads,
+    describe_function,
+    literal_columns,
+    returns_several,
+    signature_of,
+)
 from distilnb.spec.step import (
     ColumnNames,
     DropRow,
@@ -24,6 +32,7 @@ from distilnb.spec.step import (
     StepInput,
     StepOutput,
 )
+from distilnb.steps.results import merged, originals, rows_in, wrong_result
 
 StepType = Literal["normal", "global", "generator"]
 
@@ -59,6 +68,14 @@ class MapRows(Step):
             else literal_columns(self.function.source) or []
         )
 
+    def check(self) -> None:
+        """Raise SpecError for a function of whole batches."""
+        if self.function.is_live and signature_of(self.function.live).batch:
+            raise SpecError(
+                f"The function {self.function.name!r} of step {self.name!r} takes whole batches.",
+                "Its parameters are columns, or `row`; for batches there is the decorator `step`.",
+            )
+
     def check_inputs(self, upstream: Sequence[Columns]) -> None:
         for columns in upstream:
             check_reads(self.name, self.needed(), columns)
@@ -70,7 +87,7 @@ class MapRows(Step):
 
     def process(self, rows: StepInput) -> StepOutput:  # type: ignore[override]  # a join takes several
         signature, function = signature_of(self.function.live), self.function.live
-        yield [_merged(row, signature.call(function, dict(row), {}), self.function.name) for row in rows]
+        yield [merged(row, signature.call(function, dict(row), {}), self.function.name) for row in rows]
 
 
 class FunctionStep(Step):
@@ -82,6 +99,8 @@ class FunctionStep(Step):
              leaves the row out, and that is counted.
     Source:  the decorator of that name of distilabel; the form whose parameters are columns is ours.
     """
+
+    runs_user_code: ClassVar[bool] = True
 
     function: CodeField
     reads: list[str] | dict[str, bool] | None = None
@@ -148,9 +167,9 @@ class FunctionStep(Step):
             made = self.function.live(*copies, **self.settings)
         else:
             made = signature.call(self.function.live, {}, self.settings, given={signature.batch: copies[0]})
-        rows = list(_rows_in(made, self.function.name))
+        rows = list(rows_in(made, self.function.name))
         if len(rows) < len(copies[0]):
-            rows = _originals(rows, copies[0], inputs[0])
+            rows = originals(rows, copies[0], inputs[0])
         yield rows
 
     def _made_of(self, row: Row, signature: Signature, is_alone: bool) -> list[Row]:
@@ -160,8 +179,8 @@ class FunctionStep(Step):
         if isinstance(made, dict):
             return [{**row, **made}]
         if not isinstance(made, (list, tuple, Iterator)):
-            raise _wrong_result(self.function.name, made)
-        several = [_merged(row, one, self.function.name) for one in made]
+            raise wrong_result(self.function.name, made)
+        several = [merged(row, one, self.function.name) for one in made]
         if len(several) != 1 and not is_alone and not self.by_row:
             # The source did not tell. The error makes the engine call row by row: so it knows whose they are.
             raise StepRowError(
@@ -212,7 +231,7 @@ class FunctionSource(GeneratorStep):
     def process(self, offset: int = 0) -> GeneratorStepOutput:  # type: ignore[override]  # a source
         takes_offset = "offset" in inspect.signature(self.function.live).parameters
         settings = {**self.settings, "offset": offset} if takes_offset else self.settings
-        rows = _rows_in(self.function.live(**settings), self.function.name)
+        rows = rows_in(self.function.live(**settings), self.function.name)
         rows = rows if takes_offset else islice(rows, offset, None)
         names = self.output_mappings
         batch = list(islice(rows, self.batch_size))
@@ -281,16 +300,16 @@ class StepFactory:
                     did_you_mean(name, known),
                 )
 
-    # What the digest of another function that uses this one needs.
+    # The digest of another function that names this one asks for these two.
 
     @property
     def digest(self) -> str:
-        """The identity of the function's code."""
-        return Code.of(self.function).digest
+        """The identity of the function's own source."""
+        return digest_of(source_of(self.function))
 
-    def dump(self) -> dict[str, Any]:
-        """Return the JSON-ready description of the function."""
-        return Code.of(self.function).dump()
+    def dump(self) -> dict[str, str]:
+        """Return the JSON-ready description of the function and of all that it reaches."""
+        return describe_function(self.function)
 
 
 @overload
@@ -380,9 +399,7 @@ def _settings_of(function: Code) -> dict[str, inspect.Parameter]:
     signature = signature_of(function.live)
     taken = {*signature.columns, "row", "offset", signature.batch}
     if signature.batch:
-        taken -= set(
-            signature.columns
-        )  # a function of batches reads columns from its rows, not by parameters
+        taken -= set(signature.columns)  # a function of batches finds its columns in the rows
     parameters = inspect.signature(function.live).parameters.values()
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {one.name: one for one in parameters if one.name not in taken and one.kind not in kinds}
@@ -397,53 +414,12 @@ def _check_settings(step: str, function: Code, settings: Mapping[str, Any]) -> N
             )
 
 
-# --- what functions return ----------------------------------------------------------
-
-
 def _columns_read(function: Code) -> dict[str, bool]:
     """Return the columns that the parameters name, and whether each is required."""
     if not function.is_live:
         return {}
     signature = signature_of(function.live)
     return {**dict.fromkeys(signature.columns, True), **dict.fromkeys(signature.optional_columns, False)}
-
-
-def _merged(row: Row, made: object, function: str) -> Row:
-    if not isinstance(made, Mapping):
-        raise _wrong_result(function, made)
-    return {**row, **made}
-
-
-def _wrong_result(function: str, made: object) -> StepRowError:
-    return StepRowError(
-        f"{function} returned {made!r:.60} ({type(made).__name__}).", "Return a dict: {'column': value}."
-    )
-
-
-def _rows_in(made: object, function: str) -> Iterator[Row]:
-    """Yield the rows in what a function returned or yields: dicts, lists of dicts, or (list, is_last)."""
-    if isinstance(made, dict):
-        yield made
-        return
-    if not isinstance(made, Iterable) or isinstance(made, (str, bytes)):
-        raise _wrong_result(function, made)
-    for item in made:
-        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], bool):
-            yield from _rows_in(item[0], function)
-            if item[1]:
-                return
-        else:
-            yield from _rows_in(item, function)
-
-
-def _originals(rows: list[Row], copies: list[Row], given: list[Row]) -> list[Row]:
-    """Return the given rows in place of their unchanged copies: so the engine knows which were kept."""
-    position = {id(copy): index for index, copy in enumerate(copies)}
-    found = []
-    for row in rows:
-        index = position.get(id(row))
-        found.append(given[index] if index is not None and given[index] == row else row)
-    return found
 
 
 def _takes_batches(function: Callable[..., Any], step_type: StepType) -> bool:

@@ -19,10 +19,17 @@ from distilnb.errors import (
 )
 from distilnb.llms.request import Message
 from distilnb.rows import Row
-from distilnb.spec.code import Code, CodeField
+from distilnb.spec.code import Code, CodeField, source_of
 from distilnb.spec.columns import Columns
+from distilnb.spec.digest import digest_of
 from distilnb.spec.draft import current_draft, drafting
-from distilnb.spec.signature import Signature, is_only_docstring, literal_columns, signature_of
+from distilnb.spec.signature import (
+    Signature,
+    describe_function,
+    is_only_docstring,
+    literal_columns,
+    signature_of,
+)
 from distilnb.spec.step import ColumnNames
 from distilnb.tasks.base import Task
 from distilnb.tasks.generation import Messages
@@ -159,6 +166,17 @@ class TaskFactory:
         with drafting(None):
             asked = self.to_step()
         return asked.ask(row, llm)
+
+    # The digest of another function that names this one asks for these two.
+
+    @property
+    def digest(self) -> str:
+        """The identity of the function's own source."""
+        return digest_of(source_of(self.function))
+
+    def dump(self) -> dict[str, str]:
+        """Return the JSON-ready description of the function and of all that it reaches."""
+        return describe_function(self.function)
 
     def _form(self) -> dict[str, Any]:
         text = inspect.getdoc(self.function)

@@ -66,15 +66,15 @@ _ABSOLUTE_TASK = """\
 ### Task
 Below are an instruction, an answer to it{with_reference}, and a rubric with scores from 1 to 5.
 First write feedback: what the rubric asks for, and how far the answer meets it. Then write [RESULT] and the
-score, \\ a whole number from 1 to 5. Write [RESULT] once, and nothing after the score:
+score, a whole number from 1 to 5. Write [RESULT] once, and nothing after the score:
 
 Feedback: (your feedback) [RESULT] (1, 2, 3, 4 or 5)"""
 
 _RELATIVE_TASK = """\
 ### Task
 Below are an instruction, two answers to it, A and B{with_reference}, and a rubric.
-First write feedback that compares both answers by the rubric. Then write [RESULT] and the better answer, A or
-B. \\ Neither their order nor their length counts. Write [RESULT] once, and nothing after the letter:
+First write feedback that compares both answers by the rubric. Then write [RESULT] and the better answer, A or B.
+Neither their order nor their length counts. Write [RESULT] once, and nothing after the letter:
 
 Feedback: (your feedback) [RESULT] (A or B)"""
 

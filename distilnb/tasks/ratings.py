@@ -5,7 +5,8 @@ here.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -95,19 +96,24 @@ def _sections(reply: str) -> list[tuple[int, str]]:
     """Return (number, text) of what stands under each heading; none when the reply has no headings."""
     narrow = reply.translate(_NARROW)
     heads = list(_HEAD.finditer(narrow)) or list(_BARE_HEAD.finditer(narrow))
-    ends = [head.start() for head in heads[1:]] + [len(reply)]
-    return [(int(head[1]), reply[head.end() : end]) for head, end in zip(heads, ends, strict=True)]
+    return [(int(head[1]), text) for head, text in _split(reply, heads)]
 
 
 def _fields(text: str) -> list[tuple[str, str]]:
     """Return the labelled values of a text in their order: (rating | rationale | type | rating_rationale,
     value).
     """
-    for place in reversed([found.start() for found in _INNER_LABEL.finditer(text.translate(_NARROW))]):
-        text = f"{text[:place]}\n{text[place:]}"
+    places = [0, *(found.start() for found in _INNER_LABEL.finditer(text.translate(_NARROW))), len(text)]
+    text = "\n".join(text[start:end] for start, end in pairwise(places))
     labels = list(_LABEL.finditer(text.translate(_NARROW)))
-    ends = [label.start() for label in labels[1:]] + [len(text)]
-    return [(_field_of(label[1]), text[label.end() : end]) for label, end in zip(labels, ends, strict=True)]
+    return [(_field_of(label[1]), value) for label, value in _split(text, labels)]
+
+
+def _split(text: str, heads: Sequence[re.Match[str]]) -> Iterator[tuple[re.Match[str], str]]:
+    """Yield each head with what stands between it and the next."""
+    ends = [*(head.start() for head in heads[1:]), len(text)]
+    for head, end in zip(heads, ends, strict=False):  # without a head one end is left over
+        yield head, text[head.end() : end]
 
 
 def _field_of(label: str) -> str:

@@ -7,7 +7,7 @@ import time
 from distilnb.engine.status import RunStatus, StepStatus
 from distilnb.view import figures
 from distilnb.view.html import MAX_BYTES, Bundle, badge, escape, fold, icon, marked, muted, page, size_bytes
-from distilnb.view.looks import WARNING, Look, eta_s, progress, remarks, run_look, step_cost, step_look
+from distilnb.view.looks import WARNING, Look, Tone, eta_s, progress, remarks, run_look, step_cost, step_look
 from distilnb.view.text import clip, one_line, pad, visible, width
 
 _WIDTHS = ("18%", "10%", "19%", "11%", "8%", "12%", "22%")
@@ -179,21 +179,28 @@ def step_row(step: StepStatus, status: RunStatus) -> str:
     tokens = ""
     if step.input_tokens or step.output_tokens:
         tokens = f"{figures.tokens(step.input_tokens)}, {figures.tokens(step.output_tokens)}"
-    told = "".join(
-        f'<span class="dnb-{tone}">{escape(one_line(text, 120))}</span>' for text, tone in remarks(step)
-    )
+    told = "".join(f"<span>{_remark_html(text, tone)}</span>" for text, tone in remarks(step))
     cells = (
-        f"<b>{escape(clip(visible(step.name), 28))}</b><div>{marked(step_look(step, status))}</div>",
+        f"<b>{escape(clip(visible(step.name), 28))}</b><br>{marked(step_look(step, status))}",
         escape(progress(step)),
         bar_html(step, status),
-        f"{escape(rate)}<div>{f'ETA {figures.clock(eta)}' if eta is not None else ''}</div>",
+        escape(rate) + (f"<br>ETA {figures.clock(eta)}" if eta is not None else ""),
         escape(step_cost(step)),
         tokens,
-        f'<div class="dnb-told">{told}</div>' if told else "",
     )
     drawn = "".join(f"<td{' class=dnb-num' * (i in _NUMBERS)}>{cell}</td>" for i, cell in enumerate(cells))
+    drawn += f'<td class="dnb-told">{told}</td>'
     title = escape(one_line(f"{step.name} ({step.kind})", 120))
     return f'<tr class="dnb-line" title="{title}">{drawn}</tr>'
+
+
+def _remark_html(text: str, tone: Tone) -> str:
+    """Return a remark on rows: a coloured icon and a word, or a quiet word."""
+    text = one_line(text, 120)
+    if tone == "idle":
+        return muted(text)
+    sign, _, words = text.partition(" ")
+    return f"{icon(Look(sign, words, tone))} {escape(words)}"
 
 
 def bar_html(step: StepStatus, status: RunStatus) -> str:

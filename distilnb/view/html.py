@@ -55,7 +55,7 @@ color:inherit;border:1px solid {_LINE};border-radius:4px;max-height:300px;overfl
 .dnb .dnb-bar{{display:flex;height:9px;border-radius:5px;overflow:hidden;background:rgba(128,128,128,.22);
 margin-top:5px}}
 .dnb .dnb-bar>i{{display:block;height:100%}}
-.dnb .dnb-told{{display:flex;flex-wrap:wrap;gap:0 12px}}
+.dnb .dnb-told>span{{display:inline-block;margin-right:12px}}
 .dnb .dnb-graph{{overflow-x:auto;margin:2px 0}}
 {"".join(f".dnb .dnb-{tone}{{color:{c}}}.dnb i.dnb-{tone}{{background:{c}}}" for tone, c in COLOURS.items())}
 </style>""".replace("\n", "")
@@ -110,8 +110,8 @@ def marked(look: Look) -> str:
 
 
 def badge(text: str, tone: Tone) -> str:
-    """Return a short word in a rounded frame."""
-    return f'<span class="dnb-badge dnb-{tone}">{escape(text)}</span>'
+    """Return a short word in a rounded frame; the tone is the frame's, words keep the page's contrast."""
+    return f'<span class="dnb-badge" style="border-color:{COLOURS[tone]}">{escape(text)}</span>'
 
 
 def fold(summary: str, body: str, limit: int) -> str:

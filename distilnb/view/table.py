@@ -159,8 +159,7 @@ def _draw_entry(
     under = ""
     if entry.look:
         reason = escape(entry.reason[: limits.folded])
-        said = f'<span class="dnb-{entry.look.tone}"><b>{marked(entry.look)}</b></span>: {reason}'
-        under += f'<div class="dnb-text">{said}</div>'
+        under += f'<div class="dnb-text"><b>{marked(entry.look)}</b>: {reason}</div>'
     if entry.folds:
         under += f'<div class="dnb-folds">{"".join(fold(t, b, limits.folded) for t, b in entry.folds)}</div>'
     if not any(name in entry.row for name in columns):  # a row that failed before it had anything to show

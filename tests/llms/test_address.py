@@ -9,7 +9,7 @@ from distilnb.llms.address import check_listening, clean_url, is_loopback, origi
 
 
 @pytest.mark.parametrize(
-    ("given", "clean"),
+    "given, clean",
     [
         ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
         (" HTTPS://API.Example.com:443/V1/ ", "https://api.example.com/V1"),
@@ -38,7 +38,7 @@ def test_a_password_in_an_address_is_refused_and_not_quoted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "here"),
+    "url, here",
     [
         ("http://127.0.0.1:1/v1", True),
         ("http://127.8.9.1", True),

@@ -43,6 +43,12 @@ def test_an_error_of_construction_names_field_and_near_match() -> None:
         LLM(model="m", rpm=0)
 
 
+def test_a_key_of_the_wrong_type_is_refused_and_not_quoted() -> None:
+    with pytest.raises(SpecError) as caught:
+        OpenAILLM(model="m", api_key=[CANARY])
+    assert str(caught.value) == "api_key is of type 'list'.\nGive the key as text."
+
+
 def test_a_missing_key_names_the_variable() -> None:
     with pytest.raises(MissingKeyError) as caught:
         OpenAILLM(model="gpt-4o-mini").check()
@@ -58,7 +64,7 @@ def test_settings_of_transport_and_limits_are_no_part_of_the_digest(model: OpenA
 
 
 @pytest.mark.parametrize(
-    ("parameters", "deterministic"),
+    "parameters, deterministic",
     [({}, False), ({"temperature": 0}, True), ({"temperature": 0.7}, False), ({"seed": 0}, True)],
 )
 def test_temperature_zero_and_a_seed_make_a_model_deterministic(

@@ -31,7 +31,7 @@ def body_of(model: OpenAILLM) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("base_url", "environment_url", "sent"),
+    "base_url, environment_url, sent",
     [
         (None, None, True),
         ("https://api.openai.com/v1", None, True),
@@ -108,7 +108,12 @@ def test_a_parameter_that_nobody_knows_is_refused_when_the_model_is_made() -> No
 
 
 def test_names_of_1_x_are_understood() -> None:
-    older = {"max_tokens": 5, "extra_body": {"a": 1}, "response_format": {"type": "json_object"}, "top_p": None}
+    older = {
+        "max_tokens": 5,
+        "extra_body": {"a": 1},
+        "response_format": {"type": "json_object"},
+        "top_p": None,
+    }
     model = OpenAILLM(model="m", generation_kwargs=older)
     newer = {"max_new_tokens": 5, "extra": {"a": 1}, "response_format": {"type": "json_object"}}
     assert model == OpenAILLM(model="m", generation_kwargs=newer)
@@ -172,7 +177,9 @@ def test_identity_is_what_replies_depend_on() -> None:
         "model": "m",
         "parameters": {"max_new_tokens": 3},
     }
-    same = model.updated(api_key="k", rpm=1, timeout=3.0, price=(1.0, 1.0), transport="sdk", max_concurrency=1)
+    same = model.updated(
+        api_key="k", rpm=1, timeout=3.0, price=(1.0, 1.0), transport="sdk", max_concurrency=1
+    )
     assert same.identity() == model.identity()
 
 
@@ -195,7 +202,7 @@ def test_a_dump_builds_the_same_model_again() -> None:
     assert "k" not in model.dump().values()
 
 
-@pytest.mark.parametrize(("name", "url"), [*LOCAL_SERVERS.items(), ("openai", "http://127.0.0.1:9/v1")])
+@pytest.mark.parametrize("name, url", [*LOCAL_SERVERS.items(), ("openai", "http://127.0.0.1:9/v1")])
 def test_a_label_names_the_local_server(name: str, url: str) -> None:
     assert OpenAILLM(model="m", base_url=url).label == f"{name}:m"
 
@@ -204,7 +211,7 @@ def test_a_label_names_the_local_server(name: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "name"),
+    "model, name",
     [
         ("gpt-4o-mini", "max_tokens"),
         ("my-o1-like", "max_tokens"),

@@ -8,7 +8,7 @@ from distilnb.llms.parameters import OTHER_NAMES, unify_parameters
 KNOWN = {"max_new_tokens", "temperature", "stop", "seed", "extra"}
 
 
-@pytest.mark.parametrize(("other", "ours"), OTHER_NAMES.items())
+@pytest.mark.parametrize("other, ours", OTHER_NAMES.items())
 def test_other_names_become_ours(other: str, ours: str) -> None:
     assert unify_parameters("X", {other: 1}, KNOWN) == {ours: 1}
 
@@ -18,7 +18,7 @@ def test_none_means_not_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "fix"),
+    "name, fix",
     [
         ("temprature", "Did you mean 'temperature'?"),
         ("n", "The number of replies is the task's: num_generations=."),

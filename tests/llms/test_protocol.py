@@ -72,7 +72,7 @@ def test_replies_come_in_the_order_of_their_index() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "more", "text", "reason"),
+    "content, more, text, reason",
     [
         (None, {}, None, "stop"),
         (None, {"refusal": "I cannot."}, None, "refusal"),
@@ -110,7 +110,9 @@ def test_logprobs_come_along_where_they_were_sent() -> None:
     ],
 )
 def test_what_is_no_chat_completion_is_a_malformed_reply(raw: bytes) -> None:
-    with pytest.raises(MalformedReplyError, match="openai .api.openai.com, model 'm'. sent an answer") as caught:
+    with pytest.raises(
+        MalformedReplyError, match=r"openai \(api\.openai\.com, model 'm'\) sent an answer"
+    ) as caught:
         read_answer(raw, TARGET)
     assert caught.value.retryable
     assert caught.value.provider == "openai"
@@ -127,7 +129,7 @@ def test_an_error_inside_a_good_status_is_that_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "retryable", "fatal"),
+    "status, kind, retryable, fatal",
     [
         (307, RefusedRequestError, False, False),
         (400, RefusedRequestError, False, False),
@@ -168,7 +170,7 @@ def test_an_account_without_credit_is_fatal_although_its_status_says_try_again()
 
 
 @pytest.mark.parametrize(
-    ("headers", "wait_s"),
+    "headers, wait_s",
     [
         ({}, None),
         ({"retry-after": "3"}, 3.0),
@@ -192,7 +194,7 @@ def test_the_wait_may_be_a_date() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    "raw, said",
     [
         (b'{"error": {"message": "m1"}}', "m1"),
         (b'{"error": "m2"}', "m2"),

@@ -85,7 +85,7 @@ def test_both_transports_bring_equal_answers(server: MockLLM, request_: Request)
 
 
 @pytest.mark.parametrize(
-    ("mark", "kind"),
+    "mark, kind",
     [
         ("401", AuthenticationError),
         ("404", UnknownModelError),
@@ -134,7 +134,9 @@ def test_a_server_that_never_answers_times_out(server: MockLLM, transport: str) 
 def test_a_port_where_nothing_listens_is_unreachable(transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(UnreachableError, match=f"No answer from openai .127.0.0.1:{port}, model 'mock-model'."):
+    with pytest.raises(
+        UnreachableError, match=f"No answer from openai .127.0.0.1:{port}, model 'mock-model'."
+    ):
         send(ask(), base_url=f"http://127.0.0.1:{port}/v1", transport=transport)
 
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+TURN_S = 1e-6
+
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Never sleeps: where another loop would wait for a timer, this one moves its clock."""
@@ -30,8 +32,8 @@ class _JumpingSelector(selectors.DefaultSelector):
         ready = super().select(0)
         if not ready and timeout is None:
             raise RuntimeError("everything waits and nothing will ever happen")
-        if not ready and timeout is not None:
-            self._virtual.now_s += max(0.0, timeout)
+        # A turn takes a moment, as on a real clock: who waits for a rounded time would else wait for ever.
+        self._virtual.now_s += max(TURN_S, timeout or 0.0) if not ready else TURN_S
         return ready
 
 

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from .conftest import end_runs
+from tests.conftest import wait_until_gone
 
 QUICKSTART = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
 MAX_BYTES = 200_000
@@ -44,13 +44,12 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
                 for index, cell in enumerate(notebook.cells):
                     client.execute_cell(cell, index)
         yield {"notebook": notebook, **{cell.id: cell for cell in notebook.cells}}
-        end_runs(home)
+        assert wait_until_gone(home) == []
 
 
 @pytest.mark.slow
-def test_the_second_time_gives_the_same_dataset(executed: dict[str, Any]) -> None:
-    assert "3 rows" not in text_of(executed["distiset"])
-    for part in ("prefs", "rehearsed", "chosen_words"):
+def test_the_dataset_reads_back_as_it_was(executed: dict[str, Any]) -> None:
+    for part in ("prefs", "rehearsed", "rows"):
         assert part in text_of(executed["distiset"])
         assert part in text_of(executed["save"])
 
@@ -59,9 +58,12 @@ def test_the_second_time_gives_the_same_dataset(executed: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     "cell, said",
     [
-        ("load", "distilnb 0.1.0 · models: "),
-        ("new", "398"),
-        ("prompt", "prefs · answer added after load · reads instruction · makes generations, generation_models"),
+        ("load", "The distilnb extension is already loaded."),
+        ("new", "topic"),
+        (
+            "prompt",
+            "prefs · answer added after load · reads instruction · makes generations, generation_models",
+        ),
         ("prompt", "rehearsed"),
         ("render", "You are terse and exact."),
         ("judge", "<svg"),
@@ -70,12 +72,11 @@ def test_the_second_time_gives_the_same_dataset(executed: dict[str, Any]) -> Non
         ("step", "chosen_words"),
         ("run", "attach from anywhere: %distil attach prefs-"),
         ("rows", "ratings"),
+        ("run", "finished"),
         ("attach", "finished"),
     ],
 )
 def test_each_cell_shows_what_it_is_for(executed: dict[str, Any], cell: str, said: str) -> None:
-    if cell == "new" and said not in text_of(executed[cell]):
-        said = "topic"
     assert said in text_of(executed[cell])
 
 

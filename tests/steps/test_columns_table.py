@@ -62,7 +62,7 @@ TABLE: list[tuple[Step, tuple[str, ...], list[str], list[str], list[str]]] = [
     (TakeRows(n=1), AB, [], [], ["a", "b"]),
     (ExactDedup(columns=["a"]), AB, ["a"], [], ["a", "b"]),
     (MapRows(function=lambda a: {"c": a}, made_columns=["c"]), AB, ["a"], ["c"], ["a", "b", "c"]),
-    (MapRows(function=lambda row: dict(row)), AB, [], [], ["a", "b", "…"]),
+    (MapRows(function=lambda row: {**row}), AB, [], [], ["a", "b", "…"]),
     (shout(), AB, ["a"], ["loud"], ["a", "b", "loud"]),
     (
         BestGeneration(),
@@ -85,11 +85,19 @@ TABLE: list[tuple[Step, tuple[str, ...], list[str], list[str], list[str]]] = [
         DPO_OUT,
         [*DPO_IN, "generation_models", *DPO_OUT],
     ),
-    (FormatTextGenerationDPO(), DPO_IN, [*DPO_IN], DPO_OUT, [*DPO_IN, *[c for c in DPO_OUT if "model" not in c]]),
+    (
+        FormatTextGenerationDPO(),
+        DPO_IN,
+        [*DPO_IN],
+        DPO_OUT,
+        [*DPO_IN, *[c for c in DPO_OUT if "model" not in c]],
+    ),
 ]
 
 
-@pytest.mark.parametrize("one, arriving, needed, made, leaving", TABLE, ids=lambda v: getattr(v, "kind", str)())
+@pytest.mark.parametrize(
+    "one, arriving, needed, made, leaving", TABLE, ids=lambda v: getattr(v, "kind", str)()
+)
 def test_a_step_reads_makes_and_leaves_the_columns_of_the_table(
     one: Step, arriving: tuple[str, ...], needed: list[str], made: list[str], leaving: list[str]
 ) -> None:
@@ -113,5 +121,7 @@ def test_the_docstring_of_a_step_tells_its_inputs_outputs_errors_and_source(kind
 
 
 def test_mappings_rename_what_a_step_reads_and_makes() -> None:
-    one = FunctionStep(function=lambda a: {"c": a}, makes=["c"], input_mappings={"a": "x"}, output_mappings={"c": "y"})
+    one = FunctionStep(
+        function=lambda a: {"c": a}, makes=["c"], input_mappings={"a": "x"}, output_mappings={"c": "y"}
+    )
     assert (one.needed(), one.made()) == (["x"], ["y"])

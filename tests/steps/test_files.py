@@ -112,7 +112,9 @@ def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
         ("a.arrow", "no arrow at all", r"is no Arrow file"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_file_and_line(tmp_path: Path, name: str, text: Any, message: str) -> None:
+def test_what_cannot_be_read_is_told_with_file_and_line(
+    tmp_path: Path, name: str, text: Any, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         read(write(tmp_path / name, text))
 
@@ -124,8 +126,8 @@ def test_a_missing_file_is_told_with_what_is_there_and_the_near_match(tmp_path: 
     assert "Did you mean" in caught.value.fix
     with pytest.raises(SourceNotFoundError, match="No file matches"):
         find_files([str(tmp_path / "*.csv")])
+    (tmp_path / "empty").mkdir()
     with pytest.raises(SourceNotFoundError, match="holds nothing"):
-        (tmp_path / "empty").mkdir()
         find_files([tmp_path / "empty"])
     with pytest.raises(SourceNotFoundError, match="is an address"):
         find_files(["hf://datasets/x/y.jsonl"])
@@ -202,7 +204,13 @@ def test_the_index_of_a_data_frame_gets_the_name_that_pandas_gives_it(tmp_path: 
     assert read(write(tmp_path / "a.csv", ",a\n0,x\n")) == [{"Unnamed: 0": 0, "a": "x"}]
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=8) | st.integers() | st.none(), max_size=3)))
-def test_any_rows_come_back_from_json_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> None:
+@given(
+    st.lists(
+        st.dictionaries(st.text(max_size=3), st.text(max_size=8) | st.integers() | st.none(), max_size=3)
+    )
+)
+def test_any_rows_come_back_from_json_lines(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Row]
+) -> None:
     path = tmp_path_factory.mktemp("jsonl") / "a.jsonl"
     assert read(write(path, "".join(json.dumps(row) + "\n" for row in rows))) == rows

@@ -211,7 +211,10 @@ def test_a_source_may_yield_single_rows() -> None:
             yield {"letter": letter}
 
     source: Any = letters(batch_size=2)
-    assert [*source.process(offset=0)] == [([{"letter": "a"}, {"letter": "b"}], False), ([{"letter": "c"}], True)]
+    assert [*source.process(offset=0)] == [
+        ([{"letter": "a"}, {"letter": "b"}], False),
+        ([{"letter": "c"}], True),
+    ]
     assert [*source.process(offset=2)] == [([{"letter": "c"}], True)]
 
 
@@ -241,3 +244,23 @@ def test_map_rows_passes_other_columns_by_double_star() -> None:
     assert run(MapRows(function=lambda a, **rest: {"n": len(rest)}), {"a": 1, "b-c": 2}) == [
         {"a": 1, "b-c": 2, "n": 1}
     ]
+
+
+def test_map_rows_takes_no_function_of_batches() -> None:
+    with pytest.raises(SpecError, match="takes whole batches"):
+        MapRows(function=lambda rows: {}).check()
+
+
+@step
+def even(n: int) -> Any:
+    return {"is_even": n == 0 or odd(n - 1)["is_odd"]}
+
+
+@step
+def odd(n: int) -> Any:
+    return {"is_odd": n > 0 and even(n - 1)["is_even"]}
+
+
+def test_functions_that_name_each_other_have_digests() -> None:
+    assert run(even(), {"n": 4}) == [{"n": 4, "is_even": True}]
+    assert even().digest == even().digest != odd().digest

@@ -33,7 +33,9 @@ def folder(tmp_path: Path) -> Path:
 def saved(tmp_path: Path) -> Path:
     datasets = pytest.importorskip("datasets")
     split = datasets.Dataset.from_list(ROWS)
-    datasets.DatasetDict({"train": split, "test": split.select(range(2))}).save_to_disk(str(tmp_path / "set" / "default"))
+    datasets.DatasetDict({"train": split, "test": split.select(range(2))}).save_to_disk(
+        str(tmp_path / "set" / "default")
+    )
     return tmp_path / "set"
 
 
@@ -58,7 +60,12 @@ def sources(folder: Path, saved: Path) -> list[GeneratorStep]:
 def test_every_source_yields_renamed_rows_from_any_offset(folder: Path, saved: Path) -> None:
     renamed = [{"id": row["id"], "instruction": row["prompt"]} for row in ROWS]
     for source in sources(folder, saved):
-        assert [rows_of(source, offset) for offset in (0, 2, 6, 7)] == [renamed, renamed[2:], renamed[6:], []], source
+        assert [rows_of(source, offset) for offset in (0, 2, 6, 7)] == [
+            renamed,
+            renamed[2:],
+            renamed[6:],
+            [],
+        ], source
         assert source.peek(2) == renamed[:2]  # type: ignore[attr-defined]  # all of them have it
         assert build(json.loads(json.dumps(source.dump(), default=str))) == source or "data" in source.dump()
 

@@ -40,7 +40,12 @@ def test_without_models_there_are_no_model_columns() -> None:
 
 @pytest.mark.parametrize(
     "ratings, chosen, rejected",
-    [([5, 1, 3], "g0", "g1"), ([4, 5, 5, 1, 1], "g1", "g3"), ([None, 2, 3], "g2", "g1"), ([2.5, float("nan"), 2], "g0", "g2")],
+    [
+        ([5, 1, 3], "g0", "g1"),
+        ([4, 5, 5, 1, 1], "g1", "g3"),
+        ([None, 2, 3], "g2", "g1"),
+        ([2.5, float("nan"), 2], "g0", "g2"),
+    ],
 )
 def test_the_first_best_and_the_first_worst_are_taken(ratings: list[Any], chosen: str, rejected: str) -> None:
     made = pair(ratings)
@@ -48,7 +53,8 @@ def test_the_first_best_and_the_first_worst_are_taken(ratings: list[Any], chosen
 
 
 @pytest.mark.parametrize(
-    "ratings, reason", [([3, 3], "tie"), ([None, 4], "fewer than two"), ([], "fewer than two"), ([4], "fewer than two")]
+    "ratings, reason",
+    [([3, 3], "tie"), ([None, 4], "fewer than two"), ([], "fewer than two"), ([4], "fewer than two")],
 )
 def test_a_row_that_makes_no_pair_is_left_out_for_a_reason(ratings: list[Any], reason: str) -> None:
     with pytest.raises(DropRow, match=reason):
@@ -72,13 +78,22 @@ def test_a_random_rejected_one_is_rated_strictly_lower_and_the_same_each_time(ra
 
 
 def test_random_reaches_more_than_the_worst() -> None:
-    rejected = {pair([5, 1, 2, 3], generations=[f"{i}", "a", "b", "c"], strategy="random")["rejected_rating"] for i in range(50)}
+    rejected = {
+        pair([5, 1, 2, 3], generations=[f"{i}", "a", "b", "c"], strategy="random")["rejected_rating"]
+        for i in range(50)
+    }
     assert rejected == {1, 2, 3}
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ratings": [1]}, {"ratings": ["4", "5"]}, {"ratings": 3}, {"generations": ["a", 7]}, {"generation_models": ["A"]}],
+    [
+        {"ratings": [1]},
+        {"ratings": ["4", "5"]},
+        {"ratings": 3},
+        {"generations": ["a", 7]},
+        {"generation_models": ["A"]},
+    ],
 )
 def test_rows_that_do_not_fit_are_errors_that_say_so(changes: dict[str, Any]) -> None:
     row = {"instruction": "i", "generations": ["a", "b"], "ratings": [1, 2], **changes}
@@ -87,7 +102,9 @@ def test_rows_that_do_not_fit_are_errors_that_say_so(changes: dict[str, Any]) ->
 
 
 def test_an_sft_row_has_messages() -> None:
-    [[row]] = FormatTextGenerationSFT().process([{"instruction": "i", "generation": "g", "system_prompt": ""}])
+    [[row]] = FormatTextGenerationSFT().process(
+        [{"instruction": "i", "generation": "g", "system_prompt": ""}]
+    )
     assert row["messages"] == [{"role": "user", "content": "i"}, {"role": "assistant", "content": "g"}]
     with pytest.raises(MissingValueError, match="'generation' is None"):
         [*FormatTextGenerationSFT().process([{"instruction": "i", "generation": None}])]

@@ -1,0 +1,277 @@
+"""Every sub-command does what its method does, and says in one line what is wrong with its own line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from distilnb.errors import MissingColumnError, RunNotFoundError
+from distilnb.notebook.magics import CELLS, LINES
+from distilnb.pipeline import Pipeline, Preview
+from distilnb.pipeline.preview import StepView
+from distilnb.run import Run
+from tests.notebook.shells import Notebook, visible
+
+SETUP = """
+import pandas as pd
+from datasets import Dataset
+frame = pd.DataFrame(rows)
+dataset = Dataset.from_list(rows)
+pd.DataFrame(rows).to_json("rows.jsonl", orient="records", lines=True)
+fast = dn.llm("rehearsal:fast")
+def shout(text):
+    return {"loud": text.upper()}
+"""
+
+
+def plain(value: Any) -> Any:
+    """Return what two results must share to be called the same."""
+    if isinstance(value, Pipeline):
+        return value.name, value.digest, value.llm
+    if isinstance(value, Preview):
+        return value.steps, value.rows
+    if isinstance(value, StepView):
+        return repr(value)
+    if isinstance(value, pd.DataFrame):
+        return list(value.index), value.to_dict("records")
+    if isinstance(value, Run):
+        return value.id
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@pytest.mark.parametrize(
+    "line, method",
+    [
+        ("new tiny rows", "dn.Pipeline('tiny').from_dicts(rows)"),
+        ("new tiny rows --llm rehearsal", "dn.Pipeline('tiny', llm='rehearsal').from_dicts(rows)"),
+        ("new tiny rows --llm fast", "dn.Pipeline('tiny', llm=fast).from_dicts(rows)"),
+        ("new tiny frame", "dn.Pipeline('tiny').from_pandas(frame)"),
+        ("new tiny dataset", "dn.Pipeline('tiny').from_dataset(dataset)"),
+        ("new tiny rows.jsonl", "dn.Pipeline('tiny').from_files('rows.jsonl')"),
+        ("new tiny '*.jsonl'", "dn.Pipeline('tiny').from_files('*.jsonl')"),
+        ("use prefs", "prefs"),
+        ("show", "prefs"),
+        ("show prefs.answer", "prefs['answer']"),
+        ("show answer", "prefs['answer']"),
+        ("add filter 'len(text) > 3'", "prefs.filter('len(text) > 3')"),
+        ("add filter 'len(text) > 3' --name long", "prefs.filter('len(text) > 3', name='long')"),
+        ("add keep text topic", "prefs.keep('text', 'topic')"),
+        ("add drop topic -p prefs", "prefs.drop('topic')"),
+        ("add rename text=words", "prefs.rename(text='words')"),
+        ("add take 2 --after load", "prefs.take(2, after='load')"),
+        ("add map shout", "prefs.map(shout)"),
+        ("add then shout name=shouted", "prefs.then(shout, name='shouted')"),
+        ("add expand {'generations':'reply'}", "prefs.expand({'generations': 'reply'})"),
+        ("add dedup text  # once", "prefs.dedup('text')"),
+        (
+            "add judge ultrafeedback aspect=honesty --llm fast",
+            "prefs.judge('ultrafeedback', aspect='honesty', llm=fast)",
+        ),
+        (
+            'add generate both "Say {{ text }}" -k 2 --into says --after load --llm rehearsal:a,fast',
+            "prefs.generate('both', 'Say {{ text }}', k=2, into='says', after='load', llm=['rehearsal:a', fast])",
+        ),
+        ("preview", "prefs.preview()"),
+        ("preview prefs -n 3", "prefs.preview(3)"),
+        ("preview answer -n 3", "prefs['answer'].preview(3)"),
+        ("prompt answer", "prefs['answer'].prompt()"),
+        ("prompt prefs.answer 4", "prefs['answer'].prompt(4)"),
+    ],
+    ids=lambda value: value if "dn." not in value and "prefs" not in value else "",
+)
+def test_a_line_does_what_its_method_does(notebook: Notebook, line: str, method: str) -> None:
+    notebook.cell(SETUP)
+    wanted = plain(notebook.evaluate(method))
+    assert plain(notebook.cell(f"%distil {line}")) == wanted
+
+
+@pytest.mark.parametrize(
+    "line, body, method",
+    [
+        ("prompt again", "Again: {{ text }}", "prefs.generate('again', 'Again: {{ text }}')"),
+        ("prompt answer", "Now: {{ text }}", "prefs.generate('answer', 'Now: {{ text }}')"),
+        (
+            "prompt a -k 3 --into out --after load --llm fast -p prefs",
+            "system:\nBe brief.\nuser:\n{{ text }}",
+            "prefs.generate('a', 'system:\\nBe brief.\\nuser:\\n{{ text }}', k=3, into='out', after='load', llm=fast)",
+        ),
+        (
+            "prompt a --llm rehearsal:a,fast",
+            "{{ text }}",
+            "prefs.generate('a', '{{ text }}', llm=['rehearsal:a', fast])",
+        ),
+        (
+            "prompt a --like answer --into b",
+            "{{ topic }}",
+            "prefs.generate('a', '{{ topic }}', k=2, into='b')",
+        ),
+        (
+            "step loud",
+            'def shout(text):\n    return {"loud": text.upper()}',
+            "prefs.then(shout, name='loud')",
+        ),
+        (
+            "step loud --after load",
+            'import re\ndef shout(text):\n    return {"loud": text.upper()}',
+            "prefs.then(shout, name='loud', after='load')",
+        ),
+    ],
+)
+def test_a_cell_does_what_its_method_does(notebook: Notebook, line: str, body: str, method: str) -> None:
+    notebook.cell(SETUP)
+    wanted = notebook.evaluate(method)
+    name = line.split()[1]
+    shown = notebook.cell(f"%%distil {line}\n{body}")
+    assert plain(notebook.names["prefs"]) == plain(wanted)
+    assert plain(shown) == plain(wanted[name].preview())
+
+
+def test_a_cell_without_preview_asks_nothing_and_returns_the_step(notebook: Notebook) -> None:
+    view, shown = notebook.shown("%%distil prompt answer --no-preview\nNow: {{ text }}")
+    assert plain(view) == plain(notebook.evaluate("prefs['answer']"))
+    first = shown.stdout.splitlines()[0]
+    assert first == "prefs · answer replaced · reads text · makes generations, generation_models"
+
+
+def test_run_waits_and_its_rows_are_the_previews(notebook: Notebook) -> None:
+    """A function of a cell travels to the run's workers, and the preview's replies are the run's."""
+    notebook.cell("%%distil step loud\ndef loud(text):\n    return {'loud': text.upper()}")
+    previewed = notebook.cell("%distil preview -n 8").to_pandas()
+    run = notebook.cell("%distil run --wait --max-cost 1 -n 8")
+    assert run.status().state == "finished"
+    assert plain(notebook.cell("%distil rows")) == plain(run.rows("loud"))
+    made = run.rows("loud").set_index("text")
+    assert (made.loc[list(previewed["text"]), "loud"] == [t.upper() for t in previewed["text"]]).all()
+    assert list(made.loc[list(previewed["text"]), "generations"]) == list(previewed["generations"])
+    assert sum(step.asked for step in run.status().steps) == 0
+
+
+def test_the_sub_commands_of_runs_do_what_their_methods_do(notebook: Notebook) -> None:
+    run = notebook.cell("run = %distil run --wait\nrun")
+    pairs = {
+        "ps": notebook.evaluate("dn.runs()"),
+        "attach": run,
+        "attach run": run,
+        "attach prefs": run,
+        f"attach {run.id}": run,
+        "errors": run.errors(),
+        "errors prefs": run.errors(),
+        "rows answer": run.rows("answer"),
+        "rows prefs.answer 3:5": run.rows("answer").iloc[3:5],
+        "rows load :2 --run run": run.rows("load").iloc[:2],
+        "rows 4": run.rows("answer").iloc[[4]],
+        "stop": run,
+    }
+    assert {line: plain(notebook.cell(f"%distil {line}")) for line in pairs} == {
+        line: plain(value) for line, value in pairs.items()
+    }
+
+
+def test_run_takes_parameters(notebook: Notebook) -> None:
+    run = notebook.cell("%distil run --wait --param answer.num_generations=3 --param answer.llm.seed=7")
+    assert {len(replies) for replies in run.rows("answer")["generations"]} == {3}
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("%distil filter", "%distil: there is no 'filter'; there are " + ", ".join(LINES) + "."),
+        (
+            "%distil preveiw",
+            "%distil: there is no 'preveiw'; there are " + ", ".join(LINES) + ". Did you mean 'preview'?",
+        ),
+        ("%distil step x", "'step' is a cell: %%distil step …"),
+        ("%%distil run\nx", "'run' is a line: %distil run …"),
+        (
+            "%%distil promt x\nx",
+            "%%distil: there is no 'promt'; there are prompt, step. Did you mean 'prompt'?",
+        ),
+        ("%distil new", "%distil new: the following arguments are required: NAME, SOURCE"),
+        ("%distil new 1st rows", "'1st' is no name for a variable."),
+        (
+            "%distil new x rows --llm a:b,c:d",
+            "A pipeline has one default model; name several where they are asked.",
+        ),
+        ("%distil new x 'rows", "%distil: ' has no end"),
+        ("%distil use perfs", "There is no pipeline 'perfs'; there are ['prefs']. Did you mean 'prefs'?"),
+        ("%distil run --max-cots 3", "%distil run: unrecognised '--max-cots'. Did you mean '--max-cost'?"),
+        ("%distil run --max-cost much", "%distil run: argument --max-cost: invalid float value: 'much'"),
+        ("%distil run --param 3", "--param: '3' is not name=value; write it like answer.llm.temperature=0.7"),
+        (
+            "%distil preview anser",
+            "There is no step 'anser'; prefs has ['load', 'answer']. Did you mean 'answer'?",
+        ),
+        (
+            "%distil show prefs.laod",
+            "There is no step 'laod'; prefs has ['load', 'answer']. Did you mean 'load'?",
+        ),
+        (
+            "%distil show answer@2",
+            "'answer@2': versions of prompts are not kept yet; name the step: 'answer'.",
+        ),
+        ("%distil prompt prefs", "%distil prompt: name a step; prefs has ['load', 'answer']."),
+        ("%distil add filtr x", "%distil add: there is no verb 'filtr'. Did you mean 'filter'?"),
+        (
+            "%distil add take 3 nmae=x",
+            "%distil add take: got an unexpected keyword argument 'nmae'. Did you mean 'name'?",
+        ),
+        ("%distil attach", "There is no run yet. Start one: %distil run"),
+        ("%%distil step x\ny = 1", "%%distil step: the body is one `def` (imports may stand before it)."),
+        ("%%distil prompt x --like load\ny", "%%distil prompt: --like load: that is no prompt step."),
+        ("%%distil prompt x --kk 2\ny", "%%distil prompt: unrecognised '--kk'. Did you mean '-k'?"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_wrong_line_is_told_in_one_line(notebook: Notebook, line: str, said: str) -> None:
+    assert notebook.error(line) == f"UsageError: {said}"
+
+
+def test_an_error_of_the_library_is_told_without_its_frames(notebook: Notebook) -> None:
+    said = notebook.error("%distil add filter 'texts == 1'")
+    columns = ["generation_models", "generations", "instruction", "text", "topic"]
+    told = f"Step 'filter' reads column 'texts'; upstream has {columns}.\nDid you mean 'text'?"
+    assert said == f"{MissingColumnError.__name__}: {told}"
+    said = notebook.error("%distil attach prefs-0000")
+    assert said.startswith(f"{RunNotFoundError.__name__}: There is no run 'prefs-0000' in ")
+
+
+def test_without_a_pipeline_the_line_says_how_to_make_one(notebook: Notebook) -> None:
+    notebook.cell("del prefs")
+    assert (
+        notebook.error("%distil show")
+        == "UsageError: There is no pipeline yet. Make one: %distil new NAME SOURCE"
+    )
+
+
+@pytest.mark.parametrize("command", [*LINES.values(), *CELLS.values()], ids=lambda one: one.spoken)
+def test_help_is_there_for_each_and_calls_nothing(notebook: Notebook, command: Any) -> None:
+    _, shown = notebook.shown(f"{command.spoken} -h" + ("\nbody" if command.is_cell else ""))
+    assert shown.stdout.startswith(f"usage: {command.spoken} ")
+    assert (command.call.__doc__ or "?").splitlines()[0] in shown.stdout
+
+
+def test_alone_it_lists_all_sub_commands(notebook: Notebook) -> None:
+    _, shown = notebook.shown("%distil")
+    lines = shown.stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith(("%distil ", "%%distil "))][:-1] == [
+        *LINES,
+        *CELLS,
+    ]
+
+
+def test_braces_and_dollars_reach_the_prompt_untouched(notebook: Notebook) -> None:
+    notebook.names["text"] = "a variable of the user"
+    notebook.cell("%%distil prompt answer --no-preview\nUser said {{ text }} for $text {text}")
+    assert notebook.evaluate("prefs['answer'].prompt(0)")[0]["content"] == "User said word 0 for $text {text}"
+
+
+def test_a_semicolon_silences_the_value(notebook: Notebook) -> None:
+    assert notebook.cell("%distil show;") is None
+
+
+def test_a_result_is_shown_once(notebook: Notebook) -> None:
+    value, shown = notebook.shown("%distil show")
+    assert isinstance(value, Pipeline)
+    assert visible(shown).count("load → answer") == 1

@@ -1,0 +1,275 @@
+"""The command line: each command says what its method says, an error is one message and exit status 1."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import distilnb as dn
+from distilnb.cli import app
+from distilnb.demo import FOLDER, announcement, build, limits_for
+from distilnb.llms.catalog import Found, as_llm
+from distilnb.pipeline import Pipeline
+from distilnb.run import Run
+from tests.conftest import wait_until_gone
+
+COMMAND = [sys.executable, "-m", "distilnb"]
+ROWS = [{"text": f"word {number}"} for number in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def in_folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("distilnb.llms.catalog._list_models", lambda url: ())
+
+
+def pipeline(name: str = "words", **llm: object) -> Pipeline:
+    return (
+        Pipeline(name, llm=dn.llm("rehearsal", **llm)).from_dicts(ROWS).generate("answer", "Say {{ text }}")
+    )
+
+
+def finished_run() -> Run:
+    run = pipeline().start()
+    run.wait()
+    return run
+
+
+def said(*words: str, status: int = 0) -> str:
+    """Run a command in this process and return its standard output."""
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == status, result.output + repr(result.exception)
+    return result.stdout
+
+
+def failed(*words: str) -> tuple[int, str]:
+    """Run a command in a process and return its exit status and standard error."""
+    done = subprocess.run([*COMMAND, *words], check=False, capture_output=True, text=True, timeout=60)
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+# --- runs ---
+
+
+def test_runs_lists_what_dn_runs_lists() -> None:
+    assert said("runs") == "no runs\n"
+    finished_run()
+    assert said("runs") == f"{dn.runs()!r}\n"
+
+
+def test_status_attach_errors_and_stop_say_what_the_run_says() -> None:
+    run = finished_run()
+    assert said("status", run.id) == f"{run!r}\n"
+    assert said("attach", run.id) == ""
+    assert said("errors", run.id) == "0 rows\n"
+    assert said("stop", run.id) == f"{run.line()}\n"
+
+
+def test_errors_lists_the_rows_that_failed() -> None:
+    run = Pipeline("bad").from_dicts(ROWS).map(fails_on_three).start()
+    run.wait()
+    lines = said("errors", run.id).splitlines()
+    assert lines[-1] == "1 row"
+    assert re.search(r"map .*no word 3", lines[0])
+
+
+def fails_on_three(text: str) -> dict[str, str]:
+    if text == "word 3":
+        raise ValueError("no word 3")
+    return {"said": text}
+
+
+def test_stop_and_resume_go_on_where_it_was() -> None:
+    run = pipeline(latency_s=0.5, max_concurrency=1).start()
+    assert said("stop", run.id, "--now").startswith(f"{run.id} stopped")
+    assert f"{run.id} · ✓ finished" in said("resume", run.id)
+    assert len(run.rows("answer")) == len(ROWS)
+
+
+def test_an_unknown_run_is_one_message_and_status_1() -> None:
+    run = finished_run()
+    status, text = failed("status", run.id[:-1])
+    assert status == 1
+    assert text.startswith(f"RunNotFoundError: There is no run {run.id[:-1]!r} in ")
+    assert text.endswith(f"Did you mean {run.id!r}?\n")
+    assert "Traceback" not in text
+
+
+def test_an_interrupt_of_attach_leaves_the_run_running(home: Path) -> None:
+    run = pipeline(latency_s=20).start()
+    attached = subprocess.Popen(
+        [*COMMAND, "attach", run.id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert attached.stderr is not None
+    attached.stderr.readline()  # it follows
+    attached.send_signal(signal.SIGINT)
+    out, _ = attached.communicate(timeout=20)
+    assert attached.returncode == 0
+    assert out == f"\ndetached; {run.id} goes on. End it with: distilnb stop {run.id}\n"
+    assert not run.status().is_ended
+    run.abort()
+    assert wait_until_gone(home) == []
+
+
+# --- pipelines from files ---
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    pipeline().save(tmp_path / "words.yaml")
+    return "words.yaml"
+
+
+def test_info_shows_the_graph_and_what_a_run_would_touch(config: str) -> None:
+    text = said("pipeline", "info", "--config", config)
+    assert text.startswith(f"{dn.open(config)!r}\n")
+    assert "asks rehearsal\n" in text
+
+
+def test_info_shows_code_and_does_not_run_it(tmp_path: Path) -> None:
+    Pipeline("bad").from_dicts(ROWS).map(fails_on_three).save(tmp_path / "bad.yaml")
+    text = said("pipeline", "info", "--config", "bad.yaml")
+    assert "code, run with --trust-code only:\ndef fails_on_three(text: str)" in text
+
+
+def test_run_takes_parameters_and_saves(config: str) -> None:
+    text = said(
+        "pipeline",
+        "run",
+        "--config",
+        config,
+        "--param",
+        "answer.num_generations=2",
+        "--rows",
+        "4",
+        "--out",
+        "result",
+    )
+    run = dn.runs()[0]
+    assert f"distilnb attach {run.id}\n" in text
+    assert "saved in 'result'\n" in text
+    again = dn.Distiset.load_from_disk("result")
+    assert [len(row["generations"]) for row in again.rows()] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ["--config", "words.yaml", "--param", "anser.llm.seed=1"],
+            "UnknownStepError: There is no step 'anser'; ",
+        ),
+        (
+            ["--config", "nowhere.yaml"],
+            "SourceNotFoundError: The pipeline file 'nowhere.yaml' cannot be read: ",
+        ),
+    ],
+)
+def test_a_wrong_file_or_parameter_is_one_message(config: str, words: list[str], message: str) -> None:
+    status, text = failed("pipeline", "run", *words)
+    assert status == 1
+    assert text.startswith(message)
+    assert "Traceback" not in text
+
+
+def test_a_parameter_without_a_value_is_a_usage_error(config: str) -> None:
+    status, text = failed("pipeline", "run", "--config", config, "--param", "answer")
+    assert status == 2
+    assert "is not STEP.FIELD=VALUE" in text
+
+
+def test_the_first_interrupt_stops_gracefully_the_second_at_once(home: Path, tmp_path: Path) -> None:
+    pipeline(latency_s=60).save(tmp_path / "slow.yaml")
+    process = subprocess.Popen(
+        [*COMMAND, "pipeline", "run", "--config", "slow.yaml"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    process.stderr.readline()  # it follows
+    process.send_signal(signal.SIGINT)
+    while "Ctrl-C again stops at once" not in process.stderr.readline():
+        continue
+    run = dn.runs()[0]
+    while run.status().state != "stopping":
+        continue
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "RunNotFinishedError: " in rest
+    assert run.status().state == "stopped"
+    assert wait_until_gone(home) == []
+
+
+# --- the demo ---
+
+
+def test_demo_makes_a_dataset_without_a_key_and_says_that_it_is_rehearsed() -> None:
+    text = said("demo", "--rows", "40")
+    run = dn.runs()[0]
+    distiset = dn.Distiset.load_from_disk(FOLDER)
+    n_rows = len(distiset["default"]["train"])
+    assert text.startswith("Rehearsed: every reply below is made up, no model is asked, nothing is paid.\n")
+    assert "No key and no local server was found. With one:  make demo LLM=openai:gpt-4o-mini" in text
+    assert f"{n_rows} preference pairs · 120 requests asked, 0 reused · " in text
+    assert "free · rehearsed" in text
+    assert f"… {n_rows - 3} more rows" in text
+    assert text.rstrip().endswith(f"The run: {run.id}")
+    assert {row["chosen_model"] for row in distiset.rows()} == {"rehearsal:alpha", "rehearsal:beta"}
+    assert all(row["chosen_rating"] > row["rejected_rating"] for row in distiset.rows())
+
+
+def test_demo_replaces_its_own_result_and_no_other_folder() -> None:
+    dn.demo(rows=10, show=False)
+    dn.demo(rows=12, show=False)
+    os.mkdir("mine")
+    Path("mine", "notes.txt").write_text("keep")
+    with pytest.raises(dn.errors.ExportError, match="'mine' is there already and is no result of this demo"):
+        dn.demo(rows=2, out="mine", show=False)
+    assert Path("mine", "notes.txt").read_text() == "keep"
+
+
+def test_demo_says_which_keys_and_servers_it_found() -> None:
+    found = [Found("openai", "OPENAI_API_KEY", (), "LLM=openai:gpt-4o-mini")]
+    lines = announcement([as_llm("rehearsal")], found, {})
+    assert lines[1] == (
+        "  openai: OPENAI_API_KEY is set. To ask it:  make demo LLM=openai:gpt-4o-mini"
+        '   or  dn.demo("openai:gpt-4o-mini")'
+    )
+
+
+@pytest.mark.parametrize(
+    "name, rows, limits, line",
+    [
+        ("openai:gpt-4o-mini", None, {"rows": 20, "max_cost": 0.5}, "at most 20 rows, at most $0.50."),
+        ("openai:gpt-4o-mini", 5, {"rows": 5, "max_cost": 0.5}, "at most 5 rows, at most $0.50."),
+        ("openai:gpt-4o-mini", 500, {"rows": 20, "max_cost": 0.5}, "at most 20 rows, at most $0.50."),
+        (
+            "openai:a-model-of-nobody",
+            None,
+            {"rows": 20, "max_cost": None},
+            "at most 20 rows, the price is unknown, so there is no budget.",
+        ),
+    ],
+)
+def test_demo_bounds_what_a_real_model_costs(
+    name: str, rows: int | None, limits: dict[str, object], line: str
+) -> None:
+    model = as_llm(name)
+    assert limits_for([model], rows) == limits
+    assert announcement([model], [], limits) == [f"Asking {name}: {line}"]
+
+
+def test_demo_asks_one_model_twice_and_two_once() -> None:
+    one, two = build([as_llm("rehearsal:a")]), build([as_llm("rehearsal:a"), as_llm("rehearsal:b")])
+    assert one.graph.steps["answer"].num_generations == 2  # type: ignore[attr-defined]
+    assert two.graph.predecessors("answer") == ["answer_1", "answer_2"]
