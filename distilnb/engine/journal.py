@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from distilnb.errors import StoreError
 
@@ -150,10 +151,13 @@ class JournalReader:
         """Open a journal for reading; None when the runner has not made it yet."""
         if not path.is_file():
             return None
+        db = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10, check_same_thread=False
+        )
         try:
-            db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10, check_same_thread=False)
-            db.execute("SELECT 1 FROM events LIMIT 1")
+            db.execute("SELECT 1 FROM events LIMIT 1").fetchone()
         except sqlite3.Error:  # made a moment ago, its tables are not there yet
+            db.close()
             return None
         reader = cls(db)
         weakref.finalize(reader, db.close)  # a handle that is dropped must not keep the file open

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from distilnb.errors import DuplicateStepError, SpecError, StepConnectionError
+from distilnb.errors import SpecError, StepConnectionError
 from distilnb.export.distiset import Distiset
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
@@ -20,7 +20,6 @@ from distilnb.spec.code import Code
 from distilnb.spec.draft import Draft, drafting
 from distilnb.spec.files import PipelineFile, from_text, save, to_record, to_text
 from distilnb.spec.graph import Graph
-from distilnb.spec.inline import Inline
 from distilnb.spec.parameters import with_parameters
 from distilnb.spec.step import GeneratorStep, Step
 from distilnb.steps.best import BestGeneration
@@ -157,21 +156,11 @@ class Pipeline:
             return self.then(other)
         if not other:
             raise StepConnectionError("There is no step in the list.", "p >> [a, b]")
-        graph = self._graph
-        heads: list[str] = []
-        names: set[str] = set()
-        for one in other:
-            with drafting(None):
-                step = wiring.with_default_model(as_step(one), self.llm)
-            if step.name in names:  # it would replace its brother
-                raise DuplicateStepError(
-                    f"Two steps are named {step.name!r}.", "Give one of them another name."
-                )
-            names.update({step.name} - {""})
-            wired = wiring.wire(graph, self._heads, step, verb="", name="", after=())
-            graph, heads = wired.graph, [*heads, *wired.heads]
-        check_flow(graph)
-        return self._with(graph, list(dict.fromkeys(heads)))
+        with drafting(None):
+            steps = [wiring.with_default_model(as_step(one), self.llm) for one in other]
+        wired = wiring.wire_parallel(self._graph, self._heads, steps)
+        check_flow(wired.graph)
+        return self._with(wired.graph, wired.heads)
 
     def drop_step(self, name: str) -> Pipeline:
         """Remove a step; what came before it flows into what came after it."""
@@ -182,7 +171,7 @@ class Pipeline:
 
     def from_dicts(self, rows: Sequence[Row], *, name: str = "load") -> Pipeline:
         """Take rows from a list of dicts."""
-        return self._source(LoadDataFromDicts(data=_at_least_one(rows), name=name))
+        return self._source(LoadDataFromDicts(data=wiring.rows_given(rows), name=name))
 
     def from_pandas(self, frame: pd.DataFrame, *, name: str = "load") -> Pipeline:
         """Take rows from a DataFrame; NaN and NaT become None."""
@@ -211,7 +200,7 @@ class Pipeline:
         """Give other rows to a source: its name may be left out when there is one."""
         source = name or wiring.only_source(self._graph)
         with drafting(None):
-            step = LoadDataFromDicts(data=_at_least_one(rows), name=source)
+            step = LoadDataFromDicts(data=wiring.rows_given(rows), name=source)
         return self._with(self._graph.replacing(step), self._heads)
 
     def _source(self, step: GeneratorStep) -> Pipeline:
@@ -451,10 +440,3 @@ class Pipeline:
         graph = self.graph
         columns = graph.columns() if graph.steps else None
         return dict(graph_bundle(graph, columns, title=self.name, notes=self.notes))
-
-
-def _at_least_one(rows: Sequence[Row]) -> Inline:
-    """Return rows as a step holds them; raises NoRowsError here, where none would look like no columns later."""
-    inline = Inline.of(rows)
-    inline.require()
-    return inline

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from distilnb.errors import SpecError, StepConnectionError, UnknownKindError, did_you_mean
+from distilnb.errors import DuplicateStepError, SpecError, StepConnectionError, UnknownKindError, did_you_mean
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
+from distilnb.rows import Row
 from distilnb.spec.check import takes_several
 from distilnb.spec.draft import drafting, snake_case
 from distilnb.spec.graph import Graph
+from distilnb.spec.inline import Inline
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
 from distilnb.steps.function import as_step
 from distilnb.steps.join import GroupColumns
@@ -47,6 +49,19 @@ def wire(
     if after and kept:  # a branch from the middle: it becomes what the next verb follows
         return Wired(graph, (step.name,))
     return Wired(graph, (*kept, step.name))
+
+
+def wire_parallel(graph: Graph, heads: Sequence[str], steps: Sequence[Step]) -> Wired:
+    """Append several steps behind the heads, side by side."""
+    names = [step.name for step in steps if step.name]
+    for name in names:
+        if names.count(name) > 1:  # the second would replace the first
+            raise DuplicateStepError(f"Two steps are named {name!r}.", "Give one of them another name.")
+    ends: list[str] = []
+    for step in steps:
+        wired = wire(graph, heads, step, verb="", name="", after=())
+        graph, ends = wired.graph, [*ends, *wired.heads]
+    return Wired(graph, tuple(dict.fromkeys(ends)))
 
 
 def wire_branches(
@@ -115,6 +130,13 @@ def _predecessors(graph: Graph, heads: Sequence[str], step: Step, after: str | S
             "Join the branches first with group(...) or combine(), or say after='...'.",
         )
     return before
+
+
+def rows_given(rows: Sequence[Row]) -> Inline:
+    """Return rows as a source holds them; raises NoRowsError here, where none would look like no columns later."""
+    inline = Inline.of(rows)
+    inline.require()
+    return inline
 
 
 def named(step: Step, name: str) -> Step:

@@ -96,7 +96,9 @@ def _build_value(
 ) -> Any:
     if isinstance(value, Mapping):
         # A row, or a property of a JSON schema, may be called "kind" too.
-        if isinstance(value.get("kind"), str) and (value["kind"] in KINDS or value["kind"] in (classes or {})):
+        if isinstance(value.get("kind"), str) and (
+            value["kind"] in KINDS or value["kind"] in (classes or {})
+        ):
             return build(value, classes=classes, codes=codes)
         if value.keys() == {"code", "source", "digest"}:
             return Code(value["code"], value["source"], value["digest"], (codes or {}).get(value["digest"]))
