@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -105,18 +107,25 @@ def test_an_unknown_run_is_one_message_and_status_1() -> None:
 
 def test_an_interrupt_of_attach_leaves_the_run_running(home: Path) -> None:
     run = pipeline(latency_s=20).start()
-    attached = subprocess.Popen(
-        [*COMMAND, "attach", run.id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert attached.stderr is not None
-    attached.stderr.readline()  # it follows
-    attached.send_signal(signal.SIGINT)
-    out, _ = attached.communicate(timeout=20)
-    assert attached.returncode == 0
+    with following("attach", run.id) as process:
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
     assert out == f"\ndetached; {run.id} goes on. End it with: distilnb stop {run.id}\n"
     assert not run.status().is_ended
     run.abort()
     assert wait_until_gone(home) == []
+
+
+@contextmanager
+def following(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command that follows a run, and go on once it does."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*COMMAND, *words], stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # the first line on the run
+        yield process
+        process.kill()
 
 
 # --- pipelines from files ---
@@ -188,26 +197,22 @@ def test_a_parameter_without_a_value_is_a_usage_error(config: str) -> None:
 
 def test_the_first_interrupt_stops_gracefully_the_second_at_once(home: Path, tmp_path: Path) -> None:
     pipeline(latency_s=60).save(tmp_path / "slow.yaml")
-    process = subprocess.Popen(
-        [*COMMAND, "pipeline", "run", "--config", "slow.yaml"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    process.stderr.readline()  # it follows
-    process.send_signal(signal.SIGINT)
-    while "Ctrl-C again stops at once" not in process.stderr.readline():
-        continue
-    run = dn.runs()[0]
-    while run.status().state != "stopping":
-        continue
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=30)
+    with following("pipeline", "run", "--config", "slow.yaml") as process:
+        run = dn.runs()[0]
+        process.send_signal(signal.SIGINT)
+        wait_for_event(run, "command")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert "RunNotFinishedError: " in rest
-    assert run.status().state == "stopped"
+    assert "Ctrl-C again stops at once" in told
+    assert f"RunNotFinishedError: Run {run.id!r} is stopped (user)." in told
     assert wait_until_gone(home) == []
+
+
+def wait_for_event(run: Run, kind: str) -> None:
+    """Wait until the runner has noted an event of that kind."""
+    while kind not in {event.kind for event in run._reader.events()}:
+        continue
 
 
 # --- the demo ---

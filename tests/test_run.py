@@ -282,3 +282,12 @@ def test_no_thread_or_file_of_a_run_stays_open_in_the_kernel(model: MockLLM) -> 
     for _ in range(3):
         pipeline(model, 2).start(new=True).wait(30)
     assert me.num_fds() <= before
+
+
+@pytest.mark.parametrize("limit", [1, 999, 1000, 1001, 3000, 9999])
+def test_rows_limits_a_source_exactly(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"i": {i}}}\n' for i in range(3000)))
+    run = Pipeline("limited").from_files(path).keep("i").start(rows=limit)
+    run.wait(30)
+    assert list(run.to_pandas()["i"]) == list(range(min(limit, 3000)))

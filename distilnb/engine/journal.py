@@ -51,7 +51,7 @@ class BatchRef(NamedTuple):
 class Event(NamedTuple):
     """Something that happened to the run.
 
-    `kind` is one of: started, resumed, worker_started, worker_died, source_ended, step_finished, command, ended.
+    `kind` is one of: started, resumed, worker_started, worker_died, stage_ended, step_finished, command, ended.
     """
 
     id: int

@@ -5,6 +5,7 @@ A thread reads the socket, so that the end of the runner is noticed while the ma
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import threading
@@ -161,20 +162,19 @@ class RowWorker:
         limit = message["limit"]
         wanted = stage.batch_rows if limit is None else min(stage.batch_rows, limit - source.offset)
         outcome = Outcome()
-        for row in source.rows:
+        for row in itertools.islice(source.rows, max(0, wanted)):
             outcome.batch.add(row, source.ids.make(row), [source.offset])
             source.offset += 1
-            if len(outcome.batch) >= wanted:
-                break
         n_rows = len(outcome.batch)
+        is_last = n_rows < wanted or source.offset == limit
         if n_rows:
             outcome.count(stage.name, done=n_rows, made=n_rows)
-            yield write_outcome(self.run, stage.name, outcome, {})
+            yield {**write_outcome(self.run, stage.name, outcome, {}), "is_last": is_last}
         elif not source.offset:
             raise NoRowsError(
                 f"Source {stage.name!r} made no row.", "Check the path, the split and the filters."
             )
-        if n_rows < wanted or source.offset == limit:
+        else:
             yield {"say": "source_end", "stage": stage.name}
 
     def _open(self, stage: Stage, message: Message) -> _Source:

@@ -164,9 +164,7 @@ class Runner:
             self._take(message)
             self.deaths[worker.role] = 0
         elif kind == "source_end":
-            self.journal.set_fact(f"ended:{message['stage']}", True)
-            self.journal.add_event("source_ended", message["stage"])
-            self.flow.ended(message["stage"])
+            self._note_end(message["stage"])
         elif kind == "failed":
             self._fail(message)
         elif kind == "budget":
@@ -192,9 +190,14 @@ class Runner:
             self.flow.arrived(batch)
         if stage.kind == "source":
             self.flow.pulled(stage.name)
-        elif message.get("is_last"):
-            self.journal.set_fact(f"ended:{stage.name}", True)
-            self.flow.ended(stage.name)
+        if message.get("is_last"):
+            self._note_end(stage.name)
+
+    def _note_end(self, stage: str) -> None:
+        """A source has no more rows, or a join or a global step has done its last work."""
+        self.journal.set_fact(f"ended:{stage}", True)
+        self.journal.add_event("stage_ended", stage)
+        self.flow.ended(stage)
 
     def _fail(self, message: Message) -> None:
         where = f"Step {message['step']!r} failed: " if message["step"] else ""

@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from distilnb.errors import SpecError
+from distilnb.spec import step as step_types
 from distilnb.spec.code import _SECRET_NAMES, _SECRET_PREFIXES, code_digest, is_users_module, source_of
 from distilnb.spec.digest import digest_of
 
 _SOURCE_MARK = "__distilnb_source__"  # a class made from a file keeps its source here, for the next save,
 _DIGEST_MARK = "__distilnb_digest__"  # and the digest that the file says
 _MAX_PLAIN_CHARACTERS = 10_000
+_OWN_TYPES = ("StepInput", "StepOutput", "GeneratorStepOutput", "RuntimeParameter")
 _OWN_DECORATORS = {"step", "task"}  # what they wrap is the function itself
 
 
@@ -86,6 +88,9 @@ def _definition(name: str, value: Any) -> str:
     """Return the line that makes `name` mean `value` again, or "" where there is none."""
     if isinstance(value, types.ModuleType):
         return f"import {name}" if value.__name__ == name else f"import {value.__name__} as {name}"
+    for alias in _OWN_TYPES:  # they have no name of their own
+        if getattr(step_types, alias) is value:
+            return f"from {step_types.__name__} import {alias}" + (f" as {name}" if alias != name else "")
     module_name = getattr(value, "__module__", None)
     module = sys.modules.get(module_name) if isinstance(module_name, str) else None
     if module is not None and module_name != "__main__":

@@ -49,7 +49,11 @@ ALL_RAN = """() => {
     const code = panel.content.widgets.map(cell => cell.model).filter(model => model.type === 'code');
     return code.every(model => model.executionCount) && panel.sessionContext.session.kernel.status === 'idle';
 }"""
-HEIGHT = "() => document.querySelector('.jp-WindowedPanel-outer')?.scrollHeight || 2000"
+HEIGHT = """() => {
+    const cells = [...document.querySelectorAll('.jp-Notebook .jp-Cell')];
+    return cells.reduce((sum, cell) => sum + cell.offsetHeight, 0);
+}"""
+TO_TOP = "() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0; }"
 
 
 @pytest.fixture
@@ -159,8 +163,9 @@ class Browser:
         folder = os.environ.get("DISTILNB_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.set_viewport_size({"width": 1280, "height": self.page.evaluate(HEIGHT) + 120})
-            self.page.wait_for_timeout(500)
+            self.page.set_viewport_size({"width": 1280, "height": self.page.evaluate(HEIGHT) + 300})
+            self.page.evaluate(TO_TOP)
+            self.page.wait_for_timeout(500)  # for the page to be drawn at its new size
             self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
             self.page.set_viewport_size({"width": 1280, "height": 900})
 
