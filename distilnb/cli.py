@@ -171,9 +171,12 @@ def _wait(run: Run) -> Any:
 
 
 def _open(config: Path, trust_code: bool) -> Pipeline:
-    import distilnb
+    from distilnb.pipeline import Pipeline
+    from distilnb.spec.files import load
 
-    return distilnb.open(config, trust_code=trust_code)
+    file = load(config, trust_code=trust_code)
+    model: Any = file.llm  # a file holds specs; that of a model is a model
+    return Pipeline(file.name, llm=model, description=file.description, graph=file.graph)
 
 
 def _parameters(words: list[str]) -> dict[str, Any]:

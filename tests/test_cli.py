@@ -21,6 +21,7 @@ from distilnb.llms.catalog import Found, as_llm
 from distilnb.pipeline import Pipeline
 from distilnb.run import Run
 from tests.conftest import wait_until_gone
+from tests.servers import mock_llm
 
 COMMAND = [sys.executable, "-m", "distilnb"]
 ROWS = [{"text": f"word {number}"} for number in range(6)]
@@ -278,3 +279,33 @@ def test_demo_asks_one_model_twice_and_two_once() -> None:
     one, two = build([as_llm("rehearsal:a")]), build([as_llm("rehearsal:a"), as_llm("rehearsal:b")])
     assert one.graph.steps["answer"].num_generations == 2  # type: ignore[attr-defined]
     assert two.graph.predecessors("answer") == ["answer_1", "answer_2"]
+
+
+JUDGING = "{words}\n\n{each}#### Output for Text {i}\nRating: {score}\nRationale: {words}\n\n{/each}"
+
+
+def test_demo_counts_what_the_server_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with mock_llm(models=("mock",), templates={"mock": JUDGING}, vary=True) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+        text = said("demo", "--llm", "openai:mock")
+        counted = server.stats()
+    n_rows = len(dn.Distiset.load_from_disk(FOLDER)["default"]["train"])
+    tokens = f"{counted['prompt_tokens']:,} tokens in, {counted['completion_tokens']:,} out"
+    assert f"{n_rows} preference pairs · {counted['requests']} requests asked, 0 reused · {tokens} · " in text
+    assert counted["requests"] == 40
+    assert "rehearsed" not in text.lower()
+
+
+def test_demo_that_makes_nothing_says_why_and_keeps_the_earlier_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dn.demo(rows=10, show=False)
+    with mock_llm(models=("mock",)) as server:  # its replies hold no rating
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+        with pytest.raises(
+            dn.errors.RunFailedError, match=r"made no preference pair\. The first of 2 errors: "
+        ):
+            dn.demo("openai:mock", rows=2, show=False)
+    assert dn.Distiset.load_from_disk(FOLDER).info.is_rehearsed

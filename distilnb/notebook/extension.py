@@ -22,6 +22,7 @@ def load(shell: Any) -> None:
     unload(shell)
     session = Session(shell)
     shell.register_magics(DistilMagics(shell, session))
+    shell.events.register("pre_run_cell", session.before_cell)
     shell.events.register("post_run_cell", session.after_cell)
     shell.display_formatter.ipython_display_formatter.for_type_by_name(*RUN_CLASS, session.show_run)
     for mark in MARKS:
@@ -36,6 +37,7 @@ def unload(shell: Any) -> None:
     if magics is None:
         return
     magics.session.close()
+    shell.events.unregister("pre_run_cell", magics.session.before_cell)
     shell.events.unregister("post_run_cell", magics.session.after_cell)
     shell.display_formatter.ipython_display_formatter.pop(".".join(RUN_CLASS), None)
     for kind in ("line", "cell"):

@@ -40,7 +40,7 @@ class Session:
         self.variable = ""  # of the current pipeline
         self.run_id = ""  # of the current run
         self.panels: dict[str, RunPanel] = {}  # live ones, by run id
-        self._shown_at: dict[str, int] = {}  # run id → number of the cell that shows its panel
+        self._shown: set[str] = set()  # runs that this cell shows already
         self._known: dict[str, object] = {}  # pipelines and runs by variable, as the last cell left them
 
     @property
@@ -130,9 +130,9 @@ class Session:
     def show_run(self, run: Run) -> None:
         """Show the run's live panel under this cell, once; a run that has ended shows its card."""
         self._current(run)
-        if self._shown_at.get(run.id) == self.shell.execution_count:
+        if run.id in self._shown:
             return
-        self._shown_at[run.id] = self.shell.execution_count
+        self._shown.add(run.id)
         if run.note:
             self.say(run.note)
         if run.status().is_ended:
@@ -193,6 +193,10 @@ class Session:
             raise UsageError(f"--param: {error}; write it like answer.llm.temperature=0.7") from error
 
     # --- what a cell did ---
+
+    def before_cell(self, info: Any) -> None:
+        """Begin a cell."""
+        self._shown.clear()
 
     def after_cell(self, result: Any) -> None:
         """Find the pipeline and the run that the cell assigned last; a run that is new shows its panel."""

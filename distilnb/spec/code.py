@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, SecretBytes, SecretStr
 
 from distilnb.errors import CodeNotPortableError, SpecError
 from distilnb.spec.digest import digest_of
@@ -269,15 +269,23 @@ def pack_code(objects: Mapping[str, object]) -> bytes:
 
 def _pack(objects: Mapping[str, object], cloudpickle: types.ModuleType) -> bytes:
     buffer = io.BytesIO()
+    secrets: list[object] = []
+
+    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc, name-defined]  # cloudpickle has no types
+        def persistent_id(self, value: object) -> None:
+            # The values are looked for, not the name: a task's class names SecretStr in its model's fields.
+            if isinstance(value, (SecretStr, SecretBytes)):
+                secrets.append(value)
+
     try:
-        cloudpickle.CloudPickler(buffer).dump(dict(objects))
+        Pickler(buffer).dump(dict(objects))
     except Exception as error:
         raise CodeNotPortableError(
             f"The functions {_names(objects)} use something that cannot be sent to a worker: {error}.",
             "Make live objects (clients, locks, open files) inside the function, or in `load` of a step class.",
         ) from error
     blob = buffer.getvalue()
-    _refuse_secrets(blob, objects)
+    _refuse_secrets(blob, objects, holds_secret=any(secrets))
     if len(blob) > MAX_BLOB_BYTES:
         raise CodeNotPortableError(
             f"The functions {_names(objects)} weigh {len(blob) / 1e6:.1f} MB with the globals they use: "
@@ -294,14 +302,14 @@ def unpack_code(blob: bytes) -> dict[str, Any]:
     return objects
 
 
-def _refuse_secrets(blob: bytes, objects: Mapping[str, object]) -> None:
+def _refuse_secrets(blob: bytes, objects: Mapping[str, object], *, holds_secret: bool) -> None:
     for name, value in os.environ.items():
         if _SECRET_NAMES.search(name) and len(value) >= 8 and value.encode() in blob:
             raise CodeNotPortableError(
                 f"The functions {_names(objects)} hold the value of the environment variable {name}.",
                 f"Read it inside the function: os.environ[{name!r}].",
             )
-    if b"SecretStr" in blob or _SECRET_PREFIXES.search(blob):
+    if holds_secret or _SECRET_PREFIXES.search(blob):
         raise CodeNotPortableError(
             f"The functions {_names(objects)} hold what looks like a secret key.",
             "Read it inside the function from the environment.",

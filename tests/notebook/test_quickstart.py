@@ -47,14 +47,12 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
         assert wait_until_gone(home) == []
 
 
-@pytest.mark.slow
 def test_the_dataset_reads_back_as_it_was(executed: dict[str, Any]) -> None:
     for part in ("prefs", "rehearsed", "rows"):
         assert part in text_of(executed["distiset"])
         assert part in text_of(executed["save"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell, said",
     [
@@ -80,7 +78,6 @@ def test_each_cell_shows_what_it_is_for(executed: dict[str, Any], cell: str, sai
     assert said in text_of(executed[cell])
 
 
-@pytest.mark.slow
 def test_the_executed_notebook_stays_small_and_holds_no_widget_state(executed: dict[str, Any]) -> None:
     text = nbformat.writes(executed["notebook"])
     assert len(text) < MAX_BYTES
