@@ -14,7 +14,7 @@ from distilnb.engine.status import RunStatus
 from distilnb.errors import RunError, RunFailedError, RunNotFinishedError, StoreError
 from distilnb.export.distiset import Distiset
 from distilnb.export.info import RunInfo
-from distilnb.rows import Row
+from distilnb.rows import Batch, Row
 from distilnb.spec.files import PipelineFile, load, read_data
 from distilnb.spec.registry import KINDS
 from distilnb.spec.step import stand_in
@@ -139,10 +139,7 @@ class Run:
 
         The index is the row id.
         """
-        import pandas as pd
-
-        batch = self._reader.rows(step)
-        return pd.DataFrame(batch.rows, index=pd.Index(batch.ids, name="row_id"))
+        return frame_of(self._reader.rows(step))
 
     def errors(self) -> pd.DataFrame:
         """Return the rows in quarantine, and what is partial about rows that went on.
@@ -304,6 +301,17 @@ class Run:
     def line(self) -> str:
         """Return the status in one line."""
         return status_line(self.status())
+
+
+def frame_of(batch: Batch) -> pd.DataFrame:
+    """Return rows as a DataFrame whose index is the row id."""
+    import pandas as pd
+
+    index = pd.Index(batch.ids, name="row_id")
+    try:
+        return pd.DataFrame(batch.rows, index=index)
+    except UnicodeEncodeError:  # half of a surrogate pair, which the text type of pandas 3 cannot hold
+        return pd.DataFrame(batch.rows, index=index, dtype=object)
 
 
 class RunList(list[Run]):

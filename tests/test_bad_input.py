@@ -1167,7 +1167,7 @@ ENDS = {
     "a step that kills its process": Ends(
         lambda _: numbers().take(3).then(Dies(name="crash")),
         reason="worker",
-        error="The rows worker died 3 times (exit code 7) without finishing a row.\n",
+        error="The rows worker died 3 times (exit code 7) without finishing a row of 'crash'.",
         kept={"load": 4, "take": 3},
     ),
     "a disk that is full in the middle": Ends(

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from distilnb.errors import DistilnbError, MissingValueError, StepRowError
-from distilnb.rows import Batch, Gone, Row
+from distilnb.errors import DistilnbError, InputError, MissingValueError, StepRowError
+from distilnb.rows import Batch, Gone, Row, dump_json
 from distilnb.spec.registry import KINDS
 from distilnb.spec.step import DropRow, GlobalStep, Step
 
@@ -60,6 +60,18 @@ class Outcome:
         self.failures.append(failure)
         self.batch.gone.append(Gone(failure.row_id, order, failure.step, failure.reason))
         self.count(failure.step, failed=1)
+
+    def quarantine_unstorable(self, step: str) -> None:
+        """Quarantine the rows that hold a value which cannot be stored."""
+        batch, self.batch = self.batch, Batch(gone=self.batch.gone)
+        for row, row_id, order in zip(batch.rows, batch.ids, batch.orders, strict=True):
+            try:
+                dump_json(row)
+            except InputError as error:
+                self.count(step, done=-1, made=-1)
+                self.fail(Failure.of(row_id, step, error), order)
+            else:
+                self.batch.add(row, row_id, order)
 
     def drop(self, row_id: str, order: list[int], step: str, reason: str) -> None:
         """Leave a row out on purpose, and say why."""

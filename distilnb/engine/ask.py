@@ -47,7 +47,7 @@ class Asked:
     partial: list[str] = field(default_factory=list)
     messages: tuple[Message, ...] = ()
     replies: tuple[Reply, ...] = ()
-    n_asked: int = 0  # requests sent
+    n_asked: int = 0  # requests sent, retries among them
     n_cached: int = 0  # requests wholly answered by the cache
     cost_usd: float | None = 0.0
 
@@ -71,16 +71,23 @@ class Models:
             self._callers[name] = Caller.of(llm)
         return self._callers[name]
 
-    @property
-    def n_retries(self) -> int:
-        """Requests sent again so far, by all callers."""
-        return sum(caller.retries for caller in self._callers.values())
+    def try_again(self) -> None:
+        """Let models be asked again that refused every request."""
+        for caller in self._callers.values():
+            caller.try_again()
 
     async def close(self) -> None:
         """Close all connections."""
         for caller in self._callers.values():
             await caller.close()
         self._callers.clear()
+
+
+@dataclass
+class _Tally:
+    """Counts the requests that one row cost."""
+
+    n_sent: int = 0
 
 
 @dataclass
@@ -92,6 +99,9 @@ class Asker:
     budget: Budget
     repeats: Repeats
     mode: CacheMode = "on"
+    probes: bool = (
+        False  # see that the server is there before the first request: a preview, which no `start` checked
+    )
     _in_flight: dict[Key, asyncio.Future[None]] = field(default_factory=dict)
     _is_stopped: bool = False
     _budget_reached: BudgetReached | None = None
@@ -115,9 +125,21 @@ class Asker:
             else:
                 work = self._ask_one(task, batch, index, request, keys, known, done)
                 waiting.append(asyncio.ensure_future(work))
+        if waiting and self.probes:
+            await self._probe(task, waiting)
         await _all_or_first_error(waiting)
         if self._budget_reached:
             raise self._budget_reached
+
+    async def _probe(self, task: Task, waiting: Sequence[asyncio.Task[None]]) -> None:
+        """Raise FatalModelError when nothing listens, before every row finds out by itself."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, model_of(task).probe)
+        except ModelError as error:
+            for work in waiting:
+                work.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            raise FatalModelError(task.name, error) from error
 
     def _look_up(
         self, task: Task, batch: Batch, indices: Sequence[int], done: Callable[[int, Asked], None]
@@ -167,9 +189,10 @@ class Asker:
             known = self.cache.find(keys)
         missing = [key for key in keys if key not in known]
         bought: list[tuple[Key, Reply]] = []
+        tally = _Tally()
         if missing:
             try:
-                bought = await self._buy(task, _for_missing(request, keys, missing), missing)
+                bought = await self._buy(task, _for_missing(request, keys, missing), missing, tally)
             except NotStarted:
                 return
             except BudgetReached as reached:
@@ -179,12 +202,16 @@ class Asker:
             except ModelError as error:
                 if error.fatal:
                     raise FatalModelError(task.name, error) from error
-                failure = Failure.of(batch.ids[index], task.name, error, prompt=prompt_text(request))
-                done(index, Asked(failure=failure, messages=request.messages, n_asked=1))
+                failure = Failure.of(
+                    batch.ids[index], task.name, error, prompt=prompt_text(request), attempts=tally.n_sent
+                )
+                done(index, Asked(failure=failure, messages=request.messages, n_asked=tally.n_sent))
                 return
-        done(index, self._finish(task, batch, index, request, keys, known, bought))
+        done(index, self._finish(task, batch, index, request, keys, known, bought, tally.n_sent))
 
-    async def _buy(self, task: Task, request: Request, missing: list[Key]) -> list[tuple[Key, Reply]]:
+    async def _buy(
+        self, task: Task, request: Request, missing: list[Key], tally: _Tally
+    ) -> list[tuple[Key, Reply]]:
         """Send one request for the missing replies; returns once they are in the cache."""
         llm = model_of(task)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -192,7 +219,9 @@ class Asker:
         hold = self.budget.hold(*estimate(llm, request)) if self.budget.is_limited else None
         cost, tokens = 0.0, 0
         try:
-            async with self.models.caller(llm).asking(request, before=lambda: self._before(hold)) as answer:
+            async with self.models.caller(llm).asking(
+                request, before=lambda: self._before(hold, tally)
+            ) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
                 cost, tokens = _spent(llm, [reply for _, reply in pairs])
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
@@ -205,12 +234,13 @@ class Asker:
             self._in_flight.pop(missing[0], None)
             mine.set_result(None)
 
-    async def _before(self, hold: Hold | None) -> None:
-        """Decide, once a request has its slot, whether it may be sent."""
+    async def _before(self, hold: Hold | None, tally: _Tally) -> None:
+        """Decide, whenever a request has its slot, whether it may be sent."""
         if self._is_stopped:
             raise NotStarted
         if hold:
             await hold.take()
+        tally.n_sent += 1
 
     def _finish(
         self,
@@ -221,6 +251,7 @@ class Asker:
         keys: list[Key],
         known: dict[Key, Reply],
         bought: list[tuple[Key, Reply]],
+        n_sent: int = 0,
     ) -> Asked:
         """Make rows of the replies; a reply that cannot be used quarantines the row, and stays cached."""
         everything = {**known, **dict(bought)}
@@ -230,15 +261,20 @@ class Asker:
         asked = Asked(
             messages=request.messages,
             replies=replies,
-            n_asked=1 if bought else 0,
-            n_cached=0 if bought else 1,
+            n_asked=n_sent,
+            n_cached=0 if n_sent else 1,
             cost_usd=cost_usd(llm, *_tokens(new)) if new else 0.0,
         )
         try:
             made = task.rows_from(batch.rows[index], replies)
         except Exception as error:  # noqa: BLE001 - a user's parser may raise anything; it is the row's failure
             asked.failure = Failure.of(
-                batch.ids[index], task.name, error, prompt=prompt_text(request), reply=reply_text(replies)
+                batch.ids[index],
+                task.name,
+                error,
+                prompt=prompt_text(request),
+                reply=reply_text(replies),
+                attempts=max(1, n_sent),
             )
             return asked
         asked.rows, asked.partial = made.rows, made.partial

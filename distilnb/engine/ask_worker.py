@@ -224,6 +224,7 @@ def add_asked(outcome: Outcome, task: Task, row_id: str, order: list[int], asked
     outcome.count(
         name,
         asked=asked.n_asked,
+        retries=max(0, asked.n_asked - 1),
         cached=asked.n_cached,
         truncated=sum(reply.is_truncated for reply in asked.replies),
         input_tokens=sum(reply.input_tokens or 0 for reply in new),

@@ -202,6 +202,14 @@ class Flow:
         """Return the stages from which nothing more will come."""
         return [name for name in self._states if self.is_done(name)]
 
+    def busy_stages(self, role: str) -> list[str]:
+        """Return the stages of which a worker has something to do."""
+        return [
+            name
+            for name, state in self._states.items()
+            if state.stage.worker == role and (state.in_flight or state.is_pulled)
+        ]
+
     def n_in_flight(self) -> int:
         """Return how many entries are with workers."""
         return sum(state.n_flying for state in self._states.values())

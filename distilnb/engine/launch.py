@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets as random_secrets
+import shutil
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -32,6 +33,16 @@ def launch(graph: Graph, *, pipeline: str, text: str, options: dict[str, Any]) -
     Raises StoreError when the disk refuses and CodeNotPortableError when a function cannot travel.
     """
     run = make_run_dir(new_run_id(pipeline))
+    try:
+        _write(run, graph, pipeline=pipeline, text=text, options=options)
+        start_runner(run, literal_secrets(graph))
+    except BaseException:  # nothing was started: half a run must not stay
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    return run
+
+
+def _write(run: RunDir, graph: Graph, *, pipeline: str, text: str, options: dict[str, Any]) -> None:
     plan = make_plan(
         graph, run_id=run.run_id, pipeline=pipeline, digest=run_digest(graph, options), options=options
     )
@@ -46,8 +57,6 @@ def launch(graph: Graph, *, pipeline: str, text: str, options: dict[str, Any]) -
     }
     # Written last: a folder without a plan is no run.
     write_text(run.path / "plan.json", Plan(**{**vars(plan), "options": options}).to_json())
-    start_runner(run, literal_secrets(graph))
-    return run
 
 
 def run_digest(graph: Graph, options: Mapping[str, Any]) -> str:

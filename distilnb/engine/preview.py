@@ -7,6 +7,7 @@ reaches the caller at once.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import functools
 import threading
@@ -138,7 +139,8 @@ def _ask(
             on_row(result)
 
     async def ask() -> None:
-        asker = Asker(_cache(), _models(), Budget(), repeats, "on" if reuse else "refresh")
+        _models().try_again()  # they outlive a preview; what a key or a server lacked may be there now
+        asker = Asker(_cache(), _models(), Budget(), repeats, "on" if reuse else "refresh", probes=True)
         await asker.ask_rows(task, incoming, range(len(incoming.rows)), done)
 
     _take(result, incoming, outcome)
@@ -161,7 +163,10 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 @functools.lru_cache(maxsize=1)
 def _models() -> Models:
-    return Models()
+    models = Models()
+    # aiohttp complains at the end of the process about connections that nobody closed.
+    atexit.register(lambda: run_in_loop(models.close()))
+    return models
 
 
 def _cache() -> ReplyCache:

@@ -238,13 +238,18 @@ class Runner:
             self.end = (
                 "failed",
                 "worker",
-                f"The {worker.role} worker died {n_deaths} times ({_exit_text(code)}) without finishing a row.\n{tail}",
+                f"The {worker.role} worker died {n_deaths} times ({_exit_text(code)}) without finishing a row"
+                f"{self._busy_with(worker.role)}.\n{tail}".rstrip(),
             )
             return
         self.flow.lost_worker(worker.role)
         if self.is_stopping:
             return
         self.restart_at[worker.role] = time.monotonic() + 0.1 * 4 ** (n_deaths - 1)
+
+    def _busy_with(self, role: str) -> str:
+        busy = self.flow.busy_stages(role)
+        return f" of {', '.join(map(repr, busy))}" if busy else ""
 
     # --- commands ---
 

@@ -84,10 +84,15 @@ def _scan(source: GeneratorStep) -> Batch:
 
 
 def _rows(source: GeneratorStep) -> Iterator[Row]:
-    for rows, is_last in source.process(offset=0):
-        yield from rows
-        if is_last:
-            return
+    source = source.model_copy()  # `load` puts live things into the copy, never into the user's object
+    source.load()
+    try:
+        for rows, is_last in source.process(offset=0):
+            yield from rows
+            if is_last:
+                return
+    finally:
+        source.unload()
 
 
 def _read(path: Path) -> tuple[Batch, str]:

@@ -24,7 +24,7 @@ class StepStatus:
     dropped: int = 0  # input rows left out on purpose (filtered, ties)
     made: int = 0  # output rows
     partial: int = 0  # rows kept although a part of their reply could not be used
-    asked: int = 0  # requests answered by the model in this run
+    asked: int = 0  # requests sent to the model in this run, retries among them
     cached: int = 0  # requests answered by the reply cache
     truncated: int = 0  # replies cut off at the token limit
     retries: int = 0  # requests sent again after a retryable error

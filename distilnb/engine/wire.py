@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from distilnb.errors import InputError
 from distilnb.rows import write_batch
 
 if TYPE_CHECKING:
@@ -66,10 +67,14 @@ def write_outcome(run: RunDir, stage: str, outcome: Outcome, took: Mapping[int, 
     The file is named by pid and time, so that a restarted worker never overwrites one.
     """
     files = []
-    batch = outcome.batch
-    if batch.rows or batch.gone:
+    if outcome.batch.rows or outcome.batch.gone:
         path = run.batches(stage) / f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}.json"
-        write_batch(path, batch)
+        try:
+            write_batch(path, outcome.batch)
+        except InputError:  # some value has no stored form; the other rows must not suffer
+            outcome.quarantine_unstorable(stage)
+            write_batch(path, outcome.batch)
+        batch = outcome.batch
         files.append(
             {"path": str(path.relative_to(run.path)), "n_rows": len(batch), "n_gone": len(batch.gone)}
         )

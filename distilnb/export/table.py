@@ -59,9 +59,10 @@ def make_table(rows: Sequence[Row], columns: Iterable[str] = ()) -> Table:
     """
     import pyarrow as pa
 
-    names = dict.fromkeys(columns)
+    names: dict[str, None] = {}
     for row in rows:
         names.update(dict.fromkeys(row))
+    names.update(dict.fromkeys(columns))  # after those of the rows, whose order it is
     arrays, json_columns = [], set()
     for name in names:
         array, is_json = _make_array(name, [row.get(name) for row in rows])

@@ -87,6 +87,10 @@ class Caller:
         finally:
             self.gate.leave()
 
+    def try_again(self) -> None:
+        """Forget that the model refused every request: the cause may be mended."""
+        self._breaker = None
+
     async def close(self) -> None:
         """Close the client's connections."""
         await self.client.close()
@@ -105,6 +109,7 @@ class Caller:
         replies = answer.replies
         n_empty = 0 if replies else 1
         while len(replies) < request.n and n_empty < MAX_EMPTY_ANSWERS:
+            await self._call_before(before)
             more = await self._persist(replace(request, n=request.n - len(replies)), before)
             n_empty = 0 if more.replies else n_empty + 1
             replies += more.replies
@@ -141,8 +146,16 @@ class Caller:
         await self.gate.enter(self._estimate_tokens(request) if self.gate.counts_tokens else 0)
         try:
             self._raise_if_broken()  # it may have happened while this one stood in line
-            if before is not None:
-                await before()
+        except ModelError:
+            self.gate.leave()
+            raise
+        await self._call_before(before)
+
+    async def _call_before(self, before: Before | None) -> None:
+        if before is None:
+            return
+        try:
+            await before()
         except BaseException:
             self.gate.leave()
             raise

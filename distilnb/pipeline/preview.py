@@ -13,6 +13,7 @@ from distilnb.engine.sample import find_row, pinned_sample
 from distilnb.errors import InputError, SpecError, UnknownStepError, did_you_mean
 from distilnb.llms.request import Message
 from distilnb.rows import Batch, Row, root_id
+from distilnb.run import frame_of
 from distilnb.spec.check import check_graph
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep, Step
@@ -58,10 +59,7 @@ class Preview:
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the rows that leave the last step shown; the index is the row id."""
-        import pandas as pd
-
-        batch = self._last.outgoing
-        return pd.DataFrame(batch.rows, index=pd.Index(batch.ids, name="row_id"))
+        return frame_of(self._last.outgoing)
 
     def errors(self) -> pd.DataFrame:
         """Return the rows that failed: row_id, step, kind, reason, prompt, reply, traceback."""

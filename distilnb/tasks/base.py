@@ -16,7 +16,7 @@ from distilnb.llms.catalog import as_llm
 from distilnb.llms.request import Message, Reply, Request
 from distilnb.rows import Row
 from distilnb.spec.step import Step
-from distilnb.spec.template import missing_value
+from distilnb.spec.template import is_missing, missing_value
 
 LLMField = Annotated[LLM, BeforeValidator(as_llm)]
 
@@ -105,7 +105,7 @@ class Task(Step):
     def request(self, row: Row) -> Request:
         """Render the request of a row. Raises MissingValueError naming the column that is None or absent."""
         for column in self._must_have_value():
-            if row.get(column) is None:
+            if is_missing(row.get(column)):
                 raise missing_value(column, row)
         messages = self.format_input(row)
         if isinstance(messages, str):  # a 1.x task for base models returns the bare prompt
@@ -126,12 +126,13 @@ class Task(Step):
         """
         if not replies:
             raise ParseError("The model returned no reply.", "Ask again: run.retry().")
+        seen = {**row, **{name: row[actual] for name, actual in self.input_mappings.items() if actual in row}}
         made: list[dict[str, Any] | None] = []
         reasons: list[str] = []
         failure: Exception | None = None
         for reply in replies:
             try:
-                made.append(self._columns_of(reply, row, reasons))
+                made.append(self._columns_of(reply, seen, reasons))
             except (ParseError, TruncatedReplyError) as error:
                 failure = error
                 reasons.append(str(error))
