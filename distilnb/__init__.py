@@ -95,24 +95,15 @@ def __dir__() -> list[str]:
 
 
 def open(path: str | Path, *, trust_code: bool = False) -> Pipeline:
-    """Open a pipeline file, YAML or JSON, that `pipeline.save` wrote.
+    """Open a pipeline that `pipeline.save` wrote: a YAML or JSON file, or `hf://datasets/<owner>/<name>`.
 
     Functions and classes of its author run only with `trust_code`; read the file before.
 
     Raises SourceNotFoundError when it is not there, SpecError when it is no pipeline file.
     """
-    from distilnb.errors import SpecError
-    from distilnb.pipeline import Pipeline
-    from distilnb.spec.files import load
+    from distilnb.pipeline.opening import open_pipeline
 
-    if "://" in str(path):
-        raise SpecError(
-            f"{str(path)!r} is an address; only files of this machine can be opened so far.",
-            "Download the file, read it, and open its path.",
-        )
-    file = load(path, trust_code=trust_code)
-    model: Any = file.llm  # a file holds specs; that of a model is a model
-    return Pipeline(file.name, llm=model, description=file.description, graph=file.graph)
+    return open_pipeline(path, trust_code=trust_code)
 
 
 def load_ipython_extension(shell: Any) -> None:

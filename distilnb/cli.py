@@ -25,7 +25,9 @@ pipelines = typer.Typer(no_args_is_help=True, help="Pipelines from files.")
 app.add_typer(pipelines, name="pipeline")
 
 RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id; `distilnb runs` lists them.")]
-Config = Annotated[Path, typer.Option("--config", help="A pipeline file, YAML or JSON.")]
+Config = Annotated[
+    str, typer.Option("--config", help="A pipeline file, YAML or JSON; or hf://datasets/<owner>/<name>.")
+]
 Params = Annotated[
     list[str], typer.Option("--param", metavar="STEP.FIELD=VALUE", help="A parameter; may be repeated.")
 ]
@@ -118,13 +120,14 @@ def errors(run_id: RunId) -> None:
 @pipelines.command("info")
 def info(config: Config, trust_code: TrustCode = False) -> None:
     """Show what a pipeline file holds: its steps, the models and places it would touch, its code."""
+    from distilnb.pipeline.opening import fetch
     from distilnb.spec.files import code_in
 
     pipeline = _open(config, trust_code)
     print(repr(pipeline))
     for line in _touched(pipeline):
         print(line)
-    for source in code_in(config.read_text(encoding="utf-8")):
+    for source in code_in(fetch(config).read_text(encoding="utf-8")):
         print(f"code, run with --trust-code only:\n{source.rstrip()}")
 
 
@@ -170,13 +173,10 @@ def _wait(run: Run) -> Any:
     return wait_for_result(run, show=True)
 
 
-def _open(config: Path, trust_code: bool) -> Pipeline:
-    from distilnb.pipeline import Pipeline
-    from distilnb.spec.files import load
+def _open(config: str, trust_code: bool) -> Pipeline:
+    from distilnb.pipeline.opening import open_pipeline
 
-    file = load(config, trust_code=trust_code)
-    model: Any = file.llm  # a file holds specs; that of a model is a model
-    return Pipeline(file.name, llm=model, description=file.description, graph=file.graph)
+    return open_pipeline(config, trust_code=trust_code)
 
 
 def _parameters(words: list[str]) -> dict[str, Any]:

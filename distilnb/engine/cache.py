@@ -11,6 +11,7 @@ import hashlib
 import json
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class ReplyCache:
                 f"The reply cache {str(self.path)!r} cannot be opened: {error}.",
                 "Set DISTILNB_HOME to a folder that can be written.",
             ) from error
+        weakref.finalize(self, self._db.close)  # DISTILNB_HOME may change, and with it the cache of a process
         self._pending: list[tuple[Sequence[tuple[Key, Reply]], bool, asyncio.Future[None]]] = []
 
     @staticmethod

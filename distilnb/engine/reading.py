@@ -9,7 +9,7 @@ from typing import Any
 from distilnb.engine.journal import Event, JournalReader, from_ranges
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.rundir import RunDir
-from distilnb.engine.status import ENDED, RunStatus, StepStatus
+from distilnb.engine.status import ENDED, GOING, RunStatus, StepStatus
 from distilnb.errors import RunError, UnknownStepError, did_you_mean
 from distilnb.rows import Batch, read_batch
 
@@ -74,7 +74,7 @@ class RunReader:
                 return RunStatus(state="starting", steps=self._steps({}, {}), **common)
             return RunStatus(state="lost", error=self._lost_text(), steps=self._steps({}, {}), **common)
         state, error = facts["state"], facts.get("error", "")
-        if state == "running" and not is_alive and not self.run.was_just_started():
+        if state in GOING and not is_alive and not self.run.was_just_started():
             state, error = "lost", self._lost_text()
         elif state in ENDED and self._was_resumed_after(facts.get("ended_at", 0.0)):
             state, error = "starting", ""
@@ -83,7 +83,7 @@ class RunReader:
             reason=facts.get("reason", ""),
             error=error,
             started_at=facts.get("started_at", 0.0),
-            ended_at=facts.get("ended_at") if state != "running" else None,
+            ended_at=facts.get("ended_at") if state not in GOING else None,
             steps=self._steps(facts, journal.counts()),
             **common,
         )

@@ -62,6 +62,7 @@ class Runner:
         self.is_stopping = False
         self.stop_reason = ""
         self.failed_step = ""
+        self._is_stop_told = False
         self._told_done: set[str] = set()
 
     def run(self) -> None:
@@ -105,6 +106,7 @@ class Runner:
 
     def _give_work(self) -> None:
         if self.is_stopping:
+            self._note_stopping()
             if all(worker.is_drained for worker in self.workers.values()) and not self.restart_at:
                 self.end = ("stopped", self.stop_reason, "")
             return
@@ -116,6 +118,13 @@ class Runner:
         self._note_done_stages()
         if self.flow.all_done():
             self.end = ("finished", "", "")
+
+    def _note_stopping(self) -> None:
+        if not self._is_stop_told:
+            self._is_stop_told = True
+            with self.journal.turn():
+                self.journal.set_fact("state", "stopping")
+                self.journal.set_fact("reason", self.stop_reason)
 
     def _message(self, work: Job | Pull | Gather | End) -> Message:
         if isinstance(work, Job):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 RunState = Literal["starting", "running", "stopping", "finished", "stopped", "failed", "lost"]
 StepState = Literal["waiting", "running", "finished", "failed"]
 
+GOING: frozenset[str] = frozenset({"running", "stopping"})  # as a living runner writes it
 ENDED: frozenset[str] = frozenset({"finished", "stopped", "failed", "lost"})
 
 

@@ -25,18 +25,23 @@ def open_pipeline(
 
     Raises SourceNotFoundError when it is not there, SpecError when it is no pipeline file.
     """
+    file = load(fetch(path), trust_code=trust_code, classes=None if classes is None else [*classes])
+    if file.llm is not None and not isinstance(file.llm, LLM):
+        raise SpecError(f"The default model of the file is a {file.llm.kind()}, which is no model.")
+    return Pipeline(file.name, llm=file.llm, description=file.description, graph=file.graph)
+
+
+def fetch(path: str | Path) -> Path:
+    """Return where a pipeline file is on this machine, downloading it from the Hub when it is there."""
     address = str(path)
     if address.startswith(HUB):
-        path = _download(address)
-    elif "://" in address:
+        return _download(address)
+    if "://" in address:
         raise SpecError(
             f"{address!r} is an address that cannot be opened.",
             f"Give the path of a file, or {HUB}<owner>/<name> for the pipeline of a dataset on the Hub.",
         )
-    file = load(path, trust_code=trust_code, classes=None if classes is None else [*classes])
-    if file.llm is not None and not isinstance(file.llm, LLM):
-        raise SpecError(f"The default model of the file is a {file.llm.kind()}, which is no model.")
-    return Pipeline(file.name, llm=file.llm, description=file.description, graph=file.graph)
+    return Path(path)
 
 
 def _download(address: str) -> Path:

@@ -93,9 +93,9 @@ def wait_for_result(run: Run, *, show: bool) -> Distiset:
 
 def _stop_twice(run: Run) -> RunStatus:
     """Stop gracefully; a second Ctrl-C stops at once."""
-    sys.stderr.write(f"\nstopping {run.id}: what is in flight ends; Ctrl-C again stops at once\n")
-    run.stop()
     try:
+        run.stop()
+        sys.stderr.write(f"\nstopping {run.id}: what is in flight ends; Ctrl-C again stops at once\n")
         return run.wait()
     except KeyboardInterrupt:
         run.abort()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -46,15 +46,16 @@ class Spec(BaseModel):
 
         Secrets are never part of it.
         """
-        data: dict[str, Any] = {"kind": self.kind()}
+        return {"kind": self.kind(), **{name: dump_value(value) for name, value in self.set_fields()}}
+
+    def set_fields(self) -> Iterator[tuple[str, Any]]:
+        """Yield name and value of the fields that differ from their default; secrets are left out."""
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
             if isinstance(value, SecretStr):
                 continue
-            if not info.is_required() and value == info.get_default(call_default_factory=True):
-                continue
-            data[name] = dump_value(value)
-        return data
+            if info.is_required() or value != info.get_default(call_default_factory=True):
+                yield name, value
 
     @property
     def digest(self) -> str:
@@ -62,10 +63,7 @@ class Spec(BaseModel):
 
         Code counts by what it does: comments, and the text around a lambda, change nothing.
         """
-        data = {name: value for name, value in self.dump().items() if name not in self.not_in_digest}
-        if not type(self).__module__.startswith("distilnb."):
-            data["class"] = code_digest(type(self))
-        return digest_of(_without_source(data))
+        return digest_of(_identity(self))
 
     def updated(self, **changes: Any) -> Self:
         """Return a copy with other values of some fields, validated."""
@@ -87,12 +85,19 @@ class Spec(BaseModel):
         return hash((type(self).__name__, self.digest))
 
 
-def _without_source(value: Any) -> Any:
-    """Leave the text of functions out of dumped data; their digests stay."""
+def _identity(value: object) -> Any:
+    """Return what makes a value what it is, as JSON-ready data."""
+    if isinstance(value, (Code, Inline)):
+        return value.digest
+    if isinstance(value, Spec):
+        data = {name: _identity(item) for name, item in value.set_fields() if name not in value.not_in_digest}
+        own = {} if type(value).__module__.startswith("distilnb.") else {"class": code_digest(type(value))}
+        return {"kind": value.kind(), **own, **data}
     if isinstance(value, dict):
-        is_code = "code" in value and "digest" in value
-        return {k: _without_source(v) for k, v in value.items() if not (is_code and k in ("source", "code"))}
-    return [_without_source(item) for item in value] if isinstance(value, list) else value
+        return {str(key): _identity(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_identity(item) for item in value]
+    return dump_value(value)
 
 
 def dump_value(value: Any) -> Any:

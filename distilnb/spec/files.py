@@ -264,7 +264,8 @@ def _check_mapping(value: object, what: str, keys: tuple[str, ...]) -> None:
         )
     if "distilabel" in value:
         raise SpecError(
-            "This is a pipeline file of distilabel, not of distilnb.", "dn.open(path) imports it."
+            "This is a pipeline file of distilabel, not of distilnb.",
+            "Write its steps with distilnb; it cannot be imported yet.",
         )
     for key in value:
         if key not in keys:

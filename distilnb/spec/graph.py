@@ -98,9 +98,8 @@ class Graph:
     @property
     def digest(self) -> str:
         """The identity of the whole: steps with their names, and edges."""
-        return digest_of(
-            {"steps": [step.dump() for step in self.steps.values()], "edges": sorted(self.edges)}
-        )
+        steps = {name: step.digest for name, step in self.steps.items()}
+        return digest_of({"steps": steps, "edges": sorted(self.edges)})
 
     # --- changing ---
 
