@@ -195,7 +195,10 @@ class FunctionStep(Step):
 class GlobalFunctionStep(FunctionStep, GlobalStep):
     """A function that sees all rows at once: `@step(step_type="global")`.
 
-    Inputs, Outputs, Errors, Source: as FunctionStep; an error is the step's, not a row's.
+    Inputs:  as FunctionStep.
+    Outputs: as FunctionStep.
+    Errors:  whatever it raises is the step's failure, not a row's.
+    Source:  the decorator of that name of distilabel.
     """
 
 
