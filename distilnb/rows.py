@@ -11,8 +11,10 @@ import contextlib
 import datetime as dt
 import decimal
 import hashlib
+import itertools
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +27,11 @@ RowId: TypeAlias = str
 Order: TypeAlias = list[int]  # the source's index, then child indices; compares as a list
 
 _TAG = "$distilnb"
-_ABSENT_TEXT = '{"$distilnb":"absent"}'
-_ABSENT = {_TAG: "absent"}  # marks a key that a row of the batch does not have, as against None
+_TAG_KEY = f'"{_TAG}":'  # as a key stands in JSON text
+_ABSENT = object()  # marks a key that a row of the batch does not have, as against None
+_ABSENT_TEXT = f'{{{_TAG_KEY}"absent"}}'
+
+_serial = itertools.count()  # of the files that this process writes
 
 
 class Gone(NamedTuple):
@@ -77,7 +82,7 @@ class Batch:
 
 def row_digest(row: Row) -> str:
     """Return 16 hexadecimal digits that name the content of a row; the order of keys does not matter."""
-    text = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_encode_value)
+    text = _to_text(row, sort_keys=True)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
@@ -131,17 +136,18 @@ def read_batch(path: Path) -> Batch:
     try:
         text = path.read_text(encoding="utf-8", errors="surrogatepass")
         document = load_json(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, InputError) as error:
         raise StoreError(f"The batch file {str(path)!r} cannot be read: {error}.") from error
     rows = _to_rows(document["columns"], len(document["ids"]))
     if _ABSENT_TEXT in text:
-        rows = [{name: value for name, value in row.items() if value is not _Absent} for row in rows]
+        rows = [{name: value for name, value in row.items() if value is not _ABSENT} for row in rows]
     return Batch(rows, document["ids"], document["orders"], [Gone(*gone) for gone in document["gone"]])
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file through a temporary name, so that no half-written file is ever seen."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # One name per call: threads write the same file at once. Without the file's own name, which may be long.
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident():x}-{next(_serial)}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8", errors="surrogatepass")
         temporary.replace(path)
@@ -157,13 +163,14 @@ def write_text(path: Path, text: str) -> None:
 def dump_json(value: Any) -> str:
     """Return JSON text of rows or of anything made of them; bytes, dates and decimals are tagged.
 
-    Raises InputError naming the type of a value that has no such form.
+    A dict that itself holds the tag's key is tagged too, so that it comes back as it is. Raises InputError naming
+    the type of a value that has no such form.
     """
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_encode_value)
+    return _to_text(value)
 
 
 def load_json(text: str) -> Any:
-    """Read what `dump_json` wrote."""
+    """Read what `dump_json` wrote; raises InputError when a tagged value is not what its tag says."""
     if f'"{_TAG}"' not in text:  # the hook costs a call per object, and tagged values are rare
         return json.loads(text)
     return json.loads(text, object_hook=_decode_value)
@@ -187,11 +194,52 @@ def _to_rows(columns: dict[str, list[Any]], n_rows: int) -> list[Row]:
     return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-class _Absent:
-    """What a tagged absent key decodes to, before the key is dropped."""
+def _to_text(value: Any, *, sort_keys: bool = False) -> str:
+    n_tagged = 0
+
+    def encode(value: Any) -> Any:
+        nonlocal n_tagged
+        tagged = _tag(value)
+        if tagged is None:
+            return _to_plain(value)
+        n_tagged += 1
+        return tagged
+
+    text = _dump(value, encode, sort_keys)
+    # More tags than were set: a dict of the user holds the tag's key. To look into each dict would cost every row.
+    if _TAG_KEY in text and text.count(_TAG_KEY) > n_tagged:
+        escaped = _escape(value, sort_keys)
+        return _dump(escaped, lambda v: _tag(v) or _escape(_to_plain(v), sort_keys), sort_keys)
+    return text
 
 
-def _encode_value(value: Any) -> Any:
+def _dump(value: Any, encode: Callable[[Any], Any], sort_keys: bool) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, default=encode)
+
+
+def _escape(value: Any, sort_keys: bool) -> Any:
+    """Return the value with each dict that holds the tag's key told apart from a tagged value.
+
+    It becomes {tag: "dict", "value": [what stands before the key, its value, what stands after it]}, which holds
+    no such key itself: a reader that decodes from the inside out cannot mistake its parts.
+    """
+    if isinstance(value, (list, tuple)):
+        return [_escape(item, sort_keys) for item in value]
+    if not isinstance(value, dict):
+        return value
+    items = [(key, _escape(item, sort_keys)) for key, item in value.items()]
+    if _TAG not in value:
+        return dict(items)
+    if sort_keys:
+        items.sort(key=lambda item: item[0])
+    at = [key for key, _ in items].index(_TAG)
+    return {_TAG: "dict", "value": [dict(items[:at]), items[at][1], dict(items[at + 1 :])]}
+
+
+def _tag(value: Any) -> dict[str, Any] | None:
+    """Return the tagged form of a value that JSON lacks, or None when it has none."""
+    if value is _ABSENT:
+        return {_TAG: "absent"}
     if isinstance(value, (bytes, bytearray)):
         return {_TAG: "bytes", "value": base64.b64encode(value).decode()}
     if isinstance(value, dt.datetime):
@@ -204,6 +252,11 @@ def _encode_value(value: Any) -> Any:
         return {_TAG: "timedelta", "value": value.total_seconds()}
     if isinstance(value, decimal.Decimal):
         return {_TAG: "decimal", "value": str(value)}
+    return None
+
+
+def _to_plain(value: Any) -> Any:
+    """Return what stands in JSON for a value that does not come back as it was; raises InputError when nothing."""
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=str)
     # NumPy scalars and arrays, without importing NumPy: both know how to become plain Python.
@@ -217,7 +270,8 @@ def _encode_value(value: Any) -> Any:
 
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
-    "absent": lambda _: _Absent,
+    "absent": lambda _: _ABSENT,
+    "dict": lambda parts: {**parts[0], _TAG: parts[1], **parts[2]},
     "bytes": base64.b64decode,
     "datetime": dt.datetime.fromisoformat,
     "date": dt.date.fromisoformat,
@@ -229,10 +283,15 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 
 def _decode_value(value: dict[str, Any]) -> Any:
     tag = value.get(_TAG)
-    if tag is None:
+    decode = _DECODERS.get(tag) if isinstance(tag, str) else None
+    if decode is None:
         return value
-    decode = _DECODERS.get(tag)
-    return decode(value.get("value")) if decode else value
+    try:
+        return decode(value.get("value"))
+    except (TypeError, LookupError, ValueError, ArithmeticError) as error:
+        raise InputError(
+            f"A stored value is tagged as {tag!r}, but is {value.get('value')!r}.", "Correct the file."
+        ) from error
 
 
 def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _FIRST_POLL_S = 0.005  # a short run must not wait for a long poll
 _SLOWEST_POLL_S = 0.25
+RESUME_PATIENCE_S = 30.0  # for a stopping run to let go
 
 
 class Run:
@@ -51,6 +52,10 @@ class Run:
     def path(self) -> str:
         """The run directory."""
         return str(self._dir.path)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel by id: the keys that this kernel was given stay here."""
+        return (attach, (self.id,))
 
     # --- how it stands ---
 
@@ -81,9 +86,9 @@ class Run:
             time.sleep(min(pause, left))
             pause = min(pause * 1.3, _SLOWEST_POLL_S)
 
-    def _await_exit(self) -> None:
+    def _await_exit(self, patience_s: float = 5.0) -> None:
         """Give an ended runner a moment to let its lock and its workers go."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + patience_s
         while self._dir.is_locked() and time.monotonic() < deadline:
             time.sleep(_FIRST_POLL_S)
 
@@ -118,11 +123,17 @@ class Run:
                 f"Run {self.id!r} was started with keys that are not stored: {missing}.",
                 f"Give them again: run.resume(secrets={{{missing[0]!r}: '...'}}).",
             )
-        status = self.status()
-        if status.state == "finished":
+        state = self.status().state
+        if state == "finished":
             raise RunError(f"Run {self.id!r} is finished.", "Start the pipeline again for new rows.")
-        if self._dir.is_locked():
+        if state in ("starting", "running"):
             return self
+        self._await_exit(RESUME_PATIENCE_S)  # it may be stopping still
+        if self._dir.is_locked():
+            raise RunError(
+                f"Run {self.id!r} is still stopping: what is in flight ends first.",
+                "Try again in a moment, or stop it at once with run.abort().",
+            )
         start_runner(self._dir, self._secrets)
         return self
 

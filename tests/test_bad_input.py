@@ -764,7 +764,8 @@ TOLD = {
     "a file of distilabel": Told(
         lambda _: Pipeline.from_yaml("distilabel: {version: 1.5.3}\npipeline: {name: p}"),
         SpecError,
-        "This is a pipeline file of distilabel, not of distilnb.\nWrite its steps with distilnb; it cannot be imported yet.",
+        "This is a pipeline file of distilabel, not of distilnb.\n"
+        "Write its steps with distilnb; it cannot be imported yet.",
     ),
     # runs
     "an unknown run": Told(

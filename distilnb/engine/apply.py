@@ -1,8 +1,8 @@
 """One row step on one batch: which rows come out, which input row each stems from, which rows failed.
 
 A step sees plain dicts and yields plain dicts; ids and order are kept here. A row that comes out is matched to its
-input by identity, else by position when as many come out as went in. When neither tells, or when the step raised,
-the step is called row by row, so that one bad row costs itself alone.
+input by identity; new dicts are matched by position, when as many come out as went in. When neither tells, or when
+the step raised, it is called row by row, so that one bad row costs itself alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from distilnb.errors import DistilnbError, InputError, MissingValueError, StepRowError
 from distilnb.rows import Batch, Gone, Row, dump_json
@@ -119,18 +119,28 @@ def merge(total: Outcome, more: Outcome) -> None:
             mine[reason] = mine.get(reason, 0) + n_rows
 
 
-def call_process(step: Step, *inputs: list[Row]) -> list[Row]:
+class Made(NamedTuple):
+    """Rows that a step made. `origins` tells for each which input row it is, by identity (None: a new dict).
+
+    Input rows are numbered through all inputs.
+    """
+
+    rows: list[Row]
+    origins: list[int | None]
+
+
+def call_process(step: Step, *inputs: list[Row]) -> Made:
     """Call `process` with columns under the names that the step uses, and restore the names after."""
-    lists = (
-        [[_entering(step, row) for row in rows] for rows in inputs] if step.input_mappings else list(inputs)
-    )
+    lists = [[_entering(step, row) for row in rows] for rows in inputs] if step.input_mappings else inputs
+    numbers = {id(row): number for number, row in enumerate(row for rows in lists for row in rows)}
     outgoing = [row for rows in step.process(*lists) for row in rows]
     for row in outgoing:
         if not isinstance(row, dict):
             raise StepRowError(f"Step {step.name!r} made a {type(row).__name__!r}; it must make dicts.")
+    origins = [numbers.get(id(row)) for row in outgoing]
     if step.input_mappings or step.output_mappings:
-        return [_leaving(step, row) for row in outgoing]
-    return outgoing
+        outgoing = [_leaving(step, row) for row in outgoing]
+    return Made(outgoing, origins)
 
 
 # --- one step -----------------------------------------------------------------
@@ -147,25 +157,25 @@ def _try_whole(step: Step, batch: Batch) -> list[tuple[int, Row]] | None:
     first = 0
     for piece in pieces:
         try:
-            outgoing = call_process(step, piece)
+            made = call_process(step, piece)
         except Exception:  # noqa: BLE001 - a user's code may raise anything; the rows are asked one by one instead
             return None
-        indices = _match(piece, outgoing)
+        indices = _match(len(piece), made.origins)
         if indices is None:
             return None
-        matched += [(first + index, row) for index, row in zip(indices, outgoing, strict=True)]
+        matched += [(first + index, row) for index, row in zip(indices, made.rows, strict=True)]
         first += len(piece)
     return matched
 
 
-def _match(incoming: Sequence[Row], outgoing: Sequence[Row]) -> Sequence[int] | None:
-    if len(incoming) == len(outgoing):
-        return range(len(incoming))
-    position = {id(row): index for index, row in enumerate(incoming)}
-    indices = [position.get(id(row)) for row in outgoing]
-    if len(outgoing) > len(incoming) or None in indices or len(set(indices)) < len(indices):
-        return None
-    return [index for index in indices if index is not None]
+def _match(n_incoming: int, origins: Sequence[int | None]) -> Sequence[int] | None:
+    """Return which input row each outgoing row stems from, or None when that cannot be told."""
+    known = [origin for origin in origins if origin is not None]
+    if len(known) == len(origins) and len(set(known)) == len(known):
+        return known
+    if len(origins) == n_incoming and all(origin in (None, index) for index, origin in enumerate(origins)):
+        return range(n_incoming)
+    return None
 
 
 def _keep(step: Step, batch: Batch, outgoing: list[tuple[int, Row]], outcome: Outcome) -> None:
@@ -183,7 +193,7 @@ def _apply_to_one(step: Step, batch: Batch, index: int, outcome: Outcome) -> Non
     row_id, order = batch.ids[index], batch.orders[index]
     try:
         check_row(step, batch.rows[index])
-        children = call_process(step, [dict(batch.rows[index])])
+        children = call_process(step, [dict(batch.rows[index])]).rows
     except DropRow as drop:
         outcome.drop(row_id, order, step.name, str(drop))
         return
@@ -234,19 +244,18 @@ def apply_global(step: GlobalStep, inputs: Sequence[Batch], make_id: Callable[[R
     Its error is the step's: it is raised, not counted against a row.
     """
     ordered = [batch.in_order() for batch in inputs]
-    lists = [batch.rows for batch in ordered]
-    known = {id(row): row_id for batch in ordered for row, row_id in zip(batch.rows, batch.ids, strict=True)}
-    outgoing = call_process(step, *lists)
+    ids = [row_id for batch in ordered for row_id in batch.ids]
+    made = call_process(step, *[batch.rows for batch in ordered])
     outcome = Outcome()
-    for number, row in enumerate(outgoing):
-        outcome.batch.add(row, known.get(id(row)) or make_id(row), [number])
+    for number, (row, origin) in enumerate(zip(made.rows, made.origins, strict=True)):
+        outcome.batch.add(row, make_id(row) if origin is None else ids[origin], [number])
     kept = set(outcome.batch.ids)
     for batch in ordered:
         lost = [pair for pair in zip(batch.ids, batch.orders, strict=True) if pair[0] not in kept]
         outcome.batch.gone += [*batch.gone, *(Gone(*pair, step.name, FILTERED) for pair in lost)]
-    n_in = sum(len(rows) for rows in lists)
-    n_dropped = max(0, n_in - len(outgoing))  # a step that makes new rows of all drops none
-    outcome.count(step.name, done=n_in - n_dropped, dropped=n_dropped, made=len(outgoing))
+    n_in = len(ids)
+    n_dropped = max(0, n_in - len(made.rows))  # a step that makes new rows of all drops none
+    outcome.count(step.name, done=n_in - n_dropped, dropped=n_dropped, made=len(made.rows))
     if n_dropped:
         outcome.drop_reasons[step.name] = {FILTERED: n_dropped}
     return outcome

@@ -71,6 +71,11 @@ class Models:
             self._callers[name] = Caller.of(llm)
         return self._callers[name]
 
+    def stop(self) -> None:
+        """Let no request wait any more: for a slot, for the minute's limit, for a retry."""
+        for caller in self._callers.values():
+            caller.stop()
+
     def try_again(self) -> None:
         """Let models be asked again that refused every request."""
         for caller in self._callers.values():
@@ -109,9 +114,16 @@ class Asker:
     def stop(self) -> None:
         """Start no more requests; those in flight end, and the other rows are left as they are."""
         self._is_stopped = True
+        self.models.stop()
 
     async def ask_rows(
-        self, task: Task, batch: Batch, indices: Sequence[int], done: Callable[[int, Asked], None]
+        self,
+        task: Task,
+        batch: Batch,
+        indices: Sequence[int],
+        done: Callable[[int, Asked], None],
+        *,
+        again: bool = False,
     ) -> None:
         """Ask for some rows of a batch and call `done(index, asked)` for each as it ends, cached ones first.
 
@@ -119,7 +131,7 @@ class Asker:
         in flight have ended; FatalModelError and StoreError at once, cancelling the rest.
         """
         waiting: list[asyncio.Task[None]] = []
-        for index, request, keys, known in self._look_up(task, batch, indices, done):
+        for index, request, keys, known in self._look_up(task, batch, indices, done, again=again):
             if len(known) == len(keys):
                 done(index, self._finish(task, batch, index, request, keys, known, []))
             else:
@@ -142,7 +154,13 @@ class Asker:
             raise FatalModelError(task.name, error) from error
 
     def _look_up(
-        self, task: Task, batch: Batch, indices: Sequence[int], done: Callable[[int, Asked], None]
+        self,
+        task: Task,
+        batch: Batch,
+        indices: Sequence[int],
+        done: Callable[[int, Asked], None],
+        *,
+        again: bool,
     ) -> list[tuple[int, Request, list[Key], dict[Key, Reply]]]:
         """Render all requests and find their replies in one look-up; rows that cannot be rendered end here."""
         rendered: list[tuple[int, Request]] = []
@@ -163,7 +181,7 @@ class Asker:
         ]
         found: dict[Key, Reply] = {}
         if self.mode == "on":
-            found = self.cache.find([key for group in keys for key in group])
+            found = self.cache.find([key for group in keys for key in group], again=again)
         return [
             (
                 index,
@@ -199,7 +217,13 @@ class Asker:
                 self._budget_reached = reached
                 self.stop()
                 return
+            except asyncio.CancelledError:
+                if self._is_stopped:  # it waited and was not sent: the row is left as it is
+                    return
+                raise
             except ModelError as error:
+                if self._is_stopped and error.retryable:
+                    return
                 if error.fatal:
                     raise FatalModelError(task.name, error) from error
                 failure = Failure.of(
@@ -225,8 +249,10 @@ class Asker:
                 pairs = list(zip(missing, answer.replies, strict=False))
                 cost, tokens = _spent(llm, [reply for _, reply in pairs])
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
-                if self.mode != "off":
-                    await self.cache.keep(pairs, replace=self.mode == "refresh")
+                if self.mode != "off" and not await self.cache.keep(pairs, replace=self.mode == "refresh"):
+                    # Another run asked the same and was first: what is stored counts, for every later run too.
+                    stored = self.cache.find([key for key, _ in pairs])
+                    pairs = [(key, replace(stored[key], is_cached=False)) for key, _ in pairs]
             return pairs
         finally:
             if hold:
@@ -257,13 +283,13 @@ class Asker:
         everything = {**known, **dict(bought)}
         replies = tuple(everything[key] for key in keys if key in everything)
         llm = model_of(task)
-        new = [reply for _, reply in bought]
+        paid = [reply for reply in replies if not reply.is_cached]  # now, or by a killed process of this run
         asked = Asked(
             messages=request.messages,
             replies=replies,
-            n_asked=n_sent,
-            n_cached=0 if n_sent else 1,
-            cost_usd=cost_usd(llm, *_tokens(new)) if new else 0.0,
+            n_asked=n_sent or int(bool(paid)),
+            n_cached=0 if n_sent or paid else 1,
+            cost_usd=cost_usd(llm, *_tokens(paid)) if paid else 0.0,
         )
         try:
             made = task.rows_from(batch.rows[index], replies)

@@ -118,7 +118,7 @@ class AskWorker:
         self.steps = {name: step for name, step in steps.items() if isinstance(step, Task)}
         options = self.plan.options
         self.asker = Asker(
-            ReplyCache(),
+            ReplyCache(run_id=self.run.run_id),
             Models(),
             Budget(
                 options.get("max_cost"),
@@ -153,7 +153,7 @@ class AskWorker:
         def done(index: int, asked: Asked) -> None:
             self._finish(stage, task, batch, index, asked, message["batch"])
 
-        await self.asker.ask_rows(task, batch, rows, done)
+        await self.asker.ask_rows(task, batch, rows, done, again=message["again"])
 
     # --- finished rows ---
 

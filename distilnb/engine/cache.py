@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from distilnb.errors import StoreError
@@ -23,9 +23,9 @@ from distilnb.llms.request import Reply, Request
 _TABLE = """
 CREATE TABLE IF NOT EXISTS replies (
     key BLOB PRIMARY KEY, text TEXT, finish_reason TEXT, model TEXT,
-    input_tokens INTEGER, output_tokens INTEGER, at REAL) WITHOUT ROWID
+    input_tokens INTEGER, output_tokens INTEGER, at REAL, run TEXT) WITHOUT ROWID
 """
-_COLUMNS = "key, text, finish_reason, model, input_tokens, output_tokens"
+_COLUMNS = "key, text, finish_reason, model, input_tokens, output_tokens, run"
 _CHUNK = 500  # keys in one SELECT; SQLite's default limit on variables is 999 in old builds
 
 Key = bytes
@@ -44,9 +44,13 @@ def reply_key(digest: bytes, *, index: int, repeat: int, attempt: int) -> Key:
 
 
 class ReplyCache:
-    """The cache as one process uses it, from one event loop."""
+    """The cache as one process uses it, from one event loop.
 
-    def __init__(self, path: Path | None = None) -> None:
+    `run_id` marks the replies that a run pays for.
+    """
+
+    def __init__(self, path: Path | None = None, *, run_id: str = "") -> None:
+        self._run_id = run_id
         self.path = path or self.default_path()
         try:
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30, check_same_thread=False)
@@ -60,69 +64,75 @@ class ReplyCache:
                 "Set DISTILNB_HOME to a folder that can be written.",
             ) from error
         weakref.finalize(self, self._db.close)  # DISTILNB_HOME may change, and with it the cache of a process
-        self._pending: list[tuple[Sequence[tuple[Key, Reply]], bool, asyncio.Future[None]]] = []
+        self._pending: list[tuple[Sequence[tuple[Key, Reply]], bool, asyncio.Future[bool]]] = []
 
     @staticmethod
     def default_path() -> Path:
         """Return where the cache of all pipelines is."""
         return private_folder("cache") / "replies.sqlite"
 
-    def find(self, keys: Sequence[Key]) -> dict[Key, Reply]:
-        """Return the replies that are known among these keys."""
+    def find(self, keys: Sequence[Key], *, again: bool = False) -> dict[Key, Reply]:
+        """Return the replies that are known among these keys.
+
+        `again` says that the rows were with a worker that was killed: what this run paid for them was not
+        reported yet, so it does not count as cached.
+        """
         found: dict[Key, Reply] = {}
         try:
             for start in range(0, len(keys), _CHUNK):
                 chunk = keys[start : start + _CHUNK]
                 marks = ",".join("?" * len(chunk))
-                for key, text, finish_reason, model, n_in, n_out in self._db.execute(
+                for key, text, finish_reason, model, n_in, n_out, run_id in self._db.execute(
                     f"SELECT {_COLUMNS} FROM replies WHERE key IN ({marks})",
                     chunk,
                 ):
-                    found[key] = Reply(text, finish_reason, model, n_in, n_out, is_cached=True)
+                    is_unpaid = again and run_id == self._run_id
+                    found[key] = Reply(text, finish_reason, model, n_in, n_out, is_cached=not is_unpaid)
         except sqlite3.Error as error:
             raise StoreError(f"The reply cache cannot be read: {error}.") from error
         return found
 
-    async def keep(self, replies: Sequence[tuple[Key, Reply]], *, replace: bool = False) -> None:
+    async def keep(self, replies: Sequence[tuple[Key, Reply]], *, replace: bool = False) -> bool:
         """Return once the replies are committed; all that arrive in one turn of the loop share a commit.
 
-        What is stored already stays, unless `replace`.
+        What is stored already stays, unless `replace`; then False is returned.
         """
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+        done: asyncio.Future[bool] = loop.create_future()
         if not self._pending:
             loop.call_soon(self._commit)
         self._pending.append((replies, replace, done))
-        await done
+        return await done
 
     def _commit(self) -> None:
         pending, self._pending = self._pending, []
+        stored: list[bool] = []
         error: StoreError | None = None
         try:
-            self._insert(pending)
+            stored = self._insert(pending)
         except StoreError as raised:
             error = raised
-        for _, _, done in pending:
+        for index, (_, _, done) in enumerate(pending):
             if done.done():  # its request was cancelled meanwhile
                 continue
             if error is None:
-                done.set_result(None)
+                done.set_result(stored[index])
             else:
                 done.set_exception(error)
 
-    def _insert(self, pending: Iterable[tuple[Sequence[tuple[Key, Reply]], bool, object]]) -> None:
+    def _insert(self, pending: Sequence[tuple[Sequence[tuple[Key, Reply]], bool, object]]) -> list[bool]:
+        """Write what waits in one commit; tells of each group whether all of it was new."""
         now = time.time()
+        stored: list[bool] = []
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for replies, replace, _ in pending:
-                    self._db.executemany(
-                        f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)",
-                        [
-                            (key, r.text, r.finish_reason, r.model, r.input_tokens, r.output_tokens, now)
-                            for key, r in replies
-                        ],
+                    cursor = self._db.executemany(
+                        f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        [self._record(key, reply, now) for key, reply in replies],
                     )
+                    stored.append(cursor.rowcount == len(replies))
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -132,6 +142,12 @@ class ReplyCache:
                 f"The reply cache {str(self.path)!r} cannot be written: {error}.",
                 "Free some disk space, or set DISTILNB_HOME to a folder that can be written; then resume.",
             ) from error
+
+        return stored
+
+    def _record(self, key: Key, reply: Reply, now: float) -> tuple[object, ...]:
+        tokens = (reply.input_tokens, reply.output_tokens)
+        return (key, reply.text, reply.finish_reason, reply.model, *tokens, now, self._run_id)
 
     def close(self) -> None:
         """Close the database."""

@@ -18,12 +18,16 @@ QUEUE_WINDOWS = 4  # a stage is not fed while a consumer has this many windows o
 
 
 class Job(NamedTuple):
-    """A batch for a stage: `todo` are the entries left to do, None for all."""
+    """A batch for a stage: `todo` are the entries left to do, None for all.
+
+    `again` says that a worker may have had it before and was killed.
+    """
 
     stage: Stage
     input_index: int
     batch: BatchRef
     todo: list[int] | None
+    again: bool = False
 
     @property
     def n_entries(self) -> int:
@@ -90,7 +94,7 @@ class Flow:
             through = (skip or {}).get(state.stage.name, set())
             todo = [index for index in range(batch.n_entries) if index not in through] if through else None
             if todo != []:
-                self._enqueue(state, Job(state.stage, input_index, batch, todo))
+                self._enqueue(state, Job(state.stage, input_index, batch, todo, again=skip is not None))
 
     def acknowledged(self, stage: str, batch: int, indices: Iterable[int]) -> None:
         """A stage is through with some entries of a batch."""
@@ -120,7 +124,7 @@ class Flow:
             if state.stage.worker != role:
                 continue
             jobs = [
-                Job(job.stage, job.input_index, job.batch, sorted(left))
+                Job(job.stage, job.input_index, job.batch, sorted(left), again=True)
                 for job, left in state.in_flight.values()
             ]
             state.in_flight.clear()
@@ -209,7 +213,3 @@ class Flow:
             for name, state in self._states.items()
             if state.stage.worker == role and (state.in_flight or state.is_pulled)
         ]
-
-    def n_in_flight(self) -> int:
-        """Return how many entries are with workers."""
-        return sum(state.n_flying for state in self._states.values())

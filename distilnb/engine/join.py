@@ -112,12 +112,12 @@ class Joiner:
         if not whole:
             return []
         lists = [[dict(entries[index].row or {}) for entries in whole] for index in range(self.n_inputs)]
-        return call_process(self.step, *lists)
+        return call_process(self.step, *lists).rows
 
 
 def _without_partner(step: Step, row_id: str, lost: Gone) -> Failure:
     error = MissingPartnerError(
         f"A partner of this row did not arrive: step {lost.step!r}: {lost.reason}",
-        "It comes back when that row does: retry, or mend the step.",
+        "If it failed there, mend that step; if it was left out on purpose, leave it out after the join.",
     )
     return Failure.of(row_id, step.name, error)

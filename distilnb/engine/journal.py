@@ -163,10 +163,6 @@ class JournalReader:
         weakref.finalize(reader, db.close)  # a handle that is dropped must not keep the file open
         return reader
 
-    def version(self) -> int:
-        """Return a number that changes when another connection commits; costs microseconds."""
-        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
-
     def facts(self) -> dict[str, Any]:
         """Return all single values."""
         return {name: json.loads(value) for name, value in self._db.execute("SELECT name, value FROM facts")}

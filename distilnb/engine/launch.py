@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import re
 import secrets as random_secrets
 import shutil
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distilnb.engine.building import literal_secrets, write_steps
 from distilnb.engine.plan import Plan
 from distilnb.engine.planning import make_plan
+from distilnb.engine.reading import RunReader
 from distilnb.engine.rundir import RunDir, all_run_dirs, make_run_dir
 from distilnb.engine.wire import encode
 from distilnb.engine.workers import child_environment, interpreter
 from distilnb.errors import StoreError
+from distilnb.home import private_folder
 from distilnb.rows import Batch, IdMaker, write_batch, write_text
 from distilnb.spec.digest import digest_of
 from distilnb.spec.graph import Graph
@@ -67,18 +72,39 @@ def run_digest(graph: Graph, options: Mapping[str, Any]) -> str:
 
 
 def find_running(digest: str) -> RunDir | None:
-    """Return a living run of that digest, or None."""
+    """Return a run of that digest that is going and was not told to stop, or None."""
     for run in all_run_dirs():
         try:
-            if run.is_alive() and run.plan().digest == digest:
+            if run.is_alive() and run.plan().digest == digest and is_going(run):
                 return run
         except StoreError:  # a run of another version of distilnb
             continue
     return None
 
 
+def is_going(run: RunDir) -> bool:
+    """Whether a run is going and was not told to stop."""
+    reader = RunReader(run)
+    try:
+        return reader.status().state in ("starting", "running")
+    finally:
+        reader.close()
+
+
+@contextlib.contextmanager
+def one_start_at_a_time() -> Iterator[None]:
+    """Keep two equal starts at the same moment from becoming two runs."""
+    descriptor = os.open(private_folder("runs") / ".start", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def start_runner(run: RunDir, secrets: Mapping[str, str]) -> None:
     """Start the runner of a run in a session of its own; secrets travel by its standard input alone."""
+    run.take_commands()  # one that came too late for the runner before must not stop this one
     try:
         with run.log("runner").open("ab") as log:
             process = subprocess.Popen(
@@ -93,8 +119,9 @@ def start_runner(run: RunDir, secrets: Mapping[str, str]) -> None:
         raise StoreError(f"The runner of {run.run_id!r} cannot be started: {error}.") from error
     run.write_pid(process.pid)
     if process.stdin:
-        process.stdin.write(encode({"secrets": dict(secrets)}))
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it is gone at once: its log and `status` tell why
+            process.stdin.write(encode({"secrets": dict(secrets)}))
+            process.stdin.close()
     # Collect the exit status, or the ended runner would stay as a zombie as long as this process lives.
     threading.Thread(target=process.wait, name=f"reap-{run.run_id}", daemon=True).start()
 

@@ -53,7 +53,7 @@ OnRow = Callable[[StepResult], None]  # called as each row of a task ends, with 
 
 
 def preview_graph(
-    graph: Graph, samples: Mapping[str, Batch], *, on_row: OnRow | None = None, reuse: bool = True
+    graph: Graph, samples: Mapping[str, Batch], *, on_row: OnRow | None = None
 ) -> Iterator[StepResult]:
     """Run the steps on the sample rows of each source and yield each step's result as it is complete.
 
@@ -66,7 +66,7 @@ def preview_graph(
             result = results[name] = StepResult(name, graph.steps[name].kind())
             began = time.perf_counter()
             inputs = [results[before].outgoing for before in graph.predecessors(name)]
-            _run_step(graph, graph.steps[name], result, inputs, samples, repeats, on_row, reuse=reuse)
+            _run_step(graph, graph.steps[name], result, inputs, samples, repeats, on_row)
             result.seconds = time.perf_counter() - began
             yield result
     finally:
@@ -81,8 +81,6 @@ def _run_step(
     samples: Mapping[str, Batch],
     repeats: Repeats,
     on_row: OnRow | None,
-    *,
-    reuse: bool,
 ) -> None:
     if isinstance(step, GeneratorStep):
         result.outgoing = samples[step.name]
@@ -92,7 +90,7 @@ def _run_step(
     step.load()
     try:
         if isinstance(step, Task):
-            _ask(step, result, inputs[0], repeats, on_row, reuse=reuse)
+            _ask(step, result, inputs[0], repeats, on_row)
         elif isinstance(step, GlobalStep):
             _take(result, inputs[0], apply_global(step, inputs, IdMaker(step.name).make))
         elif graph.is_join(step.name):
@@ -123,9 +121,7 @@ def _take(result: StepResult, incoming: Batch, outcome: Outcome) -> None:
     result.drop_reasons = outcome.drop_reasons.get(result.name, {})
 
 
-def _ask(
-    task: Task, result: StepResult, incoming: Batch, repeats: Repeats, on_row: OnRow | None, *, reuse: bool
-) -> None:
+def _ask(task: Task, result: StepResult, incoming: Batch, repeats: Repeats, on_row: OnRow | None) -> None:
     outcome = Outcome()
     outcome.batch.gone = list(incoming.gone)
 
@@ -140,7 +136,7 @@ def _ask(
 
     async def ask() -> None:
         _models().try_again()  # they outlive a preview; what a key or a server lacked may be there now
-        asker = Asker(_cache(), _models(), Budget(), repeats, "on" if reuse else "refresh", probes=True)
+        asker = Asker(_cache(), _models(), Budget(), repeats, probes=True)
         await asker.ask_rows(task, incoming, range(len(incoming.rows)), done)
 
     _take(result, incoming, outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ class RunReader:
     plan: Plan = field(init=False)
     _journal: JournalReader | None = None
     _seen: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    # A panel's thread and a cell read one handle, and an ended run's journal is closed.
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
@@ -35,29 +38,27 @@ class RunReader:
             self._journal = JournalReader.open(self.run.journal)
         return self._journal
 
-    def version(self) -> int:
-        """Return a number that changes when the journal does; cheap enough to poll."""
-        journal = self.journal()
-        return journal.version() if journal else -1
-
     def events(self, after: int = 0) -> list[Event]:
         """Return what happened since the event of that number."""
-        journal = self.journal()
-        return journal.events(after) if journal else []
+        with self._lock:
+            journal = self.journal()
+            return journal.events(after) if journal else []
 
     def errors(self) -> list[dict[str, Any]]:
         """Return the quarantined and partial rows."""
-        journal = self.journal()
-        return journal.errors() if journal else []
+        with self._lock:
+            journal = self.journal()
+            return journal.errors() if journal else []
 
     # --- status ---
 
     def status(self) -> RunStatus:
         """Return how the run stands now; the journal of an ended run is not kept open."""
-        status = self._status()
-        if status.is_ended:
-            self.close()
-        return status
+        with self._lock:
+            status = self._status()
+            if status.is_ended:
+                self.close()
+            return status
 
     def _status(self) -> RunStatus:
         options = self.plan.options
@@ -76,6 +77,8 @@ class RunReader:
         state, error = facts["state"], facts.get("error", "")
         if state in GOING and not is_alive and not self.run.was_just_started():
             state, error = "lost", self._lost_text()
+        elif state == "running" and self.run.has_command("stop", "abort"):
+            state = "stopping"
         elif state in ENDED and self._was_resumed_after(facts.get("ended_at", 0.0)):
             state, error = "starting", ""
         return RunStatus(
@@ -178,12 +181,13 @@ class RunReader:
                 f"There is no step {step!r}; the run has {known}.", did_you_mean(step, known)
             )
         stage = self.plan.stage_of(step)
-        journal = self.journal()
-        if journal is None:
-            return Batch()
-        if step == stage.name:
-            return self._read([batch.path for batch in journal.batches(stage.name)]).in_order()
-        return self._rows_inside(stage, step, journal)
+        with self._lock:
+            journal = self.journal()
+            if journal is None:
+                return Batch()
+            if step == stage.name:
+                return self._read([batch.path for batch in journal.batches(stage.name)]).in_order()
+            return self._rows_inside(stage, step, journal)
 
     def _rows_inside(self, stage: Stage, step: str, journal: JournalReader) -> Batch:
         """Make the rows in the middle of fused steps again: the steps are cheap, so only their end is kept."""
@@ -214,9 +218,10 @@ class RunReader:
 
     def close(self) -> None:
         """Close the journal."""
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        with self._lock:
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
 
 
 _COUNTED = (

@@ -19,8 +19,8 @@ from distilnb.engine.join import Joiner
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.wire import LineSplitter, Message, encode, failed_message, join_runner, write_outcome
-from distilnb.errors import NoRowsError
-from distilnb.rows import Batch, IdMaker, Row, read_batch
+from distilnb.errors import NoRowsError, SpecError
+from distilnb.rows import Batch, IdMaker, Row, read_batch, row_digest
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
 
 
@@ -31,10 +31,12 @@ def main() -> None:
 
     def listen() -> None:
         splitter = LineSplitter()
-        while data := connection.recv(1 << 16):
-            for message in splitter.feed(data):
-                inbox.put(message)
-        os._exit(0)
+        try:
+            while data := connection.recv(1 << 16):
+                for message in splitter.feed(data):
+                    inbox.put(message)
+        finally:
+            os._exit(0)
 
     threading.Thread(target=listen, name="listen", daemon=True).start()
     worker = RowWorker(RunDir(path))
@@ -183,8 +185,11 @@ class RowWorker:
         if not isinstance(step, GeneratorStep):
             raise TypeError(f"{stage.name} is no source")
         offset = int(message["offset"])
-        seen = (row_id for path in message["seen"] for row_id in read_batch(self.run.path / path).ids)
-        return _Source(_rows_of(step, offset), IdMaker(stage.name, seen), offset)
+        seen = [row_id for path in message["seen"] for row_id in read_batch(self.run.path / path).ids]
+        rows = _rows_of(step, offset)
+        if seen:
+            rows = _going_on(stage.name, rows, seen)
+        return _Source(rows, IdMaker(stage.name, seen), offset)
 
 
 def _rows_of(step: GeneratorStep, offset: int) -> Iterator[Row]:
@@ -192,6 +197,19 @@ def _rows_of(step: GeneratorStep, offset: int) -> Iterator[Row]:
         yield from rows
         if is_last:
             return
+
+
+def _going_on(name: str, rows: Iterator[Row], seen: list[str]) -> Iterator[Row]:
+    """Return the rows, having made sure that a source which was opened again does not begin anew."""
+    first = list(itertools.islice(rows, min(len(seen), 20)))
+    digests = [row_digest(row) for row in first]
+    before = [row_id.rsplit(":", 2)[1] for row_id in seen[: len(first)]]
+    if digests == before and len(set(digests)) > 1:
+        raise SpecError(
+            f"Source {name!r} was to go on after its first {len(seen)} rows, but began anew.",
+            "Let `process` skip `offset` rows, or leave the parameter out: then the rows before are skipped.",
+        )
+    return itertools.chain(first, rows)
 
 
 if __name__ == "__main__":

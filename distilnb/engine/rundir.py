@@ -20,13 +20,13 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from distilnb.engine.plan import FORMAT, Plan
 from distilnb.errors import RunNotFoundError, StoreError, did_you_mean
-from distilnb.home import home, private_folder
+from distilnb.home import folder_name, home, private_folder
 from distilnb.rows import write_text
 
+LOCK_PATIENCE_S = 2.0  # `is_locked` takes the lock for a moment
 STARTING_S = 10.0  # how long a runner may take to its lock
 
 
@@ -48,7 +48,7 @@ class RunDir:
 
     def batches(self, stage: str) -> Path:
         """Return the folder of a stage's finished rows, made when absent."""
-        folder = self.path / "batches" / quote(stage, safe=" ")  # a step's name may hold any character
+        folder = self.path / "batches" / folder_name(stage)  # a step's name may hold any character
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
@@ -122,17 +122,26 @@ class RunDir:
     def lock(self) -> int:
         """Take the runner's lock and return its descriptor; raises StoreError when another runner holds it."""
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            raise StoreError(f"Run {self.run_id!r} is running already.", "Attach to it.") from error
-        return descriptor
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:  # perhaps only somebody who looked whether it is held
+                if time.monotonic() > deadline:
+                    os.close(descriptor)
+                    raise StoreError(f"Run {self.run_id!r} is running already.", "Attach to it.") from error
+                time.sleep(0.01)
+            else:
+                return descriptor
 
     def command(self, name: str) -> None:
         """Leave a command for the runner."""
         folder = self.path / "commands"
         write_text(folder / f"{time.time_ns()}-{name}", name)
+
+    def has_command(self, *names: str) -> bool:
+        """Whether one of these commands waits for the runner."""
+        return any(path.name.partition("-")[2] in names for path in (self.path / "commands").iterdir())
 
     def take_commands(self) -> list[str]:
         """Return the commands that wait, oldest first, and remove them."""

@@ -63,6 +63,7 @@ class Runner:
         self.stop_reason = ""
         self.failed_step = ""
         self._is_stop_told = False
+        self._is_abort = False
         self._told_done: set[str] = set()
 
     def run(self) -> None:
@@ -135,6 +136,7 @@ class Runner:
                 "path": work.batch.path,
                 "input": work.input_index,
                 "todo": work.todo,
+                "again": work.again,
             }
         if isinstance(work, Pull):
             worker = self.workers[work.stage.worker]
@@ -268,6 +270,7 @@ class Runner:
         if command == "stop":
             self._begin_stop("user")
         elif command == "abort":
+            self._is_abort = True
             self.end = ("stopped", "user", "")
 
     def _begin_stop(self, reason: str, detail: str = "") -> None:
@@ -296,10 +299,14 @@ class Runner:
             self.journal.add_event("started" if is_new else "resumed", pid=os.getpid())
         acknowledged = self.reader.acknowledged()
         for batch in self.reader.batches():
-            skip = {
-                stage.name: from_ranges(acknowledged.get((batch.id, stage.name), ()))
-                for stage in self.plan.consumers(batch.stage)
-            }
+            skip = (
+                None
+                if is_new
+                else {
+                    stage.name: from_ranges(acknowledged.get((batch.id, stage.name), ()))
+                    for stage in self.plan.consumers(batch.stage)
+                }
+            )
             self.flow.arrived(batch, skip)
         for stage in self.plan.stages:
             if stage.kind == "spool" or facts.get(f"ended:{stage.name}"):
@@ -324,7 +331,7 @@ class Runner:
                 self.journal.add_event("ended", state=state, reason=reason)
         finally:
             self._end_workers(
-                self.workers.values(), gently=state in ("finished", "stopped") and reason != "abort"
+                self.workers.values(), gently=state in ("finished", "stopped") and not self._is_abort
             )
             self.journal.close()
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from distilnb.errors import InputError, NoRowsError
-from distilnb.home import private_folder
+from distilnb.home import folder_name, private_folder
 from distilnb.rows import Batch, IdMaker, Row, dump_json, load_json, write_text
 from distilnb.spec.step import GeneratorStep
 
@@ -21,8 +19,8 @@ _FORMAT = 1
 def pinned_sample(pipeline: str, source: GeneratorStep, n_rows: int) -> Batch:
     """Return `n_rows` pinned rows of a source.
 
-    The same rows as last time, in the same order, when the source did not change; rows that are gone from it are
-    replaced, the others stay. Raises NoRowsError when the source is empty.
+    They are the first of one list, whatever was asked for before: it grows when more rows are asked for, a row that
+    is gone from the source is replaced in its place, and all others stay. Raises NoRowsError when the source is empty.
     """
     path = _path(pipeline, source.name)
     fingerprint = f"{source.digest} {source.fingerprint()}"
@@ -30,8 +28,7 @@ def pinned_sample(pipeline: str, source: GeneratorStep, n_rows: int) -> Batch:
     if stored_for == fingerprint and len(stored) >= n_rows:
         return stored.select(range(n_rows))
     scanned = _scan(source)
-    chosen = _choose(scanned, stored, n_rows)
-    pinned = scanned.select(chosen)
+    pinned = scanned.select(_choose(scanned, stored, n_rows))
     write_text(
         path,
         dump_json(
@@ -41,11 +38,10 @@ def pinned_sample(pipeline: str, source: GeneratorStep, n_rows: int) -> Batch:
                 "rows": pinned.rows,
                 "ids": pinned.ids,
                 "orders": pinned.orders,
-                "is_all": len(scanned) <= n_rows,
             }
         ),
     )
-    return pinned
+    return pinned.select(range(min(n_rows, len(pinned))))
 
 
 def find_row(source: GeneratorStep, wanted: int | str) -> Batch:
@@ -61,12 +57,15 @@ def find_row(source: GeneratorStep, wanted: int | str) -> Batch:
 
 
 def _choose(scanned: Batch, stored: Batch, n_rows: int) -> list[int]:
-    """Return indices of scanned rows: those pinned before that still exist, then seeded random ones."""
+    """Return indices of scanned rows: those pinned before in their places, seeded random ones in the free places."""
     position = {row_id: index for index, row_id in enumerate(scanned.ids)}
-    kept = [position[row_id] for row_id in stored.ids if row_id in position]
-    others = sorted(set(range(len(scanned))) - set(kept))
+    places = [position.get(row_id) for row_id in stored.ids]
+    places += [None] * (n_rows - len(places))
+    others = sorted(set(range(len(scanned))) - set(places))
     random.Random(SEED).shuffle(others)
-    return kept + sorted(others[: max(0, n_rows - len(kept))])
+    drawn = iter(sorted(others[: places.count(None)]))
+    filled = [next(drawn, None) if place is None else place for place in places]
+    return [index for index in filled if index is not None]
 
 
 def _scan(source: GeneratorStep) -> Batch:
@@ -97,18 +96,14 @@ def _rows(source: GeneratorStep) -> Iterator[Row]:
 
 def _read(path: Path) -> tuple[Batch, str]:
     try:
-        data = load_json(path.read_text(encoding="utf-8"))
+        data = load_json(path.read_text(encoding="utf-8", errors="surrogatepass"))
         if data["format"] == _FORMAT:
             return Batch(data["rows"], data["ids"], data["orders"]), data["for"]
-    except (OSError, KeyError, json.JSONDecodeError):  # none yet, or damaged: it is drawn anew
+    except (OSError, KeyError, TypeError, ValueError, InputError):  # none yet, or damaged: it is drawn anew
         pass
     return Batch(), ""
 
 
 def _path(pipeline: str, source: str) -> Path:
-    folder = private_folder("pipelines", _slug(pipeline))
-    return folder / f"sample-{_slug(source)}.json"
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w-]+", "-", name) or "pipeline"
+    folder = private_folder("pipelines", folder_name(pipeline))
+    return folder / f"sample-{folder_name(source)}.json"

@@ -1,6 +1,6 @@
 """What runner and workers say to each other: small JSON lines over a socket; rows go by file.
 
-runner → worker   {"do": "secrets", …}  {"do": "batch", stage, batch, path, input, todo}
+runner → worker   {"do": "secrets", …}  {"do": "batch", stage, batch, path, input, todo, again}
                   {"do": "pull", stage, offset, limit, seen}  {"do": "global", stage, inputs}
                   {"do": "end", stage}  {"do": "drain"}  {"do": "exit"}
 worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors}
@@ -53,11 +53,16 @@ class LineSplitter:
     """Cuts a stream of bytes into messages."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []  # pieces of a line: joined once, however long it is
 
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages that are whole now."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        first, *others = data.split(b"\n")
+        self._rest.append(first)
+        if not others:
+            return []
+        *lines, rest = [b"".join(self._rest), *others]
+        self._rest = [rest]
         return [decode(line) for line in lines if line]
 
 

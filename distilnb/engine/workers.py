@@ -28,7 +28,7 @@ def child_environment() -> Mapping[str, str]:
     """Return the environment of runner and workers."""
     return {
         **os.environ,
-        "PYTHONSAFEPATH": "1",  # a stray `re.py` beside the notebook must not break every import
+        "PYTHONSAFEPATH": "1",  # from Python 3.11 on: a stray `re.py` beside the notebook breaks no import
         "PYTHONUTF8": "1",
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -6,9 +6,9 @@ import asyncio
 import copy
 import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -62,6 +62,8 @@ class Caller:
         self._max_retries = max_retries
         self._timeout_s = timeout_s
         self._breaker: ModelError | None = None
+        self._is_stopped = False
+        self._waiting: set[asyncio.Task[object] | None] = set()  # that hold no request which was sent
         self._mean_output_tokens = 256.0
 
     @classmethod
@@ -81,11 +83,22 @@ class Caller:
         last ModelError when retries are used up, at once when it is not retryable, and without asking when an
         earlier one was fatal (a wrong key): then every request would fail.
         """
-        answer = await self._obtain(request, before)
+        with self._counted_as_waiting():
+            answer = await self._obtain(request, before)
         try:
             yield answer
         finally:
             self.gate.leave()
+
+    def stop(self) -> None:
+        """Wait for nothing any more: requests that were not sent are cancelled, failed ones are not repeated.
+
+        Those that are on their way end as they would.
+        """
+        self._is_stopped = True
+        for task in self._waiting:
+            if task is not None:
+                task.cancel()
 
     def try_again(self) -> None:
         """Forget that the model refused every request: the cause may be mended."""
@@ -123,7 +136,7 @@ class Caller:
         try:
             return await self._send(request)
         except ModelError as error:
-            if not error.retryable or self._max_retries == 0:
+            if not error.retryable or self._max_retries == 0 or self._is_stopped:
                 raise
             first_failure = error
         return await self._retry(request, first_failure, before)
@@ -160,13 +173,28 @@ class Caller:
             self.gate.leave()
             raise
 
+    @contextmanager
+    def _counted_as_waiting(self) -> Iterator[None]:
+        """Let `stop` cancel the task of this request, but while it is being sent."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._waiting.add(task)
+        try:
+            yield
+        finally:
+            self._waiting.discard(task)
+
     async def _send(self, request: Request) -> Answer:
         self.asked += 1
+        task = asyncio.current_task()
+        self._waiting.discard(task)
         try:
             answer = await self._send_in_time(request)
         except BaseException as error:
             self._note(error)
             self.gate.leave()
+            if task is not None:
+                self._waiting.add(task)
             raise
         self.gate.succeeded()
         if self.gate.counts_tokens:

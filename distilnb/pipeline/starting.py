@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from distilnb.engine.building import literal_secrets
-from distilnb.engine.launch import find_running, launch, run_digest
+from distilnb.engine.launch import find_running, launch, one_start_at_a_time, run_digest
 from distilnb.engine.status import RunStatus
 from distilnb.errors import InputError, UnknownPriceError
 from distilnb.export.distiset import Distiset
@@ -28,12 +29,12 @@ def start(graph: Graph, *, name: str, text: str, options: dict[str, Any], new: b
     check_graph(graph)
     check_limits(options)
     check_models(graph, max_cost=options.get("max_cost"))
-    if not new:
-        running = find_running(run_digest(graph, options))
+    with one_start_at_a_time():
+        running = None if new else find_running(run_digest(graph, options))
         if running is not None:
             note = f"{running.run_id} is running already; new=True starts another."
             return Run(running, secrets=literal_secrets(graph), note=note)
-    run_dir = launch(graph, pipeline=name, text=text, options=options)
+        run_dir = launch(graph, pipeline=name, text=text, options=options)
     return Run(run_dir, secrets=literal_secrets(graph))
 
 
@@ -41,8 +42,10 @@ def check_limits(options: dict[str, Any]) -> None:
     """Raise InputError for a limit that makes no sense."""
     for limit in ("rows", "max_cost", "max_tokens"):
         value = options.get(limit)
-        if value is not None and not (isinstance(value, (int, float)) and value > 0):
-            raise InputError(f"{limit} is {value!r}.", "Give a number above 0, or leave it out.")
+        number, kinds = ("a number", (int, float)) if limit == "max_cost" else ("a whole number", (int,))
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
+        if value is not None and not (is_number and 0 < value < math.inf):  # which NaN is not either
+            raise InputError(f"{limit} is {value!r}.", f"Give {number} above 0, or leave it out.")
 
 
 def check_models(graph: Graph, *, max_cost: float | None) -> None:

@@ -168,6 +168,29 @@ def test_a_global_step_keeps_the_ids_of_rows_that_it_returns() -> None:
     assert outcome.counts["sorted"] == {"done": 2, "dropped": 1, "made": 2}
 
 
+def test_a_global_step_with_mappings_keeps_ids_too() -> None:
+    step = Sorted(input_mappings={"x": "number"}, output_mappings={"x": "y"})
+    batch = Batch([{"number": 2}, {"number": 9}], ["a", "b"], [[0], [1]])
+    outcome = apply_global(step, [batch], IdMaker("sorted").make)
+    assert outcome.batch.ids == ["a"]
+    assert [gone.id for gone in outcome.batch.gone] == ["b"]
+
+
+def test_a_step_that_reorders_its_rows_does_not_exchange_their_ids() -> None:
+    class Ordered(Step):
+        name: str = "ordered"
+
+        def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+            yield sorted(rows, key=lambda row: row["x"])
+
+    outcome = apply_step(Ordered(), make_batch(3, 1, 2))
+    assert dict(zip(outcome.batch.ids, [row["x"] for row in outcome.batch.rows], strict=True)) == {
+        "id0": 3,
+        "id1": 1,
+        "id2": 2,
+    }
+
+
 def test_a_global_step_names_new_rows_by_itself() -> None:
     outcome = apply_global(Summed(), [make_batch(2, 9)], IdMaker("summed").make)
     assert outcome.batch.rows == [{"sum": 11}]

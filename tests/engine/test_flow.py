@@ -58,7 +58,7 @@ def test_a_dead_workers_rows_wait_again_without_those_it_finished() -> None:
     flow.acknowledged("ask", 1, [0, 2])
     flow.lost_worker("ask")
     assert [work for work in flow.next_work() if isinstance(work, Job)] == [
-        Job(ASK, 0, batch(1, "load", 4), [1, 3])
+        Job(ASK, 0, batch(1, "load", 4), [1, 3], again=True)
     ]
 
 
@@ -67,7 +67,7 @@ def test_a_restart_gives_only_what_is_not_acknowledged() -> None:
     flow.arrived(batch(1, "load", 3), {"ask": {0, 1, 2}})
     flow.arrived(batch(2, "load", 3), {"ask": {1}})
     flow.ended("load")
-    assert list(flow.next_work()) == [Job(ASK, 0, batch(2, "load", 3), [0, 2])]
+    assert list(flow.next_work()) == [Job(ASK, 0, batch(2, "load", 3), [0, 2], again=True)]
 
 
 def test_a_stage_is_done_when_its_inputs_are_and_nothing_is_left() -> None:
