@@ -17,7 +17,7 @@ BROWSER := $(call stamp,browser)
 UV      := 0.13.8
 
 # What `make test` leaves to `make test-all`.
-PARTS := browser or argilla or slow
+PARTS := browser or argilla or dot or slow
 
 .PHONY: help demo test check lab lock format test-all test-parts parts clean
 

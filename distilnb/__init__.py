@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distilnb.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from distilnb import errors, llms, steps, tasks
@@ -94,16 +95,19 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def open(path: str | Path, *, trust_code: bool = False) -> Pipeline:
+def open(path: str | Path, *, trust_code: bool = False, allow: Iterable[str | Path] = ()) -> Pipeline:
     """Open a pipeline that `pipeline.save` wrote: a YAML or JSON file, or `hf://datasets/<owner>/<name>`.
 
-    Functions and classes of its author run only with `trust_code`; read the file before.
+    Functions and classes of its author run only with `trust_code`; read the file before. It may read files of the
+    working directory and ask its models where their providers are, or on this machine; `allow` names what else:
+    files, folders, hosts.
 
-    Raises SourceNotFoundError when it is not there, SpecError when it is no pipeline file.
+    Raises SourceNotFoundError when it is not there, SpecError when it is no pipeline file, UnsafeFileError when it
+    names places that are not allowed.
     """
     from distilnb.pipeline.opening import open_pipeline
 
-    return open_pipeline(path, trust_code=trust_code)
+    return open_pipeline(path, trust_code=trust_code, allow=allow)
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -13,6 +13,7 @@ from distilnb.errors import DistilnbError
 if TYPE_CHECKING:
     from distilnb.pipeline import Pipeline
     from distilnb.run import Run
+    from distilnb.spec.base import Spec
 
 app = typer.Typer(
     name="distilnb",
@@ -39,7 +40,9 @@ def main() -> None:
     try:
         app()
     except DistilnbError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        from distilnb.view.text import visible
+
+        sys.stderr.write(visible(f"{type(error).__name__}: {error}\n"))
         sys.exit(1)
 
 
@@ -60,7 +63,7 @@ def runs() -> None:
     """List all runs, newest first."""
     from distilnb.run import runs as all_runs
 
-    print(all_runs())
+    _say(all_runs())
 
 
 @app.command()
@@ -76,7 +79,7 @@ def attach(run_id: RunId) -> None:
 @app.command()
 def status(run_id: RunId) -> None:
     """Show how a run stands, step by step."""
-    print(repr(_run(run_id)))
+    _say(repr(_run(run_id)))
 
 
 @app.command()
@@ -102,7 +105,7 @@ def resume(run_id: RunId) -> None:
     """Go on with a run that stopped, failed or was lost; Ctrl-C stops it again, a second one at once."""
     run = _run(run_id).resume()
     _wait(run)
-    print(repr(run))
+    _say(repr(run))
 
 
 @app.command()
@@ -113,22 +116,25 @@ def errors(run_id: RunId) -> None:
     found = _run(run_id).errors()
     for row in found.to_dict("records"):
         mark = "partial" if row["is_partial"] else row["kind"]
-        print(f"{row['row_id']}  {row['step']}  {mark}: {row['reason']}")
+        _say(f"{row['row_id']}  {row['step']}  {mark}: {row['reason']}")
     print(plural(len(found), "row"))
 
 
 @pipelines.command("info")
-def info(config: Config, trust_code: TrustCode = False) -> None:
-    """Show what a pipeline file holds: its steps, the models and places it would touch, its code."""
-    from distilnb.pipeline.opening import fetch
-    from distilnb.spec.files import code_in
+def info(config: Config) -> None:
+    """Show what a pipeline file holds: its code, its steps, the models and places a run would touch. Runs none."""
+    from distilnb.pipeline.opening import fetch, open_pipeline
+    from distilnb.spec.files import code_in, read_text
 
-    pipeline = _open(config, trust_code)
-    print(repr(pipeline))
+    path = fetch(config)
+    text = read_text(path)
+    for source in code_in(text):  # first: whatever is wrong with the rest, its code was seen
+        _say("code, run with --trust-code only:")
+        _say(source.rstrip(), before="    ")  # so that no line of it seems to be one of ours
+    pipeline = open_pipeline(path, classes=_stand_ins(text))
+    _say(repr(pipeline))
     for line in _touched(pipeline):
-        print(line)
-    for source in code_in(fetch(config).read_text(encoding="utf-8")):
-        print(f"code, run with --trust-code only:\n{source.rstrip()}")
+        _say(line)
 
 
 @pipelines.command("run")
@@ -145,13 +151,21 @@ def run_pipeline(
     run = pipeline.start(rows=rows, max_cost=max_cost, parameters=_parameters(param))
     print(f"run {run.id} · follow it from elsewhere: distilnb attach {run.id}")
     result = _wait(run)
-    print(repr(run))
+    _say(repr(run))
     if out is not None and result is not None:
         result.save_to_disk(out)
         print(f"saved in {str(out)!r}")
 
 
 # --- inside ---
+
+
+def _say(text: object, *, before: str = "") -> None:
+    """Print text that others may have written, line by line, with nothing in it that a terminal obeys."""
+    from distilnb.view.text import visible
+
+    for line in visible(str(text)).split("\n"):
+        print(before + line)
 
 
 def _run(run_id: str) -> Run:
@@ -195,15 +209,48 @@ def _parameters(words: list[str]) -> dict[str, Any]:
     return parameters
 
 
+def _stand_ins(text: str) -> list[type[Spec]]:
+    """Return classes that can be drawn, in the place of those that only the author of a pipeline file has."""
+    from distilnb.spec.files import classes_in, read_data
+    from distilnb.spec.registry import KINDS
+    from distilnb.spec.step import stand_in
+
+    pipeline = read_data(text)
+    steps = pipeline.get("steps") or []
+    models = {kind for holder in (pipeline, *steps) for kind in _kinds(holder.get("llm"))}
+    kinds = {*models, *_kinds(steps), *classes_in(text)} - KINDS.keys()
+    # What is no name of a class stays unknown, and is refused as such.
+    names = [kind for kind in sorted(kinds) if kind.isascii() and kind.isidentifier()]
+    return [_model_stand_in(name) if name in models else stand_in(name) for name in names]
+
+
+def _kinds(value: object) -> set[str]:
+    """Return the kinds of one piece of data or of a list of them."""
+    items = value if isinstance(value, list) else [value]
+    return {str(item["kind"]) for item in items if isinstance(item, dict) and item.get("kind")}
+
+
+def _model_stand_in(kind: str) -> type[Spec]:
+    from pydantic import ConfigDict
+
+    from distilnb.llms.base import LLM
+
+    body = {"__module__": __name__, "model_config": ConfigDict(extra="allow"), "provider": kind}
+    return type(kind, (LLM,), {**body, "__annotations__": {"model": str}, "model": ""})
+
+
 def _touched(pipeline: Pipeline) -> list[str]:
     """Return the models, files and repositories that a run would touch, a line each."""
-    from distilnb.tasks.base import Task
+    from distilnb.llms.base import LLM
+    from distilnb.spec.registry import KINDS
 
     told = []
     for step in pipeline.graph.steps.values():
-        if isinstance(step, Task) and step.llm is not None:
-            where = f" at {step.llm.endpoint}" if step.llm.endpoint else ""
-            told.append(f"asks {step.llm.label}{where}")
+        # A step of the file's own class may be a task, which then asks the default model.
+        models = getattr(step, "llm", None) or (None if step.kind() in KINDS else pipeline.llm)
+        for model in models if isinstance(models, list) else [models]:
+            if isinstance(model, LLM):
+                told.append(f"asks {model.label}" + (f" at {model.endpoint}" if model.endpoint else ""))
         for field in ("data_files", "dataset_path", "repo_id"):
             value = getattr(step, field, None)
             told += [f"reads {value}"] if value else []

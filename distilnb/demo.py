@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import os
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
 from distilnb.engine.status import RunStatus
 from distilnb.errors import ExportError, RunFailedError
-from distilnb.export.distiset import DETAILS_FILE, Distiset
+from distilnb.export.distiset import CARD_FILE, Distiset
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import Found, as_llm, found_models
 from distilnb.llms.prices import price_of
@@ -29,6 +29,7 @@ from distilnb.view.table import rows_table
 
 NAME = "demo"
 FOLDER = "distilnb-demo"
+MARK = ".distilnb-demo"  # the file that says: the demo made this folder, and may replace it
 REHEARSAL = "rehearsal:alpha,rehearsal:beta"
 MAX_ROWS = 20  # of a run that asks a real model
 MAX_COST_USD = 0.50
@@ -54,9 +55,7 @@ def demo(
     distiset = wait_for_result(run, show=show)
     if not _n_rows(distiset):
         raise _nothing_made(run)
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    distiset.save_to_disk(folder)
+    save(distiset, folder)
     if show:
         _report(pipeline, distiset, run.status(), folder)
     return distiset
@@ -89,11 +88,48 @@ def _check_folder(folder: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
+    return (folder / MARK).is_file()
+
+
+def save(distiset: Distiset, folder: Path) -> None:
+    """Save the result in `folder`, in the place of an earlier one; that stays whole until the new one is.
+
+    Raises ExportError when the folder is another's by now, or cannot be written.
+    """
+    _check_folder(folder)
     try:
-        details = json.loads((folder / DETAILS_FILE).read_text(encoding="utf-8"))
-        return bool(details["info"]["pipeline"] == NAME)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        if folder.is_dir() and not _is_ours(folder):  # empty; it may be the working directory, or a mount
+            _write(distiset, folder)
+        else:
+            _swap_in(distiset, folder)
+    except OSError as error:
+        raise ExportError(
+            f"{str(folder)!r} cannot be written: {error.strerror or error}.",
+            "Name another folder: out='...'.",
+        ) from error
+
+
+def _swap_in(distiset: Distiset, folder: Path) -> None:
+    real = folder.resolve()
+    real.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{real.name}-", dir=real.parent) as beside:
+        new, old = Path(beside, "new"), Path(beside, "old")
+        _write(distiset, new)
+        card = new / CARD_FILE  # it says how to load the dataset
+        card.write_text(card.read_text("utf-8").replace(str(new), str(folder)), "utf-8")
+        if real.exists():
+            os.rename(real, old)
+        try:
+            os.rename(new, real)
+        except OSError:
+            if old.exists():
+                os.rename(old, real)
+            raise
+
+
+def _write(distiset: Distiset, folder: Path) -> None:
+    distiset.save_to_disk(folder)
+    (folder / MARK).write_text("Made by the demo of distilnb, which replaces this folder.\n", "utf-8")
 
 
 def _nothing_made(run: Run) -> RunFailedError:
@@ -122,7 +158,7 @@ def _announce(
 
 def announcement(models: Sequence[LLM], found: Sequence[Found], limits: dict[str, Any]) -> list[str]:
     """Return what is told first: whether it rehearses, what it may spend, and what else could be asked."""
-    if models[0].provider == "rehearsal":
+    if all(model.provider == "rehearsal" for model in models):
         could_use = [
             f"  {one.provider}: {_seen(one)}. To ask it:  make demo {one.line}"
             f'   or  dn.demo("{one.line.removeprefix("LLM=")}")'

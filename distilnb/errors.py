@@ -65,6 +65,10 @@ class DistilnbError(Exception):
     def __str__(self) -> str:
         return f"{self.what}\n{self.fix}" if self.fix else self.what
 
+    def _render_traceback_(self, *_: object) -> list[str]:
+        """What IPython shows instead of the frames of this library: the message says what is wrong."""
+        return [f"{type(self).__name__}: {self}"]
+
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), dict(self.__dict__)))
 

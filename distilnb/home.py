@@ -30,9 +30,9 @@ def private_folder(*parts: str) -> Path:
     path = home().joinpath(*parts)
     try:
         # One by one: mkdir(parents=True) makes those above without the mode.
-        for folder in (*reversed(path.parents), path):
-            if not folder.is_dir():
-                folder.mkdir(mode=0o700, exist_ok=True)
+        missing = [folder for folder in path.parents if not folder.exists()]
+        for folder in (*reversed(missing), path):
+            folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise StoreError(
             f"The folder {str(path)!r} cannot be made: {error.strerror or error}.",

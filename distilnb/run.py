@@ -329,7 +329,7 @@ class RunList(list[Run]):
     """Runs, newest first, with a readable form."""
 
     def __repr__(self) -> str:
-        return "\n".join(f"{run.id}  {run.line()}" for run in self) or "no runs"
+        return "\n".join(run.line() for run in self) or "no runs"
 
 
 def runs() -> RunList:

@@ -44,8 +44,14 @@ def end_processes_of(folder: Path) -> None:
 def wait_until_gone(folder: Path, timeout_s: float = 10.0) -> list[psutil.Process]:
     """Wait until no process of a run below the folder is left; return those that still are."""
     deadline = time.monotonic() + timeout_s
-    while (left := [p for p in processes_of(folder) if p.status() != psutil.STATUS_ZOMBIE]) and (
-        time.monotonic() < deadline
-    ):
+    while (left := [p for p in processes_of(folder) if is_alive(p)]) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process is there and is no zombie."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -38,8 +38,10 @@ def test_a_folder_that_exists_is_given_as_it_is(home: Path) -> None:
 
 def test_a_file_in_the_way_is_a_store_error(home: Path) -> None:
     home.write_text("")
-    with pytest.raises(StoreError, match=r"The folder '.*runs' cannot be made"):
-        private_folder("runs")
+    with pytest.raises(StoreError, match=r"The folder '.*one' cannot be made: Not a directory"):
+        private_folder("runs", "one")
+    with pytest.raises(StoreError, match=r"The folder '.*home' cannot be made: File exists"):
+        private_folder()
 
 
 @pytest.mark.parametrize("name", ["load", "text_generation_0", "Judge-2", "a" * 60])

@@ -19,7 +19,7 @@ from huggingface_hub import HfApi
 
 import distilnb as dn
 from distilnb import Pipeline
-from distilnb.errors import NoRowsError
+from distilnb.errors import NoRowsError, SpecError
 from distilnb.llms import OpenAILLM, RehearsalLLM
 from distilnb.spec.registry import STEPS, TASKS
 from distilnb.steps import (
@@ -596,3 +596,27 @@ def test_parameters_of_steps_and_functions_reach_the_run() -> None:
     assert [row["loud"] for row in rows] == ["SEA?", "AIR?"]
     assert [len(row["generations"]) for row in rows] == [3, 3]
     assert p.graph.steps["take"].n == 1  # type: ignore[attr-defined]
+
+
+def test_a_second_prompt_does_not_write_over_the_first() -> None:
+    p = Pipeline("p", llm="rehearsal").from_dicts([{"instruction": "a"}]).generate()
+    with pytest.raises(SpecError, match=r"Step 'generate_2' would overwrite column 'generations'"):
+        p.generate(prompt="Again: {{ instruction }}")
+    with pytest.raises(SpecError, match=r"Step 'x' would overwrite column 'instruction'"):
+        p.generate("x", into="instruction")
+    assert "more" in p.generate(into="more").preview(1).rows[0]
+
+
+def test_a_step_of_a_function_has_its_name() -> None:
+    from distilnb import step, task
+
+    @step
+    def shout(instruction: str) -> dict[str, str]:
+        return {"loud": instruction.upper()}
+
+    @task
+    def summary(loud: str) -> None:
+        """Sum up: {{ loud }}."""
+
+    p = Pipeline("p", llm="rehearsal").from_dicts([{"instruction": "a"}])
+    assert list((p >> shout).ask(summary).graph.steps) == ["load", "shout", "summary"]

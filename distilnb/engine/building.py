@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from distilnb.errors import StoreError
+from distilnb.errors import DuplicateStepError, StoreError
 from distilnb.rows import write_text
 from distilnb.spec.base import Spec
 from distilnb.spec.code import pack_code, unpack_code
 from distilnb.spec.graph import Graph
-from distilnb.spec.parameters import changed
-from distilnb.spec.registry import build, user_code
+from distilnb.spec.parameters import changed, split_path
+from distilnb.spec.registry import build, load_kind, user_code
 from distilnb.spec.step import Step
 
 
@@ -55,13 +55,20 @@ def _build_steps(
     plain_only: bool = False,
 ) -> dict[str, Step]:
     classes = {kind.removeprefix("class:"): cls for kind, cls in code.items() if kind.startswith("class:")}
+    dumps = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
+    placed = _place(secrets, dumps, classes)
     steps: dict[str, Step] = {}
-    for data in json.loads((folder / "steps.json").read_text(encoding="utf-8")):
+    for data in dumps:
         if data.get("name") not in names or (plain_only and _holds_code(data)):
             continue
         step = build(data, classes=classes, codes=code)
         if isinstance(step, Step):
-            steps[step.name] = _with_secrets(step, secrets)
+            for keys, secret in placed.get(step.name, ()):
+                change: Any = secret
+                for key in reversed(keys):
+                    change = {key: change}
+                step = changed(step, change, step.name)
+            steps[step.name] = step
     return steps
 
 
@@ -81,7 +88,7 @@ def _holds_code(data: Any) -> bool:
 
 
 def literal_secrets(graph: Graph) -> dict[str, str]:
-    """Return the secrets given literally, by the dotted path of their field."""
+    """Return the secrets given literally, by the dotted path of their field (the step's name may hold dots)."""
     found: dict[str, str] = {}
     for name, step in graph.steps.items():
         _collect_secrets(step, name, found)
@@ -90,6 +97,10 @@ def literal_secrets(graph: Graph) -> dict[str, str]:
 
 def _collect_secrets(value: object, path: str, found: dict[str, str]) -> None:
     if isinstance(value, SecretStr):
+        if path in found:
+            raise DuplicateStepError(
+                f"Two keys have the one place {path!r}.", "Give one of the steps a name without a dot."
+            )
         found[path] = value.get_secret_value()
     elif isinstance(value, Spec):
         for field in type(value).model_fields:
@@ -99,12 +110,18 @@ def _collect_secrets(value: object, path: str, found: dict[str, str]) -> None:
             _collect_secrets(item, f"{path}.{index}", found)
 
 
-def _with_secrets(step: Step, secrets: Mapping[str, str]) -> Step:
+def _place(
+    secrets: Mapping[str, str], dumps: Iterable[Mapping[str, Any]], classes: Mapping[str, type[Spec]]
+) -> dict[str, list[tuple[list[str], str]]]:
+    """Return the secrets of each step with the keys that lead to their field.
+
+    Names may hold dots, so a place is found among all steps of the run; a worker builds only its own.
+    """
+    placed: dict[str, list[tuple[list[str], str]]] = {}
+    if not secrets:
+        return placed
+    keys_of = {data.get("name", ""): load_kind(data["kind"], classes).model_fields for data in dumps}
     for path, secret in secrets.items():
-        name, *keys = path.split(".")
-        if name == step.name:
-            change: Any = secret
-            for key in reversed(keys):
-                change = {key: change}
-            step = changed(step, change, name)
-    return step
+        name, keys = split_path(path, keys_of)
+        placed.setdefault(name, []).append((keys, secret))
+    return placed

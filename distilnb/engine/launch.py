@@ -94,7 +94,7 @@ def is_going(run: RunDir) -> bool:
 @contextlib.contextmanager
 def one_start_at_a_time() -> Iterator[None]:
     """Keep two equal starts at the same moment from becoming two runs."""
-    descriptor = os.open(private_folder("runs") / ".start", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(private_folder() / ".start", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -180,28 +180,26 @@ def _steps_table(steps: Sequence[StepStatus]) -> str:
     for step in steps:
         numbers = (step.ended, step.made, step.failed, step.dropped, step.asked, step.cached)
         counts = " | ".join(figures.count(number) for number in numbers)
-        lines.append(f"| {_cell(step.name)} | {counts} | {figures.money(step.cost_usd)} |")
+        lines.append(f"| {_inline(step.name)} | {counts} | {figures.money(step.cost_usd)} |")
     return "\n".join(lines)
 
 
 def _left_out(info: RunInfo) -> list[str]:
     lines = []
     for step in info.steps:
+        name = _inline(step.name)
         lines += [
-            f"- {_cell(step.name)}: {figures.plural(n, 'row')} left out, {_cell(why)}"
+            f"- {name}: {figures.plural(n, 'row')} left out, {_quoted(why)}"
             for why, n in _sorted(step.drop_reasons)
         ]
         reasons = info.failures.get(step.name) or ({"no reason kept": step.failed} if step.failed else {})
         lines += [
-            f"- {_cell(step.name)}: {figures.plural(n, 'row')} failed, {_cell(why)}"
-            for why, n in _sorted(reasons)
+            f"- {name}: {figures.plural(n, 'row')} failed, {_quoted(why)}" for why, n in _sorted(reasons)
         ]
         if step.partial:
-            lines.append(
-                f"- {_cell(step.name)}: {figures.plural(step.partial, 'row')} kept with a part missing"
-            )
+            lines.append(f"- {name}: {figures.plural(step.partial, 'row')} kept with a part missing")
         if step.truncated:
-            lines.append(f"- {_cell(step.name)}: replies cut off at the token limit: {step.truncated}")
+            lines.append(f"- {name}: replies cut off at the token limit: {step.truncated}")
     return ["## What was left out", "\n".join(lines)] if lines else []
 
 
@@ -210,7 +208,7 @@ def _sorted(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _describe(subset: Subset) -> str:
-    splits = ", ".join(f"{split} {figures.plural(n, 'row')}" for split, n in subset.n_rows.items())
+    splits = ", ".join(f"{_inline(split)} {figures.plural(n, 'row')}" for split, n in subset.n_rows.items())
     columns = ", ".join(f"`{_code(name)}`" for name in subset.columns)
     parts = [f"## Subset `{_code(subset.name)}`", f"{splits}. Columns: {columns or 'none'}."]
     if json_columns := sorted(subset.json_columns):
@@ -268,8 +266,9 @@ def _inline(text: str) -> str:
     return re.sub(r"([\\`*_\[\]#|])", r"\\\1", _flat(text))
 
 
-def _cell(text: str) -> str:
-    return _flat(text).replace("|", "\\|").replace("`", "'")
+def _quoted(text: str) -> str:
+    """Return a reason, which may quote a reply of a model, as code: even an address in it is no link."""
+    return f"`{_code(text).strip() or 'no reason'}`"
 
 
 def _code(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import Self
+
 from distilnb.errors import ExportError
 from distilnb.export.table import Table, make_table
 from distilnb.rows import Row
@@ -98,12 +100,51 @@ class Subsets(dict[str, "DatasetDict"]):
         self.get(name)
         return super().pop(name, *default)
 
+    def popitem(self) -> tuple[str, DatasetDict]:
+        """Take the last subset out, with its name."""
+        name = next(reversed(self), None)
+        if name is None:
+            raise KeyError("there is no subset")
+        return name, self.pop(name)
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """Return a subset; it is `default` from now on when there was none of that name."""
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def clear(self) -> None:
+        """Take all subsets out."""
+        super().clear()
+        self._pending.clear()
+
+    def update(self, *others: Any, **more: Any) -> None:
+        """Set the subsets of a mapping, or of pairs, and those given by name."""
+        for name, value in dict(*others, **more).items():
+            self[name] = value
+        for other in others:
+            if isinstance(other, Subsets):  # its rows are read as they were there
+                self.json_columns.update(other.json_columns)
+
+    def __or__(self, other: Any) -> Any:
+        return {**self, **other} if isinstance(other, dict) else NotImplemented
+
+    def __ror__(self, other: Any) -> Any:
+        return {**other, **self} if isinstance(other, dict) else NotImplemented
+
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
     def copy(self) -> dict[str, DatasetDict]:
         """Return a plain dict of the subsets."""
         return {name: self[name] for name in self}
 
     def __eq__(self, other: object) -> bool:
         return self.copy() == (other.copy() if isinstance(other, Subsets) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     __hash__ = None
 

@@ -261,18 +261,22 @@ def _wait_s(state: RetryCallState) -> float:
 def ask_now(model: Model, prompt: str | list[Message], *, n: int = 1) -> str | list[str]:
     """Ask a question and wait for the reply; for n > 1 a list of replies.
 
-    It runs in a thread with an event loop of its own, so it works in a notebook, whose loop runs already.
-    Ctrl-C ends the request.
+    Works in a notebook too; Ctrl-C ends the request.
     """
     model.check()
     model.probe()
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    texts = _run_in_thread(model, Request(tuple(messages), n=n))
+    texts = [_text_of(reply) for reply in answer_now(model, Request(tuple(messages), n=n)).replies]
     return texts if n > 1 else texts[0]
 
 
-def _run_in_thread(model: Model, request: Request) -> list[str]:
-    result: Future[list[str]] = Future()
+def answer_now(model: Model, request: Request) -> Answer:
+    """Send one request and wait for its answer.
+
+    It runs in a thread with an event loop of its own, so it works in a notebook, whose loop runs already.
+    Ctrl-C ends the request.
+    """
+    result: Future[Answer] = Future()
     question = _Question()
 
     def work() -> None:
@@ -301,7 +305,7 @@ class _Question:
         self._task: asyncio.Task[object] | None = None
         self._is_taken_back = False
 
-    async def ask(self, model: Model, request: Request) -> list[str]:
+    async def ask(self, model: Model, request: Request) -> Answer:
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         if self._is_taken_back:
@@ -309,7 +313,7 @@ class _Question:
         caller = Caller.of(model)
         try:
             async with caller.asking(request) as answer:
-                return [_text_of(reply) for reply in answer.replies]
+                return answer
         finally:
             await caller.close()
 

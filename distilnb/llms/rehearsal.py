@@ -52,7 +52,8 @@ _CLOSED_UP = frozenset({"han", "kana"})  # written without spaces
 class RehearsalLLM(LLM):
     """A model that costs nothing, to rehearse a pipeline at full size.
 
-    Replies depend on `seed`, the model's name, the messages and the index of the reply, on nothing else.
+    Replies are drawn by `seed`, the model's name, the messages, the request's salt and the index of the reply;
+    what is written follows the JSON schema or the task, `garbage_rate` and `max_new_tokens`. Nothing else counts.
     Where a JSON schema is wanted they satisfy it, where a task has a form of its own (a rating) they have it,
     and else they are a few sentences about the prompt that begin with "(rehearsed)". `failure_rate` is the
     share of requests that fail as a busy server does (each attempt draws anew), `garbage_rate` the share of

@@ -72,7 +72,7 @@ class HttpClient:
             raise unreachable(connection.target, f"the response is not HTTP ({error.message})") from None
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable(connection.target, error) from error
-        if "Content-Encoding" in headers:
+        if headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
             raw = _decompress(raw, connection.target)
         if status != 200:
             raise error_of(status, headers, raw, connection.target)

@@ -78,7 +78,7 @@ def _define(session: Session, body: str) -> Any:
     """Run the body in the user's namespace, where its source can be found later, and return the function."""
     filename = session.shell.compile.cache(body, session.shell.execution_count)
     tree = ast.parse(body, filename)
-    functions = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     others = [
         node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.Import, ast.ImportFrom))
     ]

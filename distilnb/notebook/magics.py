@@ -9,7 +9,6 @@ from typing import Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
-from distilnb.errors import DistilnbError
 from distilnb.notebook import build, cells, look, runs
 from distilnb.notebook.options import Command, HelpShown, nearest
 from distilnb.notebook.session import Session
@@ -20,7 +19,7 @@ CELLS: Mapping[str, Command] = {one.name: one for one in cells.COMMANDS}
 
 
 @magics_class
-class DistilMagics(Magics):  #
+class DistilMagics(Magics):
     """The one magic of distilnb, for a line and for a cell."""
 
     def __init__(self, shell: Any, session: Session) -> None:
@@ -40,8 +39,6 @@ class DistilMagics(Magics):  #
             result = call(self.session, line.rstrip().removesuffix(";"), cell)
         except HelpShown:
             return None
-        except DistilnbError as error:
-            raise told_briefly(error) from None
         return None if silent else result
 
 
@@ -79,10 +76,3 @@ def overview() -> str:
     width = max(len(one.spoken) for one in every)
     told = [f"{one.spoken:{width}}  {(one.call.__doc__ or '').splitlines()[0]}" for one in every]
     return "\n".join([*told, "", "%distil VERB -h tells its options.", ""])
-
-
-def told_briefly(error: DistilnbError) -> DistilnbError:
-    """Return the error so that IPython shows what it says, without the frames of this library."""
-    text = f"{type(error).__name__}: {error}"
-    error._render_traceback_ = lambda *_: [text]  # type: ignore[attr-defined]  # what IPython asks for
-    return error

@@ -41,7 +41,9 @@ class Session:
         self.run_id = ""  # of the current run
         self.panels: dict[str, RunPanel] = {}  # live ones, by run id
         self._shown: set[str] = set()  # runs that this cell shows already
-        self._known: dict[str, object] = {}  # pipelines and runs by variable, as the last cell left them
+        self._known: dict[
+            str, object
+        ] = {}  # pipelines and runs by variable, as the last cell or magic left them
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -64,20 +66,40 @@ class Session:
     def pipeline(self, variable: str | None = None) -> Target:
         """Return the pipeline of that variable, which becomes the current one; else the current one."""
         known = self.pipelines()
-        wanted = variable or self.variable
         if variable and variable not in known:
             raise UsageError(
                 f"There is no pipeline {variable!r}; there are {list(known)}.{nearest(variable, known)}"
             )
-        if wanted not in known:
-            raise UsageError("There is no pipeline yet. Make one: %distil new NAME SOURCE")
-        self.variable = wanted
+        wanted = variable or self._latest(known)
+        self._use(wanted)
         return Target(wanted, known[wanted])
+
+    def _latest(self, known: Mapping[str, Pipeline]) -> str:
+        """Return the pipeline that this cell assigned before its magic; else the current one, or the only one.
+
+        Raises UsageError when there is none, or several of which none is current.
+        """
+        if not known:
+            raise UsageError("There is no pipeline yet. Make one: %distil new NAME SOURCE")
+        names = self._changed(known) or ([self.variable] if self.variable in known else list(known))
+        if len({id(known[name]) for name in names}) > 1:
+            raise UsageError(f"Which pipeline? There are {names}. Choose one: %distil use NAME")
+        return names[-1]
+
+    def _use(self, variable: str) -> None:
+        """Make a variable the current one: what the cell assigned up to here came earlier."""
+        self._known.update(self.pipelines())
+        self.variable = variable
+
+    def _changed(self, now: Mapping[str, object]) -> list[str]:
+        """Return the variables whose value no variable had when the last cell ended, or a magic was used."""
+        old = list(self._known.values())
+        return [name for name, value in now.items() if not any(value is one for one in old)]
 
     def assign(self, variable: str, pipeline: Pipeline) -> Pipeline:
         """Give a variable a new pipeline and make it the current one."""
-        self.namespace[variable] = self._known[variable] = pipeline
-        self.variable = variable
+        self.namespace[variable] = pipeline
+        self._use(variable)
         return pipeline
 
     def target(self, word: str | None, pipeline: str | None = None) -> Target:
@@ -207,8 +229,7 @@ class Session:
 
         self._let_panels_end()
         now = {name: value for name, value in self._own_variables() if isinstance(value, (Pipeline, Run))}
-        old = list(self._known.values())
-        changed = {name for name, value in now.items() if not any(value is one for one in old)}
+        changed = set(self._changed(now))
         self._known = dict(now)
         for name in self._in_order(changed, result):
             value = now[name]

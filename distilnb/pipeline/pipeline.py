@@ -33,8 +33,6 @@ from distilnb.steps.sources import (
     LoadDataFromDisk,
     LoadDataFromFileSystem,
     LoadDataFromHub,
-    rows_from_dataset,
-    rows_from_pandas,
 )
 from distilnb.steps.training import FormatTextGenerationDPO, FormatTextGenerationSFT
 from distilnb.view.graph import graph_bundle, outline
@@ -69,6 +67,8 @@ class Pipeline:
         heads: Sequence[str] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
+        if not name:
+            raise SpecError("A pipeline needs a name.", "Pipeline('prefs')")
         self.name = name
         self.description = description
         self.llm = None if llm is None else as_llm(llm)
@@ -139,15 +139,14 @@ class Pipeline:
         with drafting(None):
             return self._append(as_step(step), verb="", name=name, after=after)
 
-    def _append(
-        self, step: Step, *, verb: str, name: str = "", after: str | Sequence[str] = (), check: bool = True
-    ) -> Pipeline:
+    def _append(self, step: Step, *, verb: str, name: str = "", after: str | Sequence[str] = ()) -> Pipeline:
         """Wire a step in; `verb` is the base of its name when nobody gave one."""
         step = wiring.with_default_model(step, self.llm)
         wired = wiring.wire(self._graph, self._heads, step, verb=verb, name=name, after=after)
         pipeline = self._with(wired.graph, wired.heads, note=wired.note)
-        if check:
-            check_flow(pipeline.graph)
+        check_flow(pipeline.graph)
+        if verb in ("generate", "judge"):
+            wiring.check_new_columns(pipeline.graph, wired.heads)
         return pipeline
 
     def __rshift__(self, other: AnyStep | Sequence[AnyStep]) -> Pipeline:
@@ -175,11 +174,11 @@ class Pipeline:
 
     def from_pandas(self, frame: pd.DataFrame, *, name: str = "load") -> Pipeline:
         """Take rows from a DataFrame; NaN and NaT become None."""
-        return self.from_dicts(rows_from_pandas(frame), name=name)
+        return self.from_dicts(starting.rows_of(frame), name=name)
 
     def from_dataset(self, dataset: Dataset, *, name: str = "load") -> Pipeline:
         """Take rows from a `datasets.Dataset`."""
-        return self.from_dicts(rows_from_dataset(dataset), name=name)
+        return self.from_dicts(starting.rows_of(dataset), name=name)
 
     def from_hub(self, repo_id: str, *, split: str = "train", name: str = "load", **options: Any) -> Pipeline:
         """Take rows from a dataset on the Hugging Face Hub; options are those of LoadDataFromHub."""
@@ -190,11 +189,15 @@ class Pipeline:
     ) -> Pipeline:
         """Take rows from files (jsonl, json, csv, parquet, arrow, txt), by path or pattern."""
         data_files: Any = str(files) if isinstance(files, (str, Path)) else [str(file) for file in files]
-        return self._source(LoadDataFromFileSystem(data_files=data_files, name=name, **options))
+        step = LoadDataFromFileSystem(data_files=data_files, name=name, **options)
+        step.check()  # a wrong path is told here, not at the first preview
+        return self._source(step)
 
     def from_disk(self, path: str | Path, *, name: str = "load", **options: Any) -> Pipeline:
         """Take rows from a dataset, or a Distiset, saved on disk."""
-        return self._source(LoadDataFromDisk(dataset_path=str(path), name=name, **options))
+        step = LoadDataFromDisk(dataset_path=str(path), name=name, **options)
+        step.check()
+        return self._source(step)
 
     def with_rows(self, rows: Sequence[Row], *, name: str | None = None) -> Pipeline:
         """Give other rows to a source: its name may be left out when there is one."""
@@ -292,7 +295,8 @@ class Pipeline:
         """Ask a model for k replies a row; several models give k replies each, in their order.
 
         `prompt` is a Jinja template whose variables are columns ("{{ instruction }}" when left out); lines that
-        are only `system:`, `user:` or `assistant:` start a message.
+        are only `system:`, `user:` or `assistant:` start a message. Sampling parameters belong to the model:
+        `llm=dn.llm("openai:gpt-4o-mini", temperature=0.7)`.
 
         Makes: `into` (list[str]) and `generation_models` (list[str]; `<into>_models` for another `into`).
         """
@@ -307,6 +311,8 @@ class Pipeline:
         tasks = [wiring.with_default_model(task, self.llm) for task in tasks]
         wired = wiring.wire_branches(self._graph, self._heads, tasks, join, verb=verb, name=name, after=after)
         check_flow(wired.graph)
+        branches = [task for head in wired.heads for task in wired.graph.predecessors(head)]
+        wiring.check_new_columns(wired.graph, branches)
         return self._with(wired.graph, wired.heads, note=wired.note)
 
     def judge(

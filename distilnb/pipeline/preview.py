@@ -178,6 +178,7 @@ def describe(graph: Graph, result: StepResult, sampled: Mapping[str, int]) -> St
             for row_id, replies in result.replies.items()
         },
         is_rehearsed=is_rehearsed(step),
+        dropped=result.drop_reasons,
         after=graph.predecessors(result.name),
         reads=step.needed(),
         waiting=max(0, len(result.incoming) - len(result.outgoing) - len(failed))

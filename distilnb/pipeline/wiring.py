@@ -10,6 +10,7 @@ from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
 from distilnb.rows import Row
 from distilnb.spec.check import takes_several
+from distilnb.spec.code import Code
 from distilnb.spec.draft import drafting, snake_case
 from distilnb.spec.graph import Graph
 from distilnb.spec.inline import Inline
@@ -40,10 +41,10 @@ def wire(
     explicit = name or step.name
     if explicit in graph.steps:
         return _replace(graph, heads, named(step, explicit))
-    before = _predecessors(graph, heads, step, after)
+    before = _predecessors(graph, heads, step, after, explicit or _base_name(step, verb))
     if not explicit and len(before) == 1 and verb and graph.steps[before[0]].digest == step.digest:
         return Wired(graph, tuple(heads), f"{before[0]!r} is an equal step already; nothing was added.")
-    step = named(step, explicit or free_name(graph, verb or snake_case(step.kind())))
+    step = named(step, explicit or free_name(graph, _base_name(step, verb)))
     graph = graph.appending(step, before)
     kept = [head for head in heads if head not in before]
     if after and kept:  # a branch from the middle: it becomes what the next verb follows
@@ -78,7 +79,7 @@ def wire_branches(
     name = name or free_name(graph, verb)
     branches = [f"{name}_{number}" for number in range(1, len(tasks) + 1)]
     if name not in graph.steps:
-        before = _predecessors(graph, heads, tasks[0], after)
+        before = _predecessors(graph, heads, tasks[0], after, name)
         for branch, task in zip(branches, tasks, strict=True):
             graph = graph.appending(named(task, branch), before)
         graph = graph.appending(named(join, name), branches)
@@ -114,7 +115,9 @@ def _replace(graph: Graph, heads: Sequence[str], step: Step) -> Wired:
     return Wired(graph.replacing(step), tuple(heads), note)
 
 
-def _predecessors(graph: Graph, heads: Sequence[str], step: Step, after: str | Sequence[str]) -> list[str]:
+def _predecessors(
+    graph: Graph, heads: Sequence[str], step: Step, after: str | Sequence[str], name: str
+) -> list[str]:
     if isinstance(step, GeneratorStep):
         return []
     before = [after] if isinstance(after, str) and after else list(after) or list(heads)
@@ -122,14 +125,22 @@ def _predecessors(graph: Graph, heads: Sequence[str], step: Step, after: str | S
         graph.step(name)
     if not before:
         raise StepConnectionError(
-            f"No rows flow into step {step.kind()!r}.", "Begin with a source: p.from_dicts([...])."
+            f"No rows flow into step {name!r}.", "Begin with a source: p.from_dicts([...])."
         )
     if len(before) > 1 and not takes_several(step) and not isinstance(step, GlobalStep):
         raise StepConnectionError(
-            f"The pipeline ends in {before}; {step.kind()!r} takes the rows of one step.",
+            f"The pipeline ends in {before}; step {name!r} takes the rows of one step.",
             "Join the branches first with group(...) or combine(), or say after='...'.",
         )
     return before
+
+
+def _base_name(step: Step, verb: str) -> str:
+    """Return what an unnamed step is called: as the user's function, else as the verb, else as its class."""
+    function = getattr(step, "function", None)
+    if isinstance(function, Code) and verb in ("", "ask") and function.name.isidentifier():
+        return function.name
+    return verb or snake_case(step.kind())
 
 
 def rows_given(rows: Sequence[Row]) -> Inline:
@@ -154,6 +165,21 @@ def free_name(graph: Graph, base: str) -> str:
         number += 1
         name = f"{base}_{number}"
     return name
+
+
+def check_new_columns(graph: Graph, names: Sequence[str]) -> None:
+    """Raise SpecError when a task would write over a column that its rows bring along: verbs never overwrite."""
+    known = graph.columns()
+    for name in names:
+        if not isinstance(graph.steps[name], Task):
+            continue
+        arriving = {column for before in graph.predecessors(name) for column in known[before].names}
+        for column in graph.steps[name].made():
+            if column in arriving:
+                raise SpecError(
+                    f"Step {name!r} would overwrite column {column!r}; upstream has {sorted(arriving)}.",
+                    "Give its result another name: into='...'.",
+                )
 
 
 def only_source(graph: Graph) -> str:

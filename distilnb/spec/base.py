@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -9,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from typing_extensions import Self
 
 from distilnb.errors import SpecError, UnknownParameterError, did_you_mean
-from distilnb.spec.code import Code, code_digest
+from distilnb.spec.code import _SECRET_PREFIXES, Code, code_digest
 from distilnb.spec.digest import digest_of
 from distilnb.spec.inline import Inline
+
+_SECRET_FIELDS = re.compile(r"(keys?|token|secrets?|passwords?)$", re.IGNORECASE)  # `max_tokens` is none
 
 
 class Spec(BaseModel):
@@ -26,6 +29,7 @@ class Spec(BaseModel):
         extra="forbid",
         arbitrary_types_allowed=True,
         protected_namespaces=(),  # `model` is the field's word for a model
+        hide_input_in_errors=True,  # pydantic's own error is the cause of ours, and the input may hold a key
         # Lets a subclass say `inputs = ["text"]` without an annotation, as step classes of 1.x do.
         ignored_types=(list, dict, tuple),
     )
@@ -127,5 +131,22 @@ def explain_validation(kind: str, error: ValidationError, fields: set[str]) -> S
             return UnknownParameterError(
                 f"{kind} has no field {where!r}; it has {sorted(fields)}.", did_you_mean(where, fields)
             )
-        lines.append(f"{where}: {problem['msg']} (got {problem.get('input')!r:.80})")
+        # The input of a missing field is all the others, keys among them.
+        got = "" if problem["type"] == "missing" else _shown(where, problem.get("input"))
+        lines.append(f"{where}: {problem['msg']}{got}")
     return SpecError(f"{kind} cannot be made: {'; '.join(lines)}.")
+
+
+def _shown(where: str, value: object) -> str:
+    """Return " (got …)" for a value that holds no secret, as far as its type, its place and its look tell."""
+    is_number = isinstance(value, (int, float))
+    is_secret = any(_SECRET_FIELDS.search(part) for part in where.split(".")) and not is_number
+    if is_secret or _holds_dict(value) or _SECRET_PREFIXES.search(repr(value).encode("utf-8", "replace")):
+        return ""
+    return f" (got {value!r:.80})"
+
+
+def _holds_dict(value: object) -> bool:
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(_holds_dict(item) for item in value)
+    return isinstance(value, Mapping)

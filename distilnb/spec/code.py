@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copyreg
 import dis
+import functools
 import inspect
 import io
 import os
@@ -12,17 +14,30 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator, SecretBytes, SecretStr
+from pydantic import BaseModel, BeforeValidator, SecretBytes, SecretStr
+from pydantic_core import PydanticUndefined
 
 from distilnb.errors import CodeNotPortableError, SpecError
 from distilnb.spec.digest import digest_of
 
 MAX_BLOB_BYTES = 10_000_000
+_SCALARS = (str, int, float, bool, complex, bytes)
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_CODE = (types.FunctionType, types.ModuleType, type)
+_WRAPPERS: dict[type, tuple[str, ...]] = {
+    types.MethodType: ("__func__", "__self__"),
+    property: ("fget", "fset", "fdel"),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    functools.cached_property: ("func",),
+    functools._lru_cache_wrapper: ("__wrapped__",),
+}
 _SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _SECRET_PREFIXES = re.compile(
     rb"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|gsk_[A-Za-z0-9]{16,}|ghp_[A-Za-z0-9]{20,})"
@@ -95,70 +110,162 @@ def source_of(value: object) -> str:
 
 def code_digest(value: object) -> str:
     """Return the identity of user code: its syntax, the code and plain values it reaches, package versions."""
-    return digest_of(_describe(value, set()))
+    return digest_of(_describe(value, _Seen({})))
 
 
-def _describe(value: object, seen: set[int]) -> Any:
-    """Describe code without its comments and positions; recursion stops at what was described already."""
-    if id(value) in seen:
-        return "seen"
-    seen.add(id(value))
+class _Seen(NamedTuple):
+    """What a description met already: code, in its order, and the values that are open around it."""
+
+    code: dict[int, object]  # holds the objects, so that no id is used twice
+    open_ids: tuple[int, ...] = ()
+
+
+def _describe(value: object, seen: _Seen) -> Any:
+    """Describe a value as JSON-ready data: code without comments and positions, equal in every process."""
+    if value is None or value is ... or type(value) in _SCALARS:
+        return repr(value)
+    if isinstance(value, _CODE) and not isinstance(value, types.GenericAlias):  # a type, to Python 3.10
+        return _describe_code(value, seen)
+    if id(value) in seen.open_ids:
+        return ["cycle", seen.open_ids.index(id(value))]
+    return _describe_value(value, _Seen(seen.code, (*seen.open_ids, id(value))))
+
+
+def _describe_code(value: Any, seen: _Seen) -> Any:
+    if isinstance(value, types.ModuleType) and not is_users_module(value):
+        return f"{value.__name__} {_package_version(value.__name__)}"
+    if not isinstance(value, types.ModuleType) and not _is_users(value):
+        name = f"{value.__module__}.{value.__qualname__} {_package_version(value.__module__)}"
+        is_made = isinstance(value, types.FunctionType) and "<locals>" in value.__qualname__  # `at_least(3)`
+        return [name, _describe_reach(value, seen)] if is_made else name
+    if id(value) in seen.code:
+        return ["seen", list(seen.code).index(id(value))]
+    seen.code[id(value)] = value
     if isinstance(value, types.ModuleType):
-        return _describe_module(value)
-    if isinstance(value, (types.FunctionType, types.MethodType, type)) and not _is_users(value):
-        return f"{value.__module__}.{value.__qualname__} {_package_version(value.__module__)}"
-    if isinstance(value, types.MethodType):
-        return [_describe(value.__func__, seen), _describe(value.__self__, seen)]
-    if isinstance(value, types.FunctionType):
-        return [_describe_syntax(value), _describe_reach(value, seen), _plain(value.__defaults__, seen)]
-    if isinstance(value, type):
-        members = [
-            member for _, member in sorted(vars(value).items()) if isinstance(member, types.FunctionType)
-        ]
-        return [_describe_syntax(value), [_describe_reach(member, seen) for member in members]]
-    return _plain(value, seen)
+        return _describe_module(value, seen)
+    return _describe_class(value, seen) if isinstance(value, type) else _describe_function(value, seen)
 
 
-def _describe_syntax(value: Any) -> str:
-    """Syntax tree of a def or class; bytecode for a lambda, whose source line holds more than itself."""
-    source = source_of(value)
-    if source and getattr(value, "__name__", "") != "<lambda>":
-        try:
-            tree = ast.parse(source)
-        except SyntaxError:
-            return _describe_bytecode(value)
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)) and ast.get_docstring(
-                node
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
-        return ast.dump(tree)
-    return _describe_bytecode(value)
+def _describe_function(function: types.FunctionType, seen: _Seen) -> list[Any]:
+    attributes = {name: item for name, item in sorted(vars(function).items()) if not name.startswith("__")}
+    values = (function.__defaults__, function.__kwdefaults__, attributes)
+    # The source of the code: that of a decorated function would be the source of what it wraps. The source line of
+    # a lambda holds more than itself, so its bytecode is described.
+    code = function.__code__
+    syntax = _syntax_of(source_of(code), code.co_name) or _describe_bytecode(code, function.__doc__)
+    return ["function", syntax, _describe_reach(function, seen), *(_describe(item, seen) for item in values)]
 
 
-def _describe_bytecode(value: Any) -> str:
-    if isinstance(value, type):
-        members = [
-            member for _, member in sorted(vars(value).items()) if isinstance(member, types.FunctionType)
-        ]
-        return "|".join(_describe_bytecode(member) for member in members)
-    return _describe_code_object(value.__code__)
+def _describe_class(cls: type, seen: _Seen) -> list[Any]:
+    """Describe a class by its bases and members: their source is found where that of a cell's class is not."""
+    bases = [_describe(base, seen) for base in (type(cls), *cls.__bases__)]
+    members = {name: item for name, item in sorted(vars(cls).items()) if _is_written(cls, name, item)}
+    if issubclass(cls, Enum):
+        members.update({name: item.value for name, item in cls.__members__.items()})
+    infos = (cls.model_fields, cls.__private_attributes__) if issubclass(cls, BaseModel) else ()
+    fields = [[name, _describe_field(info, seen)] for group in infos for name, info in group.items()]
+    return ["class", cls.__name__, bases, _describe(members, seen), fields]
 
 
-def _describe_code_object(code: types.CodeType) -> str:
+def _is_written(cls: type, name: str, member: object) -> bool:
+    """Whether a member of a class is the user's work, as against bookkeeping of Python, enum or pydantic."""
+    if isinstance(member, (types.MemberDescriptorType, types.GetSetDescriptorType)) or name == "_abc_impl":
+        return False
+    if name.startswith("__"):
+        methods = (types.FunctionType, property, staticmethod, classmethod)
+        return isinstance(member, methods) and not name.startswith("__annotate")
+    if issubclass(cls, Enum):
+        return name not in cls.__members__ and not (name.startswith("_") and name.endswith("_"))
+    return not (issubclass(cls, BaseModel) and name in ("model_fields", "model_computed_fields"))
+
+
+def _describe_field(info: Any, seen: _Seen) -> list[Any]:
+    """Describe a field of a pydantic model, whose default is no member of the class."""
+    annotation = re.sub(r" at 0x[0-9a-f]+", "", repr(getattr(info, "annotation", "")))
+    default = "none" if info.default is PydanticUndefined else _describe(info.default, seen)
+    return [annotation, default, _describe(info.default_factory, seen)]
+
+
+def _describe_value(value: Any, seen: _Seen) -> Any:
+    kind = type(value)
+    if kind in (list, tuple):
+        return [kind.__name__, *(_describe(item, seen) for item in value)]
+    if kind in (dict, types.MappingProxyType):
+        return ["dict", *([_describe(key, seen), _describe(item, seen)] for key, item in value.items())]
+    if isinstance(value, (set, frozenset)):  # in no order: what one item reached must not number the next
+        items = [_describe(item, _Seen({**seen.code}, seen.open_ids)) for item in value]
+        return [_describe(kind, seen), *sorted(items, key=digest_of)]
+    if isinstance(value, (SecretStr, SecretBytes)):
+        return "secret"
+    if isinstance(value, Code):
+        return ["code", value.digest]
+    if isinstance(value, Enum):
+        return [_describe(kind, seen), _describe(value.value, seen)]
+    if hasattr(kind, "set_fields") and hasattr(kind, "not_in_digest"):  # a step or a model
+        fields = {name: item for name, item in value.set_fields() if name not in value.not_in_digest}
+        return [_describe(kind, seen), *([name, _describe(item, seen)] for name, item in fields.items())]
+    if kind.__module__.startswith("distilnb.") and hasattr(kind, "dump") and hasattr(kind, "digest"):
+        return value.dump()
+    if (parts := _parts_of(value)) is not None:
+        return [f"{kind.__module__}.{kind.__qualname__}", *(_describe(part, seen) for part in parts)]
+    # A live object has no content that could be named: it counts as new in every process.
+    return f"{kind.__module__}.{kind.__qualname__}@{os.getpid()}:{id(value)}"
+
+
+def _parts_of(value: Any) -> Sequence[object] | None:
+    """Return what an object is made of, or None where that cannot be known."""
+    kind = type(value)
+    for wrapper, names in _WRAPPERS.items():
+        if isinstance(value, wrapper):
+            return [getattr(value, name) for name in names]
+    if not (_is_users(kind) or kind.__module__.split(".")[0] in sys.stdlib_module_names):
+        return None
+    try:
+        reduced = (copyreg.dispatch_table.get(kind) or (lambda item: item.__reduce_ex__(2)))(value)
+    except Exception:  # noqa: BLE001 - a lock, an open file, or the user's own `__getstate__`
+        return None
+    parts = (getattr(value, "__module__", ""), reduced) if isinstance(reduced, str) else reduced
+    return [list(part) if isinstance(part, Iterator) else part for part in parts]
+
+
+@functools.lru_cache(maxsize=4096)
+def _syntax_of(source: str, name: str = "") -> str:
+    """Return the digest of source without comments and docstrings, or "" when it is not that one definition."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return ""
+    if name and [getattr(node, "name", "") for node in tree.body] != [name]:
+        return ""
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return digest_of(ast.dump(tree))
+
+
+def _describe_bytecode(code: types.CodeType, docstring: str | None = None) -> list[Any]:
     constants = [
-        _describe_code_object(item) if isinstance(item, types.CodeType) else repr(item)
+        _describe_bytecode(item) if isinstance(item, types.CodeType) else _describe(item, _Seen({}))
         for item in code.co_consts
     ]
-    return repr((code.co_code, constants, code.co_names, code.co_varnames, sys.version_info[:2]))
+    if docstring and code.co_consts[0] == docstring:
+        constants[0] = "None"
+    sizes = ("argcount", "posonlyargcount", "kwonlyargcount", "flags")
+    signs = [getattr(code, f"co_{name}") for name in ("names", "varnames", "freevars", "cellvars", *sizes)]
+    table = getattr(code, "co_exceptiontable", b"")  # since Python 3.11
+    return [code.co_code.hex(), table.hex(), constants, signs, sys.version_info[:2]]
 
 
-def _describe_reach(function: types.FunctionType, seen: set[int]) -> dict[str, Any]:
+def _describe_reach(function: types.FunctionType, seen: _Seen) -> dict[str, Any]:
     """Describe the globals and closure values that a function's own code names."""
     reached: dict[str, Any] = {}
+    words = {word for part in _parts_in(function.__code__) for word in part.co_names}
     for name in sorted(_names_in(function.__code__)):
-        if name in function.__globals__ and not hasattr(builtins, name):
-            reached[name] = _describe(function.__globals__[name], seen)
+        if name in function.__globals__ and not (name.startswith("__") and hasattr(builtins, name)):
+            value = function.__globals__[name]
+            reached[name] = _describe(value, seen)
+            for module in _submodules_named(value, words) if isinstance(value, types.ModuleType) else ():
+                reached[module.__name__] = _describe(module, seen)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:
             reached[name] = _describe(cell.cell_contents, seen)
@@ -169,34 +276,24 @@ def _describe_reach(function: types.FunctionType, seen: set[int]) -> dict[str, A
 
 def _names_in(code: types.CodeType) -> set[str]:
     """Return the global names that code reads; `co_names` would have those of attributes too."""
-    reading = ("LOAD_GLOBAL", "LOAD_NAME")
-    names = {str(step.argval) for step in dis.get_instructions(code) if step.opname in reading}
-    for item in code.co_consts:
-        if isinstance(item, types.CodeType):
-            names |= _names_in(item)
-    return names
+    reading = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+    steps = (step for part in _parts_in(code) for step in dis.get_instructions(part))
+    return {str(step.argval) for step in steps if step.opname in reading}
 
 
-def _plain(value: object, seen: set[int]) -> Any:
-    if value is None or isinstance(value, (str, int, float, bool, bytes)):
-        return repr(value)
-    if isinstance(value, re.Pattern):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain_or_code(item, seen) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(repr(item) for item in value)
-    if isinstance(value, dict):
-        return [[repr(key), _plain_or_code(item, seen)] for key, item in value.items()]
-    dump = getattr(value, "dump", None)
-    if callable(dump) and hasattr(value, "digest"):
-        return dump()
-    # A live object has no content that could be named: it counts as new in every process.
-    return f"{type(value).__module__}.{type(value).__qualname__}@{os.getpid()}:{id(value)}"
+def _parts_in(code: types.CodeType) -> list[types.CodeType]:
+    """Return code and the code of all that is defined in it."""
+    inner = [item for item in code.co_consts if isinstance(item, types.CodeType)]
+    return [code, *(part for item in inner for part in _parts_in(item))]
 
 
-def _plain_or_code(value: object, seen: set[int]) -> Any:
-    return _describe(value, seen) if callable(value) else _plain(value, seen)
+def _submodules_named(module: types.ModuleType, names: set[str]) -> Iterator[types.ModuleType]:
+    """Yield the user's modules below a package that code names, as in `package.part.function()`."""
+    for name in sorted(names):
+        below = sys.modules.get(f"{module.__name__}.{name}")
+        if below is not None and is_users_module(below):
+            yield below
+            yield from _submodules_named(below, names)
 
 
 def _is_users(value: Any) -> bool:
@@ -212,22 +309,29 @@ def is_users_module(module: types.ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if module.__name__.split(".")[0] == "distilnb" or not file:
         return False
-    path = str(Path(file).resolve())
-    return (
-        "site-packages" not in path and "dist-packages" not in path and not path.startswith(_python_folders())
-    )
-
-
-def _python_folders() -> tuple[str, ...]:
     import sysconfig
 
-    return tuple({str(Path(sysconfig.get_path(key)).resolve()) for key in ("stdlib", "platstdlib")})
+    path = str(Path(file).resolve())
+    python = tuple(str(Path(sysconfig.get_path(key)).resolve()) for key in ("stdlib", "platstdlib"))
+    return "site-packages" not in path and "dist-packages" not in path and not path.startswith(python)
 
 
-def _describe_module(module: types.ModuleType) -> str:
-    if is_users_module(module):
-        return f"{module.__name__} {digest_of(source_of(module))}"
-    return f"{module.__name__} {_package_version(module.__name__)}"
+def _describe_module(module: types.ModuleType, seen: _Seen) -> list[Any]:
+    """Describe a module of the user by its source, its constants, and what it takes from elsewhere."""
+    source = source_of(module)
+    words = set(re.findall(r"\w+", source))
+    reached: dict[str, Any] = {}
+    for name, member in sorted(vars(module).items()):
+        if isinstance(member, types.ModuleType):
+            # A module below it may be there only because somebody else imported it.
+            is_reached = member.__name__ != f"{module.__name__}.{name}" or name in words
+        elif isinstance(member, (types.FunctionType, type)):
+            is_reached = member.__module__ != module.__name__
+        else:
+            is_reached = type(member) in _SCALARS
+        if is_reached and not name.startswith("__"):
+            reached[name] = _describe(member, seen)
+    return ["module", module.__name__, _syntax_of(source), reached]
 
 
 def _package_version(module_name: str) -> str:
@@ -238,8 +342,8 @@ def _package_version(module_name: str) -> str:
 
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+    except metadata.PackageNotFoundError:  # a module may bear another name than its package
+        return str(getattr(sys.modules.get(package), "__version__", ""))
 
 
 # --- the trip -----------------------------------------------------------------

@@ -29,7 +29,7 @@ from distilnb.spec.inline import Inline
 from distilnb.spec.plain_yaml import OneLine, dump_yaml, load_yaml
 from distilnb.spec.registry import KINDS, build, user_code
 from distilnb.spec.step import Step
-from distilnb.spec.trust import digest_in, find_secret, make_live, needs_of, source_in
+from distilnb.spec.trust import digest_in, find_named_secrets, find_secret, make_live, needs_of, source_in
 from distilnb.version import __version__
 
 FORMAT = 1
@@ -65,8 +65,9 @@ def save(path: str | Path, file: PipelineFile) -> None:
 def to_text(file: PipelineFile, format: Literal["yaml", "json"] = "yaml") -> str:
     """Return a pipeline as text. Equal pipelines have equal text.
 
-    Raises UnsafeFileError when the text would hold a secret.
+    Raises UnsafeFileError when the text would hold a secret, by its look or by the name of its field.
     """
+    _refuse_named_secrets(file)
     document = _document(file)
     text = _dump_json(document) if format == "json" else dump_yaml(document)
     if secret := find_secret(text):
@@ -75,6 +76,16 @@ def to_text(file: PipelineFile, format: Literal["yaml", "json"] = "yaml") -> str
             "Take it out of prompts, rows and functions; read it from the environment where it is used.",
         )
     return text
+
+
+def _refuse_named_secrets(file: PipelineFile) -> None:
+    data = {step.name: step.dump() for step in file.graph.steps.values()}  # as a spec dumps: without the rows
+    for place in find_named_secrets({**data, **({"llm": file.llm.dump()} if file.llm else {})}):
+        raise UnsafeFileError(
+            f"The file of pipeline {file.name!r} would hold the text of {place!r}, whose name is that of a secret.",
+            "Leave it out and give it from the environment: most libraries read a variable of their own, such as "
+            "HF_TOKEN, AWS_SECRET_ACCESS_KEY or OPENAI_API_KEY.",
+        )
 
 
 def to_record(file: PipelineFile) -> str:
@@ -182,15 +193,19 @@ def _plain(value: Any) -> Any:
 
 def load(path: str | Path, *, trust_code: bool = False, classes: Classes | None = None) -> PipelineFile:
     """Read the file of a pipeline; see `from_text`. Raises SourceNotFoundError when it is not there."""
+    return from_text(read_text(path), trust_code=trust_code, classes=classes)
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a pipeline file. Raises SourceNotFoundError when it is not there, SpecError for no text."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise SourceNotFoundError(
             f"The pipeline file {str(path)!r} cannot be read: {error.strerror or error}.", "Check the path."
         ) from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{str(path)!r} is no text file in UTF-8.", "Is it a pipeline file?") from error
-    return from_text(text, trust_code=trust_code, classes=classes)
 
 
 def from_text(text: str, *, trust_code: bool = False, classes: Classes | None = None) -> PipelineFile:
@@ -221,8 +236,17 @@ def code_in(text: str) -> list[str]:
     """Return the source of every function and class that a file would run if it were trusted."""
     pipeline, document = _read_document(text)
     entries = [*(document.get("classes") or {}).values(), *_code_entries(pipeline)]
-    whole = [str(entry.get("needs") or "") + str(entry.get("source") or "") for entry in entries]
+    # Each runs on its own: a comment that ends the one must not seem to hide the other.
+    parts = [[str(entry.get(key) or "") for key in ("needs", "source")] for entry in entries]
+    whole = [
+        f"{needs}\n{source}" if needs[-1:] not in ("", "\n") else needs + source for needs, source in parts
+    ]
     return [source for source in dict.fromkeys(whole) if source]
+
+
+def classes_in(text: str) -> list[str]:
+    """Return the names of the classes that a file carries."""
+    return [str(kind) for kind in _read_document(text)[1].get("classes") or {}]
 
 
 def read_data(text: str) -> dict[str, Any]:

@@ -131,9 +131,14 @@ class Graph:
     def dropping(self, name: str) -> Graph:
         """Return a graph without a step; what came before it flows into what came after it."""
         self.step(name)
-        bridges = tuple((b, a) for b in self.predecessors(name) for a in self.successors(name))
-        kept = tuple(edge for edge in self.edges if name not in edge)
-        return Graph({key: step for key, step in self.steps.items() if key != name}, kept + bridges)
+        edges: list[Edge] = []
+        for before, after in self.edges:
+            if before == name:  # the bridge takes the place of the edge: a join keeps its order
+                edges += [(bridged, after) for bridged in self.predecessors(name)]
+            elif after != name:
+                edges.append((before, after))
+        steps = {key: step for key, step in self.steps.items() if key != name}
+        return Graph(steps, tuple(dict.fromkeys(edges)))
 
     def keeping(self, names: Iterable[str]) -> Graph:
         """Return the part of the graph made of these steps."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from distilnb.errors import UnknownParameterError, did_you_mean
@@ -17,13 +17,14 @@ def with_parameters(graph: Graph, parameters: Mapping[str, Any] | None) -> Graph
     """Return the graph with parameters set.
 
     Keys are step names (`{"answer": {"llm": {"generation_kwargs": {"temperature": 0.7}}}}`) or dotted paths
-    (`{"answer.llm.generation_kwargs.temperature": 0.7}`); `generation_kwargs` may be left out.
+    (`{"answer.llm.generation_kwargs.temperature": 0.7}`); `generation_kwargs` may be left out. A step's name may
+    hold dots itself.
 
     Raises UnknownStepError or UnknownParameterError with the near match.
     """
     for path, value in (parameters or {}).items():
-        step_name, *rest = path.split(".")
-        for key in reversed(rest):
+        step_name, keys = split_path(path, {name: _keys_of(step) for name, step in graph.steps.items()})
+        for key in reversed(keys):
             value = {key: value}
         step = graph.step(step_name)
         if not isinstance(value, Mapping):
@@ -35,21 +36,43 @@ def with_parameters(graph: Graph, parameters: Mapping[str, Any] | None) -> Graph
     return graph
 
 
+def split_path(path: str, keys_of: Mapping[str, Collection[str]]) -> tuple[str, list[str]]:
+    """Return the name of the step that a dotted path leads to, and the keys below it.
+
+    `keys_of` has the keys that each step knows. Of several names with dots, the longest that knows the next key
+    is meant.
+
+    >>> split_path("v1.0.llm.model", {"v1": ["llm"], "v1.0": ["llm"]})
+    ('v1.0', ['llm', 'model'])
+    """
+    if path in keys_of:
+        return path, []
+    names = [name for name in sorted(keys_of, key=len, reverse=True) if path.startswith(f"{name}.")]
+    splits = [(name, path[len(name) + 1 :].split(".")) for name in names]
+    for name, keys in splits:
+        if keys[0] in keys_of[name]:
+            return name, keys
+    step_name, *rest = path.split(".")
+    return splits[0] if splits else (step_name, rest)
+
+
 def changed(spec: S, changes: Mapping[str, Any], path: str) -> S:
     """Return a copy of a spec with nested changes; `path` is for messages."""
     updates: dict[str, Any] = {}
     for key, value in changes.items():
         field = key if key in type(spec).model_fields else _holder(spec, key)
         if field is None:
-            known = sorted(
-                {*type(spec).model_fields, *(n for names in spec.shorthand.values() for n in names)}
-            )
+            known = sorted(_keys_of(spec))
             raise UnknownParameterError(
                 f"There is no parameter {path}.{key}; {spec.kind()} has {known}.", did_you_mean(key, known)
             )
         change = value if field == key else {key: value}
         updates[field] = _merged(updates.get(field, getattr(spec, field)), change, f"{path}.{field}")
     return spec.updated(**updates)
+
+
+def _keys_of(spec: Spec) -> set[str]:
+    return {*type(spec).model_fields, *(name for names in spec.shorthand.values() for name in names)}
 
 
 def _holder(spec: Spec, key: str) -> str | None:

@@ -39,7 +39,7 @@ def load_yaml(text: str) -> Any:
     try:
         _check_events(text)
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of more digits than Python reads
         raise SpecError(f"The file is no YAML: {_one_line(error)}.", "Mend that place.") from error
 
 
@@ -67,7 +67,7 @@ def _line(event: yaml.Event) -> int:
     return event.start_mark.line + 1 if event.start_mark else 0
 
 
-def _one_line(error: yaml.YAMLError) -> str:
+def _one_line(error: Exception) -> str:
     return re.sub(r"\s+", " ", str(error)).strip()
 
 
@@ -116,8 +116,8 @@ class _Loader(_FastLoader):
         return mapping
 
 
-_BOOL = "tag:yaml.org,2002:bool"
-_DROPPED = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "merge", "value")} | {_BOOL}
+_BOOL, _INT, _FLOAT = (f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float"))
+_DROPPED = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "merge", "value")} | {_BOOL, _INT, _FLOAT}
 _Loader.yaml_implicit_resolvers = {
     first: kept
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -125,3 +125,10 @@ _Loader.yaml_implicit_resolvers = {
 }
 # `no` and `off` are words here, as in YAML 1.2; the writer quotes them for older readers.
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+# Numbers as in JSON, so that 12:30:45, 010 and 1_000 are text; `.inf` and `.nan` are how the writer says those.
+_JSON_INT = re.compile(r"^-?(?:0|[1-9][0-9]*)$")
+_JSON_FLOAT = re.compile(r"^(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|-?\.inf|\.nan)$")
+_Loader.add_implicit_resolver(_INT, _JSON_INT, list("-0123456789"))
+_Loader.add_implicit_resolver(_FLOAT, _JSON_FLOAT, list("-.0123456789"))
+# The writer quotes text such as `1e3`, which is no number in YAML 1.1 but is one here.
+_Dumper.add_implicit_resolver(_FLOAT, _JSON_FLOAT, list("-.0123456789"))

@@ -14,8 +14,21 @@ if TYPE_CHECKING:
     from jinja2.environment import TemplateExpression
     from jinja2.sandbox import SandboxedEnvironment
 
+
+def _plain(kind: type) -> Callable[..., Any]:
+    """Return a type as a function without its methods: Jinja guards `"…".format`, not `str.format`."""
+
+    def make(*values: Any, **options: Any) -> Any:
+        return kind(*values, **options)
+
+    return make
+
+
 # What an expression may call besides Jinja's own filters and tests.
-_FUNCTIONS = {f.__name__: f for f in (abs, all, any, float, int, len, max, min, round, str, sum)}
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    **{f.__name__: f for f in (abs, all, any, len, max, min, round, sum)},
+    **{kind.__name__: _plain(kind) for kind in (float, int, str)},
+}
 
 # What a row's own values make an expression or a template raise.
 _VALUE_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
@@ -159,11 +172,19 @@ def _environment() -> SandboxedEnvironment:
         keep_trailing_newline=True,
         finalize=_refuse_none,
     )
-    # Names that Jinja offers for web pages would hide columns of the same name from the check.
-    for name in ("cycler", "dict", "joiner", "lipsum"):
-        del environment.globals[name]
-    environment.globals.update(_FUNCTIONS)
+    # Jinja's other names are for web pages: they would hide columns of the same name from the check, and they
+    # are classes, from which a template could reach the rest of the program.
+    environment.globals = {"range": environment.globals["range"], **_FUNCTIONS}
+    environment.filters["default"] = environment.filters["d"] = _default
     return environment
+
+
+def _default(value: Any, default_value: Any = "", boolean: bool = False) -> Any:
+    """Do what Jinja's filter does, for None and NaN too: that is how a column is empty."""
+    from jinja2 import Undefined
+
+    is_empty = isinstance(value, Undefined) or is_missing(value) or (boolean and not value)
+    return default_value if is_empty else value
 
 
 def _refuse_none(value: Any) -> Any:
@@ -286,7 +307,7 @@ def _to_python(node: nodes.Node) -> ast.expr:
 
 
 def _tested(tree: nodes.Template) -> set[str]:
-    """Return the names that the template itself tests for being there: `{% if x %}`, `{{ x or "" }}`."""
+    """Return the names that the template itself tests for being there: `{% if x %}`, `{{ x or "" }}`, `{{ x|d }}`."""
     from jinja2 import nodes
 
     tested: set[str] = set()
@@ -299,6 +320,9 @@ def _tested(tree: nodes.Template) -> set[str]:
     for test in tree.find_all(nodes.Test):
         if test.name in {"none", "defined", "undefined"}:
             tested |= _bare_names(test.node)
+    for filtered in tree.find_all(nodes.Filter):
+        if filtered.name in {"default", "d"} and filtered.node is not None:
+            tested |= _bare_names(filtered.node)
     return tested
 
 

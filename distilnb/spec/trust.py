@@ -10,10 +10,10 @@ import os
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from distilnb.errors import SpecError
+from distilnb.errors import SpecError, UnsafeFileError
 from distilnb.spec import step as step_types
 from distilnb.spec.code import _SECRET_NAMES, _SECRET_PREFIXES, code_digest, is_users_module, source_of
 from distilnb.spec.digest import digest_of
@@ -21,6 +21,8 @@ from distilnb.spec.digest import digest_of
 _SOURCE_MARK = "__distilnb_source__"  # a class made from a file keeps its source here, for the next save,
 _DIGEST_MARK = "__distilnb_digest__"  # and the digest that the file says
 _MAX_PLAIN_CHARACTERS = 10_000
+_NO_SECRET = re.compile(r"<.*>|\[.*\]|\**")  # `pad_token="<pad>"`; the stars are what a SecretStr shows
+_COLUMN_NAMES = {"columns", "input_mappings", "output_mappings"}  # there `token: word` maps a column
 _OWN_TYPES = ("StepInput", "StepOutput", "GeneratorStepOutput", "RuntimeParameter")
 _OWN_DECORATORS = {"step", "task"}  # what they wrap is the function itself
 
@@ -41,7 +43,8 @@ def digest_in(value: object) -> str:
 def needs_of(value: object, source: str) -> str:
     """Return source of the globals that user code names: imports, plain values, the user's own functions.
 
-    A live object (a client, an open file) has no source and is left out; whoever opens the file is told.
+    A live object (a client, an open file) has no source and is left out; whoever opens the file is told. Raises
+    UnsafeFileError for a global that seems to hold a secret, by its name.
     """
     lines: list[str] = []
     _collect_needs(value, source, lines, {id(value)})
@@ -102,6 +105,11 @@ def _definition(name: str, value: Any) -> str:
         is_plain = len(text) <= _MAX_PLAIN_CHARACTERS and bool(ast.literal_eval(text) == value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         is_plain = False
+    if is_plain and (place := next(find_named_secrets({name: value}), "")):
+        raise UnsafeFileError(
+            f"The file would hold the text of the global {place!r}, whose name is that of a secret.",
+            f"Read it from the environment inside the function: os.environ[{name!r}].",
+        )
     return f"{name} = {text}" if is_plain else ""
 
 
@@ -231,6 +239,25 @@ def find_secret(text: str) -> str:
     if _SECRET_PREFIXES.search(text.encode("utf-8", "replace")):
         return "what looks like an API key"
     return ""
+
+
+def find_named_secrets(data: object, path: str = "") -> Iterator[str]:
+    """Yield the dotted paths of the texts in plain data whose name is that of a secret (`api_key`, `token`).
+
+    >>> [*find_named_secrets({"load": {"options": {"secret": "wJalr", "max_tokens": 9}}})]
+    ['load.options.secret']
+    """
+    if isinstance(data, Mapping):
+        for key, item in data.items():
+            place = f"{path}.{key}" if path else str(key)
+            if isinstance(item, str):
+                if _SECRET_NAMES.search(str(key)) and not _NO_SECRET.fullmatch(item):
+                    yield place
+            elif key not in _COLUMN_NAMES:
+                yield from find_named_secrets(item, place)
+    elif isinstance(data, (list, tuple)):
+        for index, item in enumerate(data):
+            yield from find_named_secrets(item, f"{path}.{index}" if path else str(index))
 
 
 def without_secrets(text: str) -> str:

@@ -88,7 +88,6 @@ class LoadDataFromFileSystem(GeneratorStep):
         False  # files are always read as they go; kept for programs that say it
     )
     num_examples: RuntimeParameter[Annotated[int, Field(ge=1)]] = None
-    storage_options: RuntimeParameter[dict[str, Any]] = None
     text_columns: list[str] = []  # of CSV: never numbers, whatever they look like
 
     def process(self, offset: int = 0) -> GeneratorStepOutput:  # type: ignore[override]  # a source
@@ -228,7 +227,6 @@ class LoadDataFromDisk(GeneratorStep):
     is_distiset: RuntimeParameter[bool] = False
     keep_in_memory: RuntimeParameter[bool] = None
     num_examples: RuntimeParameter[Annotated[int, Field(ge=1)]] = None
-    storage_options: RuntimeParameter[dict[str, Any]] = None
 
     def process(self, offset: int = 0) -> GeneratorStepOutput:  # type: ignore[override]  # a source
         rows = _up_to(_rows_of(self._load(), offset), self.num_examples, offset)
@@ -241,28 +239,28 @@ class LoadDataFromDisk(GeneratorStep):
 
     def columns_after(self, upstream: Sequence[Columns]) -> Columns:
         try:
-            about = self._about()
-        except (InputError, SpecError):
+            names = tuple(_read_part(self.folder() / "dataset_info.json", "features", dict) or ())
+        except (InputError, SpecError):  # `check` tells
             return Columns(is_open=True)
-        return _mapped(self, tuple(about.get("features") or ()), is_open=not about.get("features"))
+        return _mapped(self, names, is_open=not names)
 
     def check(self) -> None:
-        """Raise what is wrong with the folder before anything runs."""
-        self.folder()
+        """Raise what is wrong with the folder before anything runs; no row is read."""
+        folder = self.folder()
+        _read_part(folder / "dataset_info.json", "features", dict)
+        self._files(folder)
 
     def n_rows(self) -> int | None:
         try:
-            folder = self.folder()
-            parts = json.loads((folder / "state.json").read_text("utf-8"))["_data_files"]
-        except (InputError, SpecError):
+            counted = count_rows_cheaply(self._files(self.folder()))
+        except (InputError, SpecError, OSError):
             return None
-        files = [DataFile(str(folder / part["filename"]), "arrow") for part in parts]
-        return _least(count_rows_cheaply(files), self.num_examples)
+        return _least(counted, self.num_examples)
 
     def fingerprint(self) -> str:
         try:
             return digest_of((self.folder() / "state.json").read_text("utf-8"))
-        except (InputError, SpecError):
+        except (InputError, SpecError, OSError, UnicodeDecodeError):
             return ""
 
     def folder(self) -> Path:
@@ -278,7 +276,7 @@ class LoadDataFromDisk(GeneratorStep):
             only = datasets[0] if len(datasets) == 1 else "default"
             folder = self._chosen(folder, self.config or only, datasets, "configuration")
         if (folder / "dataset_dict.json").is_file():
-            splits = json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"]
+            splits = _read_part(folder / "dataset_dict.json", "splits", list)
             return self._chosen(folder, str(self.split), splits, "split")
         if not (folder / "dataset_info.json").is_file():
             raise SourceNotFoundError(
@@ -294,16 +292,43 @@ class LoadDataFromDisk(GeneratorStep):
             )
         return folder / name
 
-    def _about(self) -> dict[str, Any]:
-        """Return what the dataset says of itself; reading it costs no import of `datasets`."""
-        about = json.loads((self.folder() / "dataset_info.json").read_text("utf-8"))
-        return about if isinstance(about, dict) else {}
+    def _files(self, folder: Path) -> list[DataFile]:
+        """Return the files that hold the rows; this costs no import of `datasets`."""
+        parts = _read_part(folder / "state.json", "_data_files", list)
+        names = [part.get("filename") if isinstance(part, dict) else None for part in parts]
+        if not all(isinstance(name, str) for name in names):
+            raise _broken(folder / "state.json", "'_data_files' names no files")
+        return [DataFile(str(folder / str(name)), "arrow") for name in names]
 
     def _load(self) -> Any:
+        self.check()
         folder = self.folder()
         import datasets
 
         return datasets.load_from_disk(str(folder), keep_in_memory=self.keep_in_memory)
+
+
+def _read_part(path: Path, key: str, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
+    """Return one entry of a JSON file of a saved dataset; a dict may be absent.
+
+    Raises InputError naming the file when it cannot be read, or holds something else.
+    """
+    try:
+        about = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise _broken(path, error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
+        raise _broken(path, f"no JSON: {error}") from error
+    part = about.get(key) if isinstance(about, dict) else about
+    if not isinstance(about, dict) or not isinstance(part, kind) and (part is not None or kind is list):
+        raise _broken(path, f"it has no {key!r}")
+    return part
+
+
+def _broken(path: Path, why: str) -> InputError:
+    return InputError(
+        f"{str(path)!r} of the saved dataset cannot be read: {why}.", "Save the dataset again: save_to_disk."
+    )
 
 
 def _is_dataset(folder: Path) -> bool:

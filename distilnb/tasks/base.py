@@ -155,7 +155,7 @@ class Task(Step):
         """Ask about one row now and return the new columns; several generations give a list of such dicts.
 
         The row has the columns under the names that they have upstream. `llm` stands in for the task's own
-        model. Works in a notebook too. Raises what a run would note for the row: ModelError,
+        model. Works in a notebook too; Ctrl-C ends the request. Raises what a run would note for the row: ModelError,
         MissingValueError or ParseError.
 
         >>> from distilnb.tasks import UltraFeedback
@@ -163,6 +163,8 @@ class Task(Step):
         >>> len(judge.ask({"instruction": "Say hi.", "generations": ["Hi!", "No."]})["ratings"])
         2
         """
+        from distilnb.llms.calling import answer_now
+
         if llm is None:
             self.check()
         model = self.llm if llm is None else as_llm(llm)
@@ -172,7 +174,7 @@ class Task(Step):
             **{name: row[actual] for name, actual in self.input_mappings.items() if actual in row},
         }
         request = self.request(entering)
-        made = self.rows_from(entering, _replies_now(model, request)).rows
+        made = self.rows_from(entering, answer_now(model, request).replies).rows
         new = [
             {name: one[name] for name in one if name in self.made() or name not in entering} for one in made
         ]
@@ -202,22 +204,3 @@ class Task(Step):
 
 def _rehearsed(task: Task, row: Row, rng: Random) -> str:
     return task.rehearse(row, rng) or ""
-
-
-def _replies_now(model: LLM, request: Request) -> Sequence[Reply]:
-    """Send one request and wait, in a thread with a loop of its own: a notebook's loop is running already."""
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
-
-    from distilnb.llms.calling import Caller
-
-    async def obtain() -> Sequence[Reply]:
-        caller = Caller.of(model)
-        try:
-            async with caller.asking(request) as answer:
-                return answer.replies
-        finally:
-            await caller.close()
-
-    with ThreadPoolExecutor(1, thread_name_prefix="distilnb-ask") as thread:
-        return thread.submit(asyncio.run, obtain()).result()

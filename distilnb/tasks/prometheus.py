@@ -80,9 +80,11 @@ Feedback: (your feedback) [RESULT] (A or B)"""
 
 _RESULT = re.compile(r"\[RESULT\]", re.IGNORECASE)
 _FEEDBACK_LABEL = re.compile(r"\A[\s*_#]*feedback[ \t*_]*[:\uff1a][\s*_]*", re.IGNORECASE)
-# "4", "Score: 4.", "(4/5)", but not "4.5" or "4/10".
+# "4", "Score: 4.", "(4/5)", "4 out of 5", but not "4.5", "4/10" or, as the form has it, "(1, 2, 3, 4 or 5)".
 _SCORE = re.compile(
-    r"\A[\W_]*(?:score|result)?[\W_]*([0-9]+)(?:\.0+)?(?!\.?[0-9])(?!\s*/\s*(?!5\b)[0-9])", re.IGNORECASE
+    r"\A(?:[\W_]*(?:score|result))?[\W_]*([0-9]+)(?:\.0+)?(?!\.?[0-9])"
+    r"(?:[ \t*_()\[\]]*(?:/|out of|of)[ \t*_]*5(?:\.0)?(?!\.?[0-9]))?[^0-9\n]*(?:\n|\Z)",
+    re.IGNORECASE,
 )
 # "A", "Answer B.", "**A**", but not "A tie".
 _CHOICE = re.compile(r"\A[\W_]*(?:(?i:answer|response|result)\b)?[\W_]*([AB])(?![^\W_])(?![ \t]+\w)")

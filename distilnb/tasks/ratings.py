@@ -5,8 +5,7 @@ here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 
@@ -35,10 +34,13 @@ _LABEL = re.compile(
     r"|reason(?:ing)?|ratings?|scores?|types?)[ \t*_]*:[ \t*_]*",
     re.IGNORECASE | re.MULTILINE,
 )
-# A label after other words of a line: "Rating: 4. Rationale: …". Only as the form writes it, with a capital.
-_INNER_LABEL = re.compile(
-    r"(?<=[ \t.,;|(*])(?=(?:\*{0,2})(?:Rationale for rating|Rationale|Rating|Type)\*{0,2}[ \t]*:)"
+# A label after other words of a line: "Rating: 4. Rationale: …". Only as the form writes it, with a capital,
+# and where a sentence or a number has ended: elsewhere it is a word of the rationale.
+_INNER_LABEL = re.compile(r"\*{0,2}(Rationale for rating|Rationale|Rating|Type)\*{0,2}[ \t]*:[ \t*_]*")
+_ENDED = re.compile(
+    r"(?:[.!?;|。]|(?:[0-9]|[Nn]one|[Nn]/[Aa])[)\]>*_]*[ \t]*[,–—-]?)[)\]\"'”’»*_]*[ \t*_]*\Z"
 )
+_MOST_BEFORE_LABEL = 40  # characters: a limit, so that long runs of blanks take no quadratic time
 _HEAD = re.compile(
     _LEAD + r"(?:[a-z]+[ \t]+){0,3}?(?:text|response|answer|output|generation|completion|candidate|item)"
     r"[ \t_#*]*[\[(<]?([0-9]{1,4})[\])>]?[ \t*_#]*(?::[ \t*_]*|[–—-][ \t*_]*(?=rating|score|type)|$)",
@@ -48,8 +50,8 @@ _BARE_HEAD = re.compile(
     _LEAD + r"[\[(]?([0-9]{1,4})[\]).:]+[ \t*_]*(?=rating|score|type|$)",
     re.IGNORECASE | re.MULTILINE,
 )
-_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-_OUT_OF = re.compile(r"[ \t*_]*(?:/|out of|of)[ \t*_]*([0-9]+)", re.IGNORECASE)
+_NUMBER = re.compile(r"[ \t*_`\"'“”„‘’«»「」『』(\[<:]*(-?[0-9]+(?:\.[0-9]+)?)")
+_OUT_OF = re.compile(r"[ \t*_()\[\]>]*(?:/|out of|of)[ \t*_]*([0-9]+)(?:\.0\b)?", re.IGNORECASE)
 _NO_LABEL = re.compile(r"\A[\s*_\[(]*([0-9]+(?:[ \t]*/[ \t]*5|(?=[\s*_\])]*\Z)|(?=[ \t*_]*\n)))")
 
 
@@ -57,7 +59,8 @@ def parse_items(reply: str, n_items: int, *, with_types: bool = False) -> Parsed
     """Return exactly `n_items` items from a reply in the form of `## Text 1`, `Rating: 4`, `Rationale: …`.
 
     It takes other headings, markup, several fields on a line, `4/5`, full-width digits, missing and
-    additional items. Without headings the items are taken in their order, when there are enough of them.
+    additional items, and headings that count from 0. Without headings the items are taken in their order,
+    when there are enough of them.
 
     >>> parse_items("**Text 2**: Rating: 4/5", 2).items
     [Item(rating=None, rationale=None, type=None, rating_rationale=None), \
@@ -65,20 +68,23 @@ Item(rating=4, rationale=None, type=None, rating_rationale=None)]
     """
     reply = without_thoughts(reply).replace("\r\n", "\n")
     sections = _sections(reply)
+    problems: list[str] = []
     if sections:
-        by_number: dict[int, list[tuple[str, str]]] = {}
-        for number, text in sections:
-            fields = _fields(text) or _unlabelled(text)
-            if fields:
-                by_number.setdefault(number, fields)
-        found = [by_number.get(number, []) for number in range(1, n_items + 1)]
+        by_number = _by_number(sections)
+        first = 0 if by_number.keys() == set(range(n_items)) else 1
+        if first == 1 and 0 in by_number:  # who is meant by any of the numbers?
+            return ParsedItems(
+                [Item()] * n_items, [f"the texts are numbered {_listed(by_number)}, not 1..{n_items}"]
+            )
+        found = [by_number.pop(number, []) for number in range(first, first + n_items)]
+        if by_number:
+            problems.append(f"there is no text {_listed(by_number)}")
     else:
         found = _in_order(_fields(reply) or _unlabelled(reply))
         if len(found) < n_items:
             why = [f"{len(found)} ratings for {n_items} texts, without saying which"] if found else []
             return ParsedItems([Item()] * n_items, why)
     items: list[Item] = []
-    problems: list[str] = []
     for number, fields in enumerate(found[:n_items], 1):
         item, wrong = _item(fields, with_types)
         items.append(item)
@@ -99,14 +105,49 @@ def _sections(reply: str) -> list[tuple[int, str]]:
     return [(int(head[1]), text) for head, text in _split(reply, heads)]
 
 
+def _by_number(sections: Sequence[tuple[int, str]]) -> dict[int, list[tuple[str, str]]]:
+    """Return the fields under each number, where there are any; the first section of a number counts."""
+    by_number: dict[int, list[tuple[str, str]]] = {}
+    for number, text in sections:
+        fields = _fields(text) or _unlabelled(text)
+        if fields:
+            by_number.setdefault(number, fields)
+    return by_number
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    """Return the numbers in words, a few of them where they are many."""
+    numbers = sorted(numbers)
+    return ", ".join(str(number) for number in numbers[:5]) + (", …" if len(numbers) > 5 else "")
+
+
 def _fields(text: str) -> list[tuple[str, str]]:
     """Return the labelled values of a text in their order: (rating | rationale | type | rating_rationale,
     value).
     """
-    places = [0, *(found.start() for found in _INNER_LABEL.finditer(text.translate(_NARROW))), len(text)]
-    text = "\n".join(text[start:end] for start, end in pairwise(places))
-    labels = list(_LABEL.finditer(text.translate(_NARROW)))
-    return [(_field_of(label[1]), value) for label, value in _split(text, labels)]
+    return [(_field_of(label[1]), value) for label, value in _split(text, _labels(text.translate(_NARROW)))]
+
+
+def _labels(text: str) -> list[re.Match[str]]:
+    """Return the labels that begin a line, and those inside a line that name what the item lacks so far."""
+    at_line = list(_LABEL.finditer(text))
+    starts = {label.start(1) for label in at_line}
+    inner = [label for label in _INNER_LABEL.finditer(text) if label.start(1) not in starts]
+    labels: list[re.Match[str]] = []
+    held: set[str] = set()
+    for label in sorted(at_line + inner, key=lambda label: label.start(1)):
+        name = _field_of(label[1])
+        if name == "rationale" and {"type", "rating"} <= held:
+            name = "rating_rationale"  # as `_item` reads it
+        if label.start(1) not in starts:
+            before = text[max(0, label.start() - _MOST_BEFORE_LABEL) : label.start()]
+            if name in held or not _ENDED.search(before):
+                continue
+        elif name in held:
+            held = set()  # the next item of a reply without headings
+        held.add(name)
+        labels.append(label)
+    return labels
 
 
 def _split(text: str, heads: Sequence[re.Match[str]]) -> Iterator[tuple[re.Match[str], str]]:
@@ -171,17 +212,22 @@ def _type(value: str | None) -> tuple[int | None, str]:
 
 
 def _whole_number(value: str | None, what: str, least: int, most: int) -> tuple[int | None, str]:
-    """Return the number that a value begins with, or None and what is wrong with it."""
+    """Return the one number that a value begins with, or None and what is wrong with it.
+
+    A second number (`1-5`, `1, 2 or 3`) makes it a range or the echo of a form; `/5` and `out of 5` do not.
+    """
     if value is None:
         return None, f"no {what}"
     line = _first_line(value.translate(_NARROW))
-    match = _NUMBER.search(line)
+    match = _NUMBER.match(line)
     if match is None:
         return None, f"{what} {line[:20]!r} is no number"
-    text = match[0]
+    text = match[1]
     scale = _OUT_OF.match(line, match.end())
     if scale is not None and scale[1] != str(most):
         return None, f"{what} {text[:20]}/{scale[1][:20]} is not on the scale {least}..{most}"
+    if re.search("[0-9]", line[(scale or match).end() :]):
+        return None, f"{what} {line[:20]!r} is more than one number"
     whole = text[:-2] if text.endswith(".0") else text
     if "." in whole:
         return None, f"{what} {whole[:20]} is no whole number"

@@ -241,7 +241,7 @@ class LiveWidgets:
         )
         self._button.on_click(self._pressed)
         buttons = ipywidgets.HBox([self._button, self._said])
-        self._box = ipywidgets.VBox([self._header, self._graph, self._rows, self._notes, buttons])
+        self._box = ipywidgets.VBox([self._header, buttons, self._graph, self._rows, self._notes])
 
     def view(self) -> dict[str, Any]:
         """Return what makes a front end draw the widgets."""

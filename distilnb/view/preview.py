@@ -55,6 +55,7 @@ class StepPreview:
     version: int | None = None  # of the step's prompt
     after: Sequence[str] = ()
     reads: Sequence[str] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)  # rows left out on purpose, by reason
     waiting: int = 0  # rows that have not come out yet, while the preview is being made
 
     @property
@@ -117,6 +118,7 @@ def step_header(step: StepPreview) -> str:
     told.append(f"{duration(step.seconds)}, {money(step.cost_usd, is_free=step.asked > 0 or not step.asks)}")
     told += [f"{plural(len(step.failures), 'row')} failed"] * bool(step.failures)
     told += [f"{plural(len(step.partial), 'row')} partial"] * bool(step.partial)
+    told += [f"{plural(n, 'row')} left out ({reason})" for reason, n in step.dropped.items()]
     told += [f"{plural(step.waiting, 'row')} on the way"] * bool(step.waiting)
     told += ["rehearsed"] * step.is_rehearsed
     return one_line(" · ".join(told), 400)

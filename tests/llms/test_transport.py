@@ -174,6 +174,12 @@ def test_what_a_proxy_compressed_unasked_is_read(transport: str) -> None:
     assert len(seen.bodies) == 1
 
 
+@both
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_what_is_said_to_be_uncompressed_is_read_as_it_is(transport: str, encoding: str) -> None:
+    assert len(send_to_script(200, GOOD, {"Content-Encoding": encoding}, transport=transport).bodies) == 1
+
+
 def test_compression_that_is_broken_is_a_malformed_reply() -> None:
     with pytest.raises(MalformedReplyError, match="compression cannot be undone"):
         send_to_script(200, GOOD, {"Content-Encoding": "gzip"})

@@ -90,7 +90,11 @@ def test_a_line_does_what_its_method_does(notebook: Notebook, line: str, method:
 @pytest.mark.parametrize(
     "line, body, method",
     [
-        ("prompt again", "Again: {{ text }}", "prefs.generate('again', 'Again: {{ text }}')"),
+        (
+            "prompt again --into more",
+            "Again: {{ text }}",
+            "prefs.generate('again', 'Again: {{ text }}', into='more')",
+        ),
         ("prompt answer", "Now: {{ text }}", "prefs.generate('answer', 'Now: {{ text }}')"),
         (
             "prompt a -k 3 --into out --after load --llm fast -p prefs",
@@ -98,9 +102,9 @@ def test_a_line_does_what_its_method_does(notebook: Notebook, line: str, method:
             "prefs.generate('a', 'system:\\nBe brief.\\nuser:\\n{{ text }}', k=3, into='out', after='load', llm=fast)",
         ),
         (
-            "prompt a --llm rehearsal:a,fast",
+            "prompt a --into more --llm rehearsal:a,fast",
             "{{ text }}",
-            "prefs.generate('a', '{{ text }}', llm=['rehearsal:a', fast])",
+            "prefs.generate('a', '{{ text }}', llm=['rehearsal:a', fast], into='more')",
         ),
         (
             "prompt a --like answer --into b",

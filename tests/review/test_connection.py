@@ -15,8 +15,6 @@ import pytest
 from distilnb.errors import ReviewError
 from distilnb.review.connection import connected, explain, server_detail
 
-pytest.importorskip("argilla", reason="the SDK of Argilla is not installed: make parts")
-
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +23,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told(url: str | None, key: str | None = "key") -> str:
+    pytest.importorskip("argilla", reason="the SDK of Argilla is not installed: make parts")
     with pytest.raises(ReviewError) as raised, connected(url, key):
         pass
     assert "\n" not in raised.value.what
@@ -57,18 +56,21 @@ def answering(status: int, body: str) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.argilla
 def test_what_is_not_set_is_told() -> None:
     assert told(None) == "No Argilla server is named."
     assert told("http://127.0.0.1:9", None) == "No API key for Argilla is set."
     assert told("localhost:6900") == "The address 'localhost:6900' lacks http:// or https://."
 
 
+@pytest.mark.argilla
 def test_a_server_that_is_not_there_is_told_in_one_try() -> None:
     start = time.monotonic()
     assert "No Argilla server answers at http://127.0.0.1:9" in told("http://127.0.0.1:9")
     assert time.monotonic() - start < 5  # the SDK alone takes 7.5 s
 
 
+@pytest.mark.argilla
 @pytest.mark.parametrize(
     "status,body,words",
     [
@@ -84,6 +86,7 @@ def test_each_wrong_answer_has_its_words(status: int, body: str, words: str) -> 
         assert words in told(url)
 
 
+@pytest.mark.argilla
 def test_the_environment_says_where_and_who(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARGILLA_API_KEY", "key")
     with answering(401, "{}") as url:
@@ -134,6 +137,7 @@ def test_the_servers_own_words_are_dug_out(detail: object, words: str) -> None:
     assert server_detail(SDKError("no details\nat all")) == "no details"
 
 
+@pytest.mark.argilla
 def test_the_root_logger_gets_no_handler() -> None:
     before = list(logging.getLogger().handlers)
     told("http://127.0.0.1:9")

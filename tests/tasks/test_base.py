@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from distilnb.errors import ParseError, SpecError, StepRowError, TruncatedReplyError
-from distilnb.llms.request import Message, Reply
+from distilnb.llms.rehearsal import RehearsalLLM
+from distilnb.llms.request import Answer, Client, Message, Reply, Request
 from distilnb.rows import Row
 from distilnb.tasks.base import Partial, Task
 
@@ -96,3 +100,32 @@ def test_only_a_task_that_can_rehearse_gives_a_sample() -> None:
 def test_a_task_without_a_model_says_so() -> None:
     with pytest.raises(SpecError, match="has no model"):
         Number(name="n").ask({"q": "?"})
+
+
+class Hanging(RehearsalLLM):
+    """A model that never answers, and whose user presses Ctrl-C when it was asked."""
+
+    cancelled: ClassVar[list[str]] = []
+
+    def make_client(self) -> Client:
+        return HangingClient()
+
+
+class HangingClient:
+    async def send(self, request: Request) -> Answer:
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            Hanging.cancelled.append(request.messages[0]["content"])
+            raise
+        return Answer((Reply("3"),))
+
+    async def close(self) -> None:
+        pass
+
+
+def test_ctrl_c_ends_a_task_that_asks_now() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Number(llm=Hanging()).ask({"q": "for ever"})
+    assert Hanging.cancelled == ["for ever"]

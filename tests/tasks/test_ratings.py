@@ -34,7 +34,7 @@ GOOD = "## Text 1\nRating: 4\nRationale: a\n\n## Text 2\nRating: 2\nRationale: b
         GOOD.replace("\n", "\r\n"),
         GOOD.replace("Rating: 4\nRationale: a", "Rationale: a\nRating: 4"),
         "## Text 2\nRating: 2\nRationale: b\n\n## Text 1\nRating: 4\nRationale: a\n",
-        GOOD + "\n\n## Text 3\nRating: 5\nRationale: there is no third",
+        GOOD.replace("Text 2", "Text 1").replace("Text 1", "Text 0", 1),
         "<think>Text 1: Rating: 1\nText 2: Rating: 1</think>\n" + GOOD,
         GOOD.replace("Rating: 4", "Rating: 4.0"),
         GOOD.replace("Rating", "Score"),
@@ -59,6 +59,13 @@ def test_many_forms_mean_the_same(reply: str) -> None:
         ("8/10", "rating 8/10 is not on the scale 1..5"),
         ("N/A", "rating 'N/A' is no number"),
         ("", "rating '' is no number"),
+        ("<a whole number from 1 to 5>", "rating '<a whole number from' is no number"),
+        ("about 2", "rating 'about 2' is no number"),
+        ("1-5", "rating '1-5' is more than one number"),
+        ("1 to 5", "rating '1 to 5' is more than one number"),
+        ("(1, 2, 3, 4 or 5)", "rating '(1, 2, 3, 4 or 5)' is more than one number"),
+        ("4 of the 5 demands", "rating '4 of the 5 demands' is more than one number"),
+        ("4 out of 10", "rating 4/10 is not on the scale 1..5"),
         ("9" * 5000, "rating 99999999999999999999 is outside 1..5"),
     ],
 )
@@ -66,6 +73,80 @@ def test_a_rating_that_is_none_is_told(rating: str, problem: str) -> None:
     parsed = parse_items(GOOD.replace("Rating: 2", f"Rating: {rating}"), 2)
     assert [item.rating for item in parsed.items] == [4, None]
     assert parsed.problems == [f"{problem} (text 2)"]
+
+
+@pytest.mark.parametrize(
+    "rating",
+    [
+        "2",
+        "**2**",
+        '"2"',
+        "“2”",
+        "\uff1a2",
+        "(2)",
+        "<2>",
+        "2/5",
+        "2 / 5.0",
+        "(2/5)",
+        "2 (out of 5)",
+        "2: weak",
+    ],
+)
+def test_a_rating_may_be_marked_up(rating: str) -> None:
+    parsed = parse_items(GOOD.replace("Rating: 2", f"Rating: {rating}"), 2)
+    assert [item.rating for item in parsed.items] == [4, 2]
+
+
+def test_headings_that_count_from_0_are_shifted_where_they_name_every_text() -> None:
+    shifted = parse_items("Text 0: 5/5\nText 1: 1/5\nText 2: 3/5", 3)
+    assert [item.rating for item in shifted.items] == [5, 1, 3]
+    part = parse_items("Text 0: 5/5\nText 1: 1/5", 3)
+    assert [item.rating for item in part.items] == [None, None, None]
+    assert part.problems == ["the texts are numbered 0, 1, not 1..3"]
+
+
+def test_a_heading_without_a_text_is_told() -> None:
+    parsed = parse_items(GOOD + "\n\n## Text 3\nRating: 5\nRationale: there is no third", 2)
+    assert [item.rating for item in parsed.items] == [4, 2]
+    assert parsed.problems == ["there is no text 3"]
+
+
+@pytest.mark.parametrize(
+    "rationale",
+    [
+        "It says (Rating: 2) of the film.",
+        "It is long. Rating: 2 is what it says of the film.",
+        "It says Type: 2 of the film.",
+        "It is long. (Type: 2)",
+    ],
+)
+def test_a_label_within_a_rationale_is_a_part_of_it(rationale: str) -> None:
+    [item] = parse_items(f"## Text 1\nRating: 4\nRationale: {rationale}", 1).items
+    assert (item.rating, item.rationale) == (4, rationale)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Rating: 4. Rationale: x",
+        "Rating: 4 Rationale: x",
+        "Rating: 4, Rationale: x",
+        "Rating: 4/5 | Rationale: x",
+        "**Rating:** 4 **Rationale:** x",
+        "**Rating**: 4 - **Rationale**: x",
+        "Rating: (4) Rationale: x",
+    ],
+)
+def test_a_line_may_hold_several_fields(line: str) -> None:
+    [item] = parse_items(f"## Text 1\n{line}", 1).items
+    assert (item.rating, item.rationale) == (4, "x")
+    assert parse_items(f"## Text 1\n{line}", 1).problems == []
+
+
+def test_a_line_may_hold_both_rationales() -> None:
+    line = "Type: None Rationale: It is. Rating: 5. Rationale: It does."
+    [item] = parse_items(line, 1, with_types=True).items
+    assert tuple(item) == (5, "It is.", None, "It does.")
 
 
 def test_what_is_missing_is_none_in_its_place() -> None:
@@ -147,7 +228,20 @@ def test_any_mixture_of_the_forms_parts_is_read_without_an_error(
 
 
 @pytest.mark.parametrize(
-    "piece", ["#", " ", "\n", "Rating: ", "1", "a ", "*_", "Text 1\n", "Rating: 4 Rationale: x ", "[1]\n"]
+    "piece",
+    [
+        "#",
+        " ",
+        "\n",
+        "Rating: ",
+        "1",
+        "a ",
+        "*_",
+        "Text 1\n",
+        "Rating: 4 Rationale: x ",
+        "[1]\n",
+        "Rating: 4. ",
+    ],
 )
 def test_a_megabyte_takes_no_quadratic_time(piece: str) -> None:
     reply = piece * (1_000_000 // len(piece))

@@ -11,7 +11,10 @@ from distilnb.spec.graph import Graph
 from distilnb.view.graph import dot_source, draw_svg, graph_bundle, outline
 from tests.view.samples import HOSTILE, Making, Source, branches, chain, check_html, large, status
 
-needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs graphviz's dot")
+needs_dot = [
+    pytest.mark.dot,
+    pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz's dot is not installed: make parts"),
+]
 both_ways = pytest.mark.parametrize(
     "use_dot", [pytest.param(True, marks=needs_dot), False], ids=["dot", "own"]
 )
@@ -171,7 +174,6 @@ def test_dot_source_is_made_without_dot(monkeypatch: pytest.MonkeyPatch) -> None
     assert names_in(draw_svg(chain())) == ["load", "answer", "judge"]
 
 
-@needs_dot
 def test_a_dot_that_fails_leaves_the_drawing_to_us(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     from pathlib import Path
 
