@@ -121,8 +121,8 @@ def _predecessors(
     if isinstance(step, GeneratorStep):
         return []
     before = [after] if isinstance(after, str) and after else list(after) or list(heads)
-    for name in before:
-        graph.step(name)
+    for predecessor in before:
+        graph.step(predecessor)
     if not before:
         raise StepConnectionError(
             f"No rows flow into step {name!r}.", "Begin with a source: p.from_dicts([...])."
