@@ -32,6 +32,10 @@ Config = Annotated[
 Params = Annotated[
     list[str], typer.Option("--param", metavar="STEP.FIELD=VALUE", help="A parameter; may be repeated.")
 ]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(help="A folder, or a host, that the file may use beside its own. Repeatable."),
+]
 TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the functions that the file carries.")]
 
 
@@ -123,15 +127,18 @@ def errors(run_id: RunId) -> None:
 @pipelines.command("info")
 def info(config: Config) -> None:
     """Show what a pipeline file holds: its code, its steps, the models and places a run would touch. Runs none."""
-    from distilnb.pipeline.opening import fetch, open_pipeline
-    from distilnb.spec.files import code_in, read_text
+    from distilnb.llms.base import LLM
+    from distilnb.pipeline import Pipeline
+    from distilnb.pipeline.opening import fetch
+    from distilnb.spec.files import code_in, from_text, read_text
 
-    path = fetch(config)
-    text = read_text(path)
+    text = read_text(fetch(config))
     for source in code_in(text):  # first: whatever is wrong with the rest, its code was seen
         _say("code, run with --trust-code only:")
         _say(source.rstrip(), before="    ")  # so that no line of it seems to be one of ours
-    pipeline = open_pipeline(path, classes=_stand_ins(text))
+    file = from_text(text, classes=_stand_ins(text))
+    llm = file.llm if isinstance(file.llm, LLM) else None
+    pipeline = Pipeline(file.name, llm=llm, description=file.description, graph=file.graph)
     _say(repr(pipeline))
     for line in _touched(pipeline):
         _say(line)
@@ -145,9 +152,10 @@ def run_pipeline(
     max_cost: Annotated[float | None, typer.Option(help="Stop before more USD are spent.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to save the result in.")] = None,
     trust_code: TrustCode = False,
+    allow: Allow = None,
 ) -> None:
     """Run a pipeline file; the first Ctrl-C stops gracefully, a second one at once."""
-    pipeline = _open(config, trust_code)
+    pipeline = _open(config, trust_code, allow or [])
     run = pipeline.start(rows=rows, max_cost=max_cost, parameters=_parameters(param))
     print(f"run {run.id} · follow it from elsewhere: distilnb attach {run.id}")
     result = _wait(run)
@@ -187,10 +195,10 @@ def _wait(run: Run) -> Any:
     return wait_for_result(run, show=True)
 
 
-def _open(config: str, trust_code: bool) -> Pipeline:
+def _open(config: str, trust_code: bool, allow: list[str]) -> Pipeline:
     from distilnb.pipeline.opening import open_pipeline
 
-    return open_pipeline(config, trust_code=trust_code)
+    return open_pipeline(config, trust_code=trust_code, allow=allow)
 
 
 def _parameters(words: list[str]) -> dict[str, Any]:
@@ -250,7 +258,9 @@ def _touched(pipeline: Pipeline) -> list[str]:
         models = getattr(step, "llm", None) or (None if step.kind() in KINDS else pipeline.llm)
         for model in models if isinstance(models, list) else [models]:
             if isinstance(model, LLM):
-                told.append(f"asks {model.label}" + (f" at {model.endpoint}" if model.endpoint else ""))
+                told.append(
+                    f"asks {model.label.rstrip(':')}" + (f" at {model.endpoint}" if model.endpoint else "")
+                )
         for field in ("data_files", "dataset_path", "repo_id"):
             value = getattr(step, field, None)
             told += [f"reads {value}"] if value else []

@@ -685,7 +685,8 @@ TOLD = {
     "code that holds a key": Told(
         lambda _: hi().map(uses_a_key).start(),
         UnsafeFileError,
-        "The file of pipeline 'p' would hold what looks like an API key.\n" + NO_SECRETS,
+        "The file would hold the text of the global 'KEY', whose name is that of a secret.\n"
+        "Read it from the environment inside the function: os.environ['KEY'].",
     ),
     "code that holds a key in an object": Told(
         lambda _: hi().map(uses_a_client).start(),

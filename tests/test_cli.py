@@ -147,7 +147,83 @@ def test_info_shows_the_graph_and_what_a_run_would_touch(config: str) -> None:
 def test_info_shows_code_and_does_not_run_it(tmp_path: Path) -> None:
     Pipeline("bad").from_dicts(ROWS).map(fails_on_three).save(tmp_path / "bad.yaml")
     text = said("pipeline", "info", "--config", "bad.yaml")
-    assert "code, run with --trust-code only:\ndef fails_on_three(text: str)" in text
+    assert text.startswith("code, run with --trust-code only:\n    def fails_on_three(text: str)")
+
+
+OWN_CLASSES = """
+distilnb: {version: 0.1.0, format: 1}
+pipeline:
+  name: own
+  llm: {kind: MyLLM, model: m, place: here}
+  steps:
+    - {kind: LoadDataFromFileSystem, name: load, data_files: "/etc/x\\e[2Jy.jsonl"}
+    - {kind: TextGeneration, name: gen, llm: {kind: OtherLLM}}
+    - {kind: Mine, name: mine, llm: {kind: OpenAILLM, model: gpt, base_url: "http://h/v1"}}
+    - {kind: Mine, name: last}
+  connections: [[load, gen], [gen, mine], [mine, last]]
+classes:
+  Mine: {needs: "open('ran', 'w')  #", source: "class Mine(Step): x = open('ran', 'w')", digest: a}
+  MyLLM: {source: "class MyLLM(LLM): x = open('ran', 'w')"}
+  KeepColumns: {source: "class KeepColumns: x = open('ran', 'w')"}
+"""
+
+
+def test_info_draws_classes_of_the_file_and_never_runs_them(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN_CLASSES)
+    text = said("pipeline", "info", "--config", "own.yaml")
+    assert not Path("ran").exists()
+    code, drawn = text.split("\nown\n")
+    assert [line for line in code.splitlines() if not line.startswith("    ")] == [
+        "code, run with --trust-code only:"
+    ] * 3
+    assert "    open('ran', 'w')  #\n    class Mine(Step): x = open('ran', 'w')" in code
+    assert drawn.startswith("load → gen → mine → last\n")
+    assert drawn.splitlines()[-4:] == [
+        "reads /etc/x\\x1b[2Jy.jsonl",
+        "asks OtherLLM",
+        "asks openai:gpt at http://h/v1",
+        "asks MyLLM:m",
+    ]
+
+
+def test_info_shows_the_code_also_when_the_rest_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        OWN_CLASSES.replace("kind: Mine, name: last", "kind: 'o s', name: last")
+    )
+    done = subprocess.run(
+        [*COMMAND, "pipeline", "info", "--config", "own.yaml"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "class Mine(Step)" in done.stdout
+    assert done.stderr.startswith("UnknownKindError: There is no step, task or model class 'o s'.")
+
+
+def test_info_shows_what_a_terminal_would_hide(tmp_path: Path) -> None:
+    source = "def f(text):\\n    evil()  #\\e[1K\\r    return {}\\n    # \\e[8m hidden \\u202e\\n"
+    (tmp_path / "esc.yaml").write_text(
+        'distilnb: {format: 1}\npipeline:\n  name: "n\\e[8m"\n  steps:\n'
+        "    - {kind: LoadDataFromDicts, name: load, data: {rows: [{text: a}]}}\n"
+        f'    - {{kind: MapRows, name: "m\\e[0m", function: {{code: f, digest: d, source: "{source}"}}}}\n'
+        '  connections: [[load, "m\\e[0m"]]\n'
+    )
+    text = said("pipeline", "info", "--config", "esc.yaml")
+    assert "    def f(text):\n        evil()  #\\x1b[1K\\x0d    return {}\n        # \\x1b[8m hidden" in text
+    assert "\nn\\x1b[8m\n" in text
+    assert not re.search("[\x1b\r\u202e]", text)
+
+
+def test_the_reply_that_an_error_quotes_cannot_steer_the_terminal() -> None:
+    run = Pipeline("bad").from_dicts(ROWS[:1]).map(fails_with_an_escape).start()
+    run.wait()
+    assert "hidden \\x1b[8m" in said("errors", run.id)
+
+
+def fails_with_an_escape(text: str) -> dict[str, str]:
+    raise ValueError("hidden \x1b[8m")
 
 
 def test_run_takes_parameters_and_saves(config: str) -> None:

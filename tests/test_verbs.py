@@ -552,7 +552,7 @@ def test_a_pipeline_reads_back_equal(name: str, tmp_path: Path) -> None:
     assert again.graph.edges == p.graph.edges
     assert again.llm == p.llm
     p.save(tmp_path / "p.json")
-    opened = dn.open(tmp_path / "p.json", trust_code=True)
+    opened = dn.open(tmp_path / "p.json", trust_code=True, allow=[tmp_path])
     assert opened == p
     assert opened.preview().rows == p.preview().rows
 

@@ -132,7 +132,7 @@ class Subsets(dict[str, "DatasetDict"]):
     def __ror__(self, other: Any) -> Any:
         return {**other, **self} if isinstance(other, dict) else NotImplemented
 
-    def __ior__(self, other: Any) -> Self:
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override]  # `|` makes a plain dict, as dict's does
         self.update(other)
         return self
 

@@ -39,6 +39,8 @@ def load_yaml(text: str) -> Any:
     try:
         _check_events(text)
         return yaml.load(text, Loader=_Loader)
+    except UnsafeFileError:
+        raise
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of more digits than Python reads
         raise SpecError(f"The file is no YAML: {_one_line(error)}.", "Mend that place.") from error
 

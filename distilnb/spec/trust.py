@@ -21,6 +21,7 @@ from distilnb.spec.digest import digest_of
 _SOURCE_MARK = "__distilnb_source__"  # a class made from a file keeps its source here, for the next save,
 _DIGEST_MARK = "__distilnb_digest__"  # and the digest that the file says
 _MAX_PLAIN_CHARACTERS = 10_000
+SHORTEST_SECRET = 8  # characters: `KEY = "id"` names a column
 _NO_SECRET = re.compile(r"<.*>|\[.*\]|\**")  # `pad_token="<pad>"`; the stars are what a SecretStr shows
 _COLUMN_NAMES = {"columns", "input_mappings", "output_mappings"}  # there `token: word` maps a column
 _OWN_TYPES = ("StepInput", "StepOutput", "GeneratorStepOutput", "RuntimeParameter")
@@ -105,7 +106,8 @@ def _definition(name: str, value: Any) -> str:
         is_plain = len(text) <= _MAX_PLAIN_CHARACTERS and bool(ast.literal_eval(text) == value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         is_plain = False
-    if is_plain and (place := next(find_named_secrets({name: value}), "")):
+    is_short = isinstance(value, str) and len(value) < SHORTEST_SECRET
+    if is_plain and not is_short and (place := next(find_named_secrets({name: value}), "")):
         raise UnsafeFileError(
             f"The file would hold the text of the global {place!r}, whose name is that of a secret.",
             f"Read it from the environment inside the function: os.environ[{name!r}].",
@@ -234,7 +236,7 @@ def _bound_names(tree: ast.AST) -> set[str]:
 def find_secret(text: str) -> str:
     """Return what secret a text seems to hold ("the value of OPENAI_API_KEY"), or ""."""
     for name, value in os.environ.items():
-        if _SECRET_NAMES.search(name) and len(value) >= 8 and value in text:
+        if _SECRET_NAMES.search(name) and len(value) >= SHORTEST_SECRET and value in text:
             return f"the value of the environment variable {name}"
     if _SECRET_PREFIXES.search(text.encode("utf-8", "replace")):
         return "what looks like an API key"
@@ -251,7 +253,11 @@ def find_named_secrets(data: object, path: str = "") -> Iterator[str]:
         for key, item in data.items():
             place = f"{path}.{key}" if path else str(key)
             if isinstance(item, str):
-                if _SECRET_NAMES.search(str(key)) and not _NO_SECRET.fullmatch(item):
+                if (
+                    len(item) >= SHORTEST_SECRET
+                    and _SECRET_NAMES.search(str(key))
+                    and not _NO_SECRET.fullmatch(item)
+                ):
                     yield place
             elif key not in _COLUMN_NAMES:
                 yield from find_named_secrets(item, place)
@@ -263,6 +269,6 @@ def find_named_secrets(data: object, path: str = "") -> Iterator[str]:
 def without_secrets(text: str) -> str:
     """Return text with every secret that it seems to hold taken out."""
     for name, value in os.environ.items():
-        if _SECRET_NAMES.search(name) and len(value) >= 8:
+        if _SECRET_NAMES.search(name) and len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "[secret removed]")
     return re.sub(_SECRET_PREFIXES.pattern.decode(), "[secret removed]", text)

@@ -239,7 +239,9 @@ class LoadDataFromDisk(GeneratorStep):
 
     def columns_after(self, upstream: Sequence[Columns]) -> Columns:
         try:
-            names = tuple(_read_part(self.folder() / "dataset_info.json", "features", dict) or ())
+            names = tuple(
+                _read_part(self.folder() / "dataset_info.json", "features", (dict, type(None))) or ()
+            )
         except (InputError, SpecError):  # `check` tells
             return Columns(is_open=True)
         return _mapped(self, names, is_open=not names)
@@ -247,7 +249,7 @@ class LoadDataFromDisk(GeneratorStep):
     def check(self) -> None:
         """Raise what is wrong with the folder before anything runs; no row is read."""
         folder = self.folder()
-        _read_part(folder / "dataset_info.json", "features", dict)
+        _read_part(folder / "dataset_info.json", "features", (dict, type(None)))
         self._files(folder)
 
     def n_rows(self) -> int | None:
@@ -308,21 +310,15 @@ class LoadDataFromDisk(GeneratorStep):
         return datasets.load_from_disk(str(folder), keep_in_memory=self.keep_in_memory)
 
 
-def _read_part(path: Path, key: str, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
-    """Return one entry of a JSON file of a saved dataset; a dict may be absent.
-
-    Raises InputError naming the file when it cannot be read, or holds something else.
-    """
+def _read_part(path: Path, key: str, kind: type | tuple[type, ...]) -> Any:
+    """Return one entry of a JSON file of a saved dataset, or raise InputError naming the file."""
     try:
         about = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise _broken(path, error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
-        raise _broken(path, f"no JSON: {error}") from error
-    part = about.get(key) if isinstance(about, dict) else about
-    if not isinstance(about, dict) or not isinstance(part, kind) and (part is not None or kind is list):
+    except (OSError, ValueError, RecursionError) as error:  # not there, no UTF-8, no JSON
+        raise _broken(path, getattr(error, "strerror", None) or f"no JSON: {error}") from error
+    if not isinstance(about, dict) or not isinstance(about.get(key), kind):
         raise _broken(path, f"it has no {key!r}")
-    return part
+    return about.get(key)
 
 
 def _broken(path: Path, why: str) -> InputError:

@@ -83,8 +83,8 @@ def test_counts_costs_and_reasons_are_told() -> None:
         "812 requests, 12 more from the cache · 1,234 tokens in, 99 out · cost: $0.08 · took 1 min 30 s"
         in text
     )
-    assert "- pick: 9 rows left out, tie" in text
-    assert "- answer: 2 rows failed, refused\n- answer: 1 row failed, no \\| reply" in text
+    assert "- pick: 9 rows left out, `tie`" in text
+    assert "- answer: 2 rows failed, `refused`\n- answer: 1 row failed, `no reply`" in text
     assert "- answer: replies cut off at the token limit: 1" in text
 
 
@@ -124,6 +124,21 @@ def test_text_of_others_cannot_become_markup() -> None:
     assert "\n# heading" not in text
     assert "![x](" not in text
     assert "`c <img>`" in text
+
+
+def test_a_reason_that_quotes_a_reply_is_code_and_a_name_no_markup() -> None:
+    image = "![x](http://evil/t.png)"
+    why = f"ParseError: `{image}` www.evil.example\n\n{image}"
+    step = StepStatus(
+        image, "T", failed=1, dropped=2, drop_reasons={image: 1, "": 1}, partial=1, truncated=1, cost_usd=0.0
+    )
+    text = card(RunInfo(steps=(step,), failures={image: {why: 1}}))
+    name = r"!\[x\](http://evil/t.png)"
+    assert f"- {name}: 1 row failed, `ParseError: {image} www.evil.example {image}`\n" in text
+    assert f"- {name}: 1 row left out, `{image}`\n" in text
+    assert f"- {name}: 1 row left out, `no reason`\n" in text
+    assert f"| {name} |" in text
+    assert image not in re.sub("`[^`\n]*`", "", text)
 
 
 def test_a_secret_never_stands_in_a_card(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,37 @@ def test_a_pipeline_of_an_earlier_cell_stays_current_until_another_is_touched(no
     assert current(notebook) == "other"
 
 
+def test_a_magic_finds_the_pipeline_that_its_own_cell_has_just_assigned(notebook: Notebook) -> None:
+    assert notebook.cell("new = prefs.take(1)\n%distil show") is notebook.names["new"]
+    assert current(notebook) == "new"
+    notebook.cell("del new, prefs")
+    assert notebook.cell("p = dn.Pipeline('p').from_dicts(rows)\n%distil show") is notebook.names["p"]
+
+
+def test_what_a_magic_used_is_newer_than_what_its_cell_assigned_before(notebook: Notebook) -> None:
+    shown = notebook.cell("a = prefs.take(1)\nb = prefs.take(2)\n%distil use a\n%distil show")
+    assert shown is notebook.names["a"]
+    shown = notebook.cell("c = prefs.take(3)\n%distil new fresh rows\n%distil show")
+    assert shown is notebook.names["fresh"]
+    shown = notebook.cell("%distil use a\nd = prefs.take(4)\n%distil show")
+    assert shown is notebook.names["d"]
+
+
+def test_of_several_new_pipelines_none_is_guessed(notebook: Notebook) -> None:
+    said = notebook.error("a = prefs.take(1)\nb = prefs.take(2)\n%distil show")
+    assert said == "UsageError: Which pipeline? There are ['a', 'b']. Choose one: %distil use NAME"
+
+
+def test_when_the_current_pipeline_is_deleted_the_only_other_takes_its_place(notebook: Notebook) -> None:
+    notebook.cell("p = prefs.take(1)")
+    notebook.cell("del p")
+    assert notebook.cell("%distil show") is notebook.names["prefs"]
+    notebook.cell("other = prefs.take(2)\nlast = prefs.take(3)")
+    notebook.cell("del last")
+    said = notebook.error("%distil show")
+    assert said == "UsageError: Which pipeline? There are ['prefs', 'other']. Choose one: %distil use NAME"
+
+
 def test_a_magic_changes_the_variable_and_the_old_pipeline_stays_what_it_was(notebook: Notebook) -> None:
     notebook.cell("before = prefs")
     notebook.cell("%distil add take 2 -p prefs")

@@ -20,7 +20,7 @@ from distilnb.errors import (
     UnsafeFileError,
 )
 from distilnb.spec.draft import Draft, drafting
-from distilnb.spec.files import PipelineFile, code_in, from_text, load, save, to_text
+from distilnb.spec.files import PipelineFile, classes_in, code_in, from_text, load, save, to_record, to_text
 from distilnb.spec.graph import Graph
 from distilnb.spec.inline import Inline
 from distilnb.spec.registry import build
@@ -161,6 +161,57 @@ def test_a_secret_in_a_prompt_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         to_text(PipelineFile("p", description="use canary-0123456789"))
 
 
+@pytest.mark.parametrize(
+    "data, place",
+    [
+        (
+            {"kind": "LoadDataFromHub", "repo_id": "a/b", "storage_options": {"secret": "canary"}},
+            "it.storage_options.secret",
+        ),
+        (
+            {
+                "kind": "TextGeneration",
+                "llm": {
+                    "kind": "OpenAILLM",
+                    "model": "m",
+                    "generation_kwargs": {"extra": {"api_key": "canary"}},
+                },
+            },
+            "it.llm.generation_kwargs.extra.api_key",
+        ),
+    ],
+)
+def test_a_text_with_the_name_of_a_secret_is_refused_by_its_path(data: dict[str, Any], place: str) -> None:
+    file = PipelineFile("p", chain({**data, "name": "it"}))
+    for write in (to_text, to_record):
+        with pytest.raises(UnsafeFileError, match=f"'{place}'.*\n.*environment") as told:
+            write(file)
+        assert "canary" not in str(told.value)
+
+
+def test_a_text_with_the_name_of_a_secret_in_the_default_model_is_refused() -> None:
+    model: Any = build(
+        {"kind": "OpenAILLM", "model": "m", "generation_kwargs": {"extra": {"api_key": "canary"}}}
+    )
+    with pytest.raises(UnsafeFileError, match=r"'llm\.generation_kwargs\.extra\.api_key'"):
+        to_text(PipelineFile("p", llm=model))
+
+
+def test_numbers_columns_and_rows_may_have_the_name_of_a_secret() -> None:
+    model = {
+        "kind": "OpenAILLM",
+        "model": "m",
+        "generation_kwargs": {"max_new_tokens": 5, "extra": {"key": 3}},
+    }
+    graph = chain(
+        source([{"token": "word", "key": "a"}]),
+        {"kind": "RenameColumns", "name": "rename", "columns": {"token": "text", "key": "instruction"}},
+        {"kind": "TextGeneration", "name": "say", "llm": model, "input_mappings": {"key": "text"}},
+    )
+    file = PipelineFile("p", graph)
+    assert from_text(to_text(file)) == file
+
+
 def test_a_file_is_saved_whole_and_loaded(tmp_path: Path) -> None:
     file = PipelineFile(
         "p", chain(source([{"a": 1}]), {"kind": "KeepColumns", "name": "keep", "columns": ["a"]})
@@ -205,6 +256,13 @@ def test_a_function_is_shown_and_dead_until_trusted() -> None:
     live: Any = from_text(text, trust_code=True).graph.steps["map"]
     assert live.function.live(4) == {"twice": 8}
     assert live.digest == dead.digest
+
+
+def test_a_comment_at_the_end_of_one_part_does_not_seem_to_hide_the_next() -> None:
+    entry = {"source": "class A: pass", "digest": "0", "needs": "import os  #"}
+    text = json.dumps({"distilnb": {"format": 1}, "pipeline": {}, "classes": {"A": entry}})
+    assert code_in(text) == ["import os  #\nclass A: pass"]
+    assert classes_in(text) == ["A"]
 
 
 def test_trusted_code_is_saved_as_it_was_opened() -> None:

@@ -21,6 +21,16 @@ texts = st.text() | st.sampled_from(
         "1e3",
         "0o17",
         "1:30",
+        "12:30:45",
+        "010",
+        "1_000",
+        "0b11",
+        "1E-3",
+        "-0",
+        "1.5",
+        ".inf",
+        ".nan",
+        "+1",
         "2020-01-01",
         "<<",
         "=",
@@ -64,6 +74,21 @@ def test_words_and_dates_are_text() -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["12:30:45", "1:30.5", "010", "0o17", "0x1f", "1_000", "0b11", "+1", "1.", ".5"]
+)
+def test_only_the_numbers_of_json_are_numbers(text: str) -> None:
+    assert load_yaml(f"a: {text}\n{text}: b") == {"a": text, text: "b"}
+
+
+def test_numbers_of_json_are_read_and_written() -> None:
+    text = "[0, -3, 1.5, -0.25, 1e3, 2E-2, 1.5e+7, .inf, -.inf]"
+    numbers = [0, -3, 1.5, -0.25, 1000.0, 0.02, 1.5e7, float("inf"), float("-inf")]
+    assert load_yaml(text) == numbers
+    assert [type(number) for number in load_yaml(text)] == [type(number) for number in numbers]
+    assert load_yaml(dump_yaml([*numbers, 1e22, 1e-7])) == [*numbers, 1e22, 1e-7]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "a: !!python/object/apply:os.system ['true']",
@@ -79,7 +104,7 @@ def test_tags_aliases_and_depth_are_refused(text: str) -> None:
         load_yaml(text)
 
 
-@pytest.mark.parametrize("text", ["a: [", "a: 1\na: 2", "? [x]\n: 1", "a: \x00"])
+@pytest.mark.parametrize("text", ["a: [", "a: 1\na: 2", "? [x]\n: 1", "a: \x00", "a: " + "9" * 5000])
 def test_what_is_no_yaml_is_told(text: str) -> None:
     with pytest.raises(SpecError, match="no YAML"):
         load_yaml(text)

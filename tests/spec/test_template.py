@@ -19,7 +19,7 @@ from distilnb.spec.template import (
 )
 
 
-@pytest.mark.parametrize("name", ["dict", "lipsum", "cycler", "joiner"])
+@pytest.mark.parametrize("name", ["dict", "lipsum", "cycler", "joiner", "namespace"])
 def test_names_that_jinja_offers_for_web_pages_are_columns(name: str) -> None:
     assert compile_template("{{ " + name + " }}").variables == (name,)
 
@@ -38,6 +38,63 @@ def test_the_sandbox_lets_a_template_neither_out_nor_change_a_row(text: str) -> 
     with pytest.raises((StepRowError, MissingValueError)):
         render_template(text, row)
     assert row == {"a": [1]}
+
+
+LEAK = "'{0.__init__.__globals__[os].environ[CANARY_KEY]}'"
+LEAK_X = LEAK.replace("{0", "{x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ str.format(" + LEAK + ", namespace) }}",
+        "{{ str.format_map(" + LEAK_X + ", {'x': namespace}) }}",
+        "{{ str.format(" + LEAK + ", range) }}",
+        "{{ (str|attr('format'))(" + LEAK + ", namespace) }}",
+        "{{ " + LEAK + ".format(namespace) }}",
+        "{{ " + LEAK + ".format(str) }}",
+        "{{ " + LEAK_X + ".format_map({'x': str}) }}",
+        "{{ (" + LEAK + "|attr('format'))(str) }}",
+        "{{ " + LEAK + "['format'](str) }}",
+        "{{ ([" + LEAK + "]|map(attribute='format')|first)(str) }}",
+        "{{ str.__globals__ }}",
+        "{{ range.__globals__ }}",
+    ],
+)
+def test_no_function_or_method_of_text_tells_the_environment(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY_KEY", "canary-0123456789")
+    with pytest.raises((StepRowError, MissingValueError)) as told:
+        render_template(text, {"a": 1})
+    assert "canary-" not in str(told.value)
+    with pytest.raises((StepRowError, MissingValueError)):
+        evaluate_expression(
+            text.split("}}", maxsplit=1)[0].removeprefix("{{") + " == 'canary-0123456789'", {"a": 1}
+        )
+
+
+def test_nothing_that_a_template_may_call_has_a_public_attribute() -> None:
+    from distilnb.spec import template
+
+    offered = template._environment().globals
+    assert {"str", "int", "float", "len", "range"} <= offered.keys()
+    for name, value in offered.items():
+        assert [attribute for attribute in dir(value) if not attribute.startswith("_")] == [], name
+
+
+def test_types_convert_as_functions() -> None:
+    assert evaluate_expression(
+        "str(n) == '7' and int('ff', base=16) == 255 and float('1.5') == 1.5", {"n": 7}
+    )
+
+
+@pytest.mark.parametrize("row", [{}, {"c": None}, {"c": float("nan")}])
+@pytest.mark.parametrize("text", ["{{ c|default('no') }}", "{{ c | d('no') }}"])
+def test_a_default_stands_for_a_column_that_is_empty(text: str, row: dict[str, object]) -> None:
+    assert render_template(text, row) == "no"
+    assert render_template(text, {"c": "yes"}) == "yes"
+    assert evaluate_expression("c|default(0) == 0", row)
 
 
 def test_an_error_in_a_template_is_one_of_the_row() -> None:

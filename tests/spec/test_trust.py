@@ -10,10 +10,17 @@ from typing import Any
 
 import pytest
 
-from distilnb.errors import SpecError
+from distilnb.errors import SpecError, UnsafeFileError
 from distilnb.spec.code import source_of
 from distilnb.spec.step import Step
-from distilnb.spec.trust import find_secret, make_live, needs_of, source_in, without_secrets
+from distilnb.spec.trust import (
+    find_named_secrets,
+    find_secret,
+    make_live,
+    needs_of,
+    source_in,
+    without_secrets,
+)
 
 LIMIT = 3
 
@@ -104,3 +111,42 @@ def test_secrets_are_found_and_taken_out(monkeypatch: pytest.MonkeyPatch) -> Non
         assert find_secret(text)
         assert find_secret(without_secrets(text)) == ""
     assert find_secret("a task-specific ask-me-anything prompt") == ""
+
+
+API_TOKEN = "tok-abcdefgh-12345"
+GATEWAY = {"url": "http://x", "api_key": "my-gateway"}
+PAD_TOKEN, MAX_TOKENS, KEY = "<pad>", 9, 3
+
+
+@pytest.mark.parametrize(
+    "code, place",
+    [(lambda text: text + API_TOKEN, "API_TOKEN"), (lambda text: [text, GATEWAY], "GATEWAY.api_key")],
+)
+def test_a_global_with_the_name_of_a_secret_is_not_written(code: Any, place: str) -> None:
+    source = f"lambda text: {place.split('.', maxsplit=1)[0]}"
+    with pytest.raises(UnsafeFileError, match=f"global '{place}'.*\n.*os.environ") as told:
+        needs_of(code, source)
+    assert "abcdefgh" not in str(told.value)
+
+
+def test_other_globals_are_written() -> None:
+    def cut(text):
+        return (text + PAD_TOKEN)[:MAX_TOKENS] * KEY
+
+    assert moved(cut)("a") == "a<pad>" * 3
+
+
+def test_a_secret_is_found_by_the_name_of_its_field() -> None:
+    data = {
+        "a": {"options": {"key": "AKIA", "Secret": "w", "token": "", "max_tokens": 5, "key_column": "id"}},
+        "b": [
+            {"password": "x"},
+            {"api_key": "y", "keys": ["z"], "pad_token": "[PAD]", "token": "**********"},
+        ],
+        "c": {
+            "columns": {"token": "word"},
+            "input_mappings": {"key": "id"},
+            "output_mappings": {"key": "id"},
+        },
+    }
+    assert [*find_named_secrets(data)] == ["a.options.key", "a.options.Secret", "b.0.password", "b.1.api_key"]

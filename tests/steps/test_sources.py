@@ -151,6 +151,41 @@ def test_what_is_not_on_disk_is_told(saved: Path, tmp_path: Path) -> None:
         LoadDataFromDisk(dataset_path=tmp_path / "nothing").check()
 
 
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '"x"', "{}", '{"_data_files": [{}], "features": 3}', "\xff", None]
+)
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+def test_a_broken_file_of_a_saved_dataset_is_named(saved: Path, name: str, text: str | None) -> None:
+    if (name, text) == ("dataset_info.json", "{}"):
+        return  # nothing is known of the columns: that is no fault
+    broken = saved / "default" / "train" / name
+    if text is None:
+        broken.unlink()
+    else:
+        broken.write_text(text, "latin-1")
+    source = LoadDataFromDisk(dataset_path=saved / "default")
+    for use in (source.check, lambda: source.peek(1), lambda: list(source.process())):
+        with pytest.raises(InputError, match=f"{broken.name}' of the saved|There is no saved dataset"):
+            use()
+    assert source.n_rows() in ((None,) if name == "state.json" else (None, 7))
+    assert source.columns_after([]).is_open == (name == "dataset_info.json")
+    assert isinstance(source.fingerprint(), str)
+
+
+def test_a_broken_list_of_splits_is_named(saved: Path) -> None:
+    (saved / "default" / "dataset_dict.json").write_text("{", "utf-8")
+    source = LoadDataFromDisk(dataset_path=saved / "default")
+    with pytest.raises(InputError, match=r"dataset_dict\.json' of the saved dataset cannot be read: no JSON"):
+        source.check()
+    assert (source.n_rows(), source.fingerprint(), source.columns_after([]).is_open) == (None, "", True)
+
+
+@pytest.mark.parametrize("source", [LoadDataFromDisk, LoadDataFromFileSystem])
+def test_options_that_nothing_reads_are_refused(source: type[GeneratorStep]) -> None:
+    with pytest.raises(SpecError, match="storage_options"):
+        source(storage_options={"anon": True})
+
+
 def test_what_is_not_on_the_hub_is_told(folder: Path) -> None:
     with pytest.raises(SourceNotFoundError, match="split 'tset'"):
         list(LoadDataFromHub(repo_id=str(folder), split="tset").process())
