@@ -253,11 +253,7 @@ def find_named_secrets(data: object, path: str = "") -> Iterator[str]:
         for key, item in data.items():
             place = f"{path}.{key}" if path else str(key)
             if isinstance(item, str):
-                if (
-                    len(item) >= SHORTEST_SECRET
-                    and _SECRET_NAMES.search(str(key))
-                    and not _NO_SECRET.fullmatch(item)
-                ):
+                if _SECRET_NAMES.search(str(key)) and not _NO_SECRET.fullmatch(item):
                     yield place
             elif key not in _COLUMN_NAMES:
                 yield from find_named_secrets(item, place)
