@@ -45,7 +45,9 @@ def main() -> int:
     for name, median in medians.items():
         print(f"| {name} | {1000 * median:.0f} | {1000 * (median - medians['pydantic']):+.0f} |")
     over = medians["distilnb"] - medians["pydantic"]
-    print(f"\nbar: import distilnb ≤ import pydantic + {1000 * BAR_S:.0f} ms: {'met' if over <= BAR_S else 'MISSED'}")
+    print(
+        f"\nbar: import distilnb ≤ import pydantic + {1000 * BAR_S:.0f} ms: {'met' if over <= BAR_S else 'MISSED'}"
+    )
     return 0 if over <= BAR_S else 1
 
 
