@@ -70,7 +70,9 @@ class LLM(Spec):
 
     def make_client(self) -> Client:
         """Return a live client for the running event loop."""
-        raise NotImplementedError(f"{type(self).__name__} makes no client")
+        raise SpecError(
+            f"{type(self).__name__} has no `make_client`.", "Return an object with `send` and `close`."
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the replies this model's own: provider, endpoint, model, sampling parameters."""

@@ -1,0 +1,31 @@
+"""What the documents name exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+
+
+def named_files(page: Path) -> list[str]:
+    """Return the paths in backticks that end in .py, or in a slash."""
+    return re.findall(r"`((?:[\w.-]+/)+(?:[\w-]+\.py)?|[a-z_]+\.py)`", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    missing = [
+        name
+        for name in named_files(page)
+        if not ((ROOT / name).exists() or (ROOT / "distilnb" / name).exists())
+    ]
+    assert missing == []
+
+
+def test_the_walk_of_a_row_names_many_files() -> None:
+    walk = named_files(ROOT / "docs" / "architecture" / "README.md")
+    assert len(set(walk)) > 40
