@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from distilnb.notebook.options import MAX_COST, PARAM, PIPELINE, ROWS, WAIT, Command, argument
 from distilnb.notebook.session import Session
+from distilnb.view.figures import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,11 @@ def stop(session: Session, options: Namespace) -> Run:
 
 def errors(session: Session, options: Namespace) -> pd.DataFrame:
     """Show the rows that failed: the reason, the prompt that was sent, the raw reply."""
-    return session.run(options.run).errors()
+    run = session.run(options.run)
+    found = run.errors()
+    n_failed = int((~found["is_partial"]).sum())
+    session.say(f"{run.id} · {plural(n_failed, 'row')} failed, {len(found) - n_failed} partial")
+    return found
 
 
 COMMANDS = (

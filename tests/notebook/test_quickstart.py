@@ -67,7 +67,7 @@ def test_the_dataset_reads_back_as_it_was(executed: dict[str, Any]) -> None:
         ("judge", "<svg"),
         ("preview", "ratings"),
         ("mistake", "Did you mean 'chosen_rating'?"),
-        ("step", "chosen_words"),
+        ("step", "chosen_length"),
         ("run", "attach from anywhere: %distil attach prefs-"),
         ("rows", "ratings"),
         ("run", "finished"),
