@@ -79,10 +79,6 @@ class Graph:
         """Return every step upstream of `name`."""
         return self._reach(name, self.predecessors)
 
-    def descendants(self, name: str) -> set[str]:
-        """Return every step downstream of `name`."""
-        return self._reach(name, self.successors)
-
     def is_join(self, name: str) -> bool:
         """Whether rows of several steps meet, row by row, in `name`."""
         return len(self.predecessors(name)) > 1 and not isinstance(self.steps[name], GlobalStep)
@@ -116,17 +112,6 @@ class Graph:
         return replace(
             self, steps={name: step if name == step.name else old for name, old in self.steps.items()}
         )
-
-    def inserting(self, step: Step, after: str) -> Graph:
-        """Return a graph with a step between `after` and all that followed it."""
-        self.step(after)
-        moved = tuple((step.name if before == after else before, target) for before, target in self.edges)
-        steps: dict[str, Step] = {}
-        for name, old in self.steps.items():
-            steps[name] = old
-            if name == after:
-                steps[step.name] = step
-        return Graph(steps, ((after, step.name), *moved))
 
     def dropping(self, name: str) -> Graph:
         """Return a graph without a step; what came before it flows into what came after it."""

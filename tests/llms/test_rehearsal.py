@@ -18,7 +18,11 @@ from distilnb.llms.request import Answer, Reply, Request
 from tests.llms.scripted import ask
 from tests.llms.virtual import now_s, run_virtually
 
-SCHEMA = {"type": "object", "properties": {"rating": {"type": "integer", "minimum": 1, "maximum": 5}}}
+SCHEMA = {
+    "type": "object",
+    "properties": {"rating": {"type": "integer", "minimum": 1, "maximum": 5}},
+    "required": ["rating"],
+}
 
 
 def replies_to(request: Request, **fields: Any) -> tuple[Reply, ...]:
@@ -100,7 +104,7 @@ def test_parts_of_a_message_are_read() -> None:
 def test_a_schema_is_satisfied(seed: int) -> None:
     (reply,) = replies_to(Request(ask().messages, schema=SCHEMA), seed=seed)
     made = json.loads(reply.text or "")
-    assert 1 <= made.get("rating", 1) <= 5
+    assert 1 <= made["rating"] <= 5
 
 
 def test_the_sample_of_a_task_comes_before_schema_and_prose() -> None:
