@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from distilnb.engine.database import open_database
 from distilnb.errors import StoreError
 from distilnb.home import private_folder
 from distilnb.llms.base import LLM
@@ -53,10 +54,7 @@ class ReplyCache:
         self._run_id = run_id
         self.path = path or self.default_path()
         try:
-            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(_TABLE)
+            self._db = open_database(self.path, _TABLE)
             self.path.chmod(0o600)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(

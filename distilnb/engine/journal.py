@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from distilnb.engine.database import open_database
 from distilnb.errors import StoreError
 
 _TABLES = """
@@ -66,10 +67,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=10)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_TABLES)
+            self._db = open_database(path, _TABLES)
             path.chmod(0o600)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"The journal {str(path)!r} cannot be opened: {error}.") from error

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from distilnb.engine.database import open_database
 from distilnb.errors import StoreError
 
 _TABLE = """
@@ -23,12 +24,7 @@ class Repeats:
 
     def __init__(self, path: Path | None = None) -> None:
         try:
-            self._db = sqlite3.connect(
-                path or ":memory:", isolation_level=None, timeout=10, check_same_thread=False
-            )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(_TABLE)
+            self._db = open_database(path or ":memory:", _TABLE)
         except sqlite3.Error as error:
             raise StoreError(f"The file of request numbers cannot be opened: {error}.") from error
 

@@ -1,0 +1,41 @@
+"""The one door to SQLite: every database that distilnb writes is opened here."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+_FIRST_PAUSE_S = 0.002
+_LONGEST_PAUSE_S = 0.1
+
+
+def open_database(path: Path | str, tables: str, *, timeout_s: float = 30.0) -> sqlite3.Connection:
+    """Open a database for writing, in WAL mode, with its tables made; raises sqlite3.Error.
+
+    WAL with synchronous=NORMAL is safe against the kill of any process, and against a power cut up to the last
+    checkpoint. `timeout_s` is how long to wait for another process, here and in every later statement.
+    """
+    db = sqlite3.connect(path, isolation_level=None, timeout=timeout_s, check_same_thread=False)
+    try:
+        _set_up(db, tables, time.monotonic() + timeout_s)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _set_up(db: sqlite3.Connection, tables: str, deadline: float) -> None:
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            # SQLite's own timeout does not cover this: of two processes that make one database, one is refused at once.
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.executescript(tables)
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() + pause_s > deadline:
+                raise
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
