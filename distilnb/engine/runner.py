@@ -6,27 +6,20 @@ What a worker reports is committed to the journal, once per turn of the loop, be
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from distilnb.engine.crew import Crew, Death
 from distilnb.engine.flow import End, Flow, Gather, Job, Pull
 from distilnb.engine.journal import Journal, from_ranges
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.wire import Message, decode
 from distilnb.engine.workers import Worker
 from distilnb.errors import DistilnbError
-
-TICK_S = 0.05  # how long a command may lie in its folder
-MAX_EQUAL_DEATHS = 3  # of a worker without a row acknowledged between: the stage has failed
-GRACE_S = 10.0  # for workers to end after they were told
 
 
 def main() -> None:
@@ -54,10 +47,7 @@ class Runner:
         self.journal = Journal(run_dir.journal)
         self.reader = self.journal.reader()
         self.flow = Flow(self.plan)
-        self.selector = selectors.DefaultSelector()
-        self.workers: dict[str, Worker] = {}
-        self.deaths: dict[str, int] = {}
-        self.restart_at: dict[str, float] = {}
+        self.crew = Crew(run_dir, sorted({s.worker for s in self.plan.stages if s.kind != "spool"}))
         self.end: tuple[str, str, str] | None = None  # state, reason, error: set when the run is to end
         self.is_stopping = False
         self.stop_reason = ""
@@ -71,7 +61,7 @@ class Runner:
         signal.signal(signal.SIGTERM, lambda *_: self._begin_stop("signal"))
         try:
             self._restore()
-            for role in sorted({stage.worker for stage in self.plan.stages if stage.kind != "spool"}):
+            for role in self.crew.roles:
                 self._start_worker(role)
             while self.end is None:
                 self._turn()
@@ -83,39 +73,31 @@ class Runner:
     # --- a turn ---
 
     def _turn(self) -> None:
-        messages: list[tuple[Worker, Message]] = []
-        for key, _ in self.selector.select(TICK_S):
-            worker: Worker = key.data
-            messages += [(worker, message) for message in worker.receive()]
+        messages = self.crew.receive()
         for command in self.run_dir.take_commands():
             self._obey(command)
         if messages:
             with self.journal.turn():
                 for worker, message in messages:
                     self._hear(worker, message)
-        for worker in list(self.workers.values()):
-            if worker.is_dead():
-                self._bury(worker)
-        for role, at in list(self.restart_at.items()):
-            if time.monotonic() >= at:
-                del self.restart_at[role]
-                self._start_worker(role)
+        for death in self.crew.bury_dead():
+            self._mourn(death)
+        for role in self.crew.due():
+            self._start_worker(role)
         if self.end is None:
             self._give_work()
-        for worker in self.workers.values():
-            worker.send()
+        self.crew.send()
 
     def _give_work(self) -> None:
         if self.is_stopping:
             self._note_stopping()
-            if all(worker.is_drained for worker in self.workers.values()) and not self.restart_at:
+            if self.crew.is_drained:
                 self.end = ("stopped", self.stop_reason, "")
             return
-        # A dead worker's work must stay queued until its successor is there.
-        if len(self.workers) < len({s.worker for s in self.plan.stages if s.kind != "spool"}):
+        if not self.crew.is_complete:
             return
         for work in self.flow.next_work():
-            self.workers[work.stage.worker].tell(self._message(work))
+            self.crew.workers[work.stage.worker].tell(self._message(work))
         self._note_done_stages()
         if self.flow.all_done():
             self.end = ("finished", "", "")
@@ -139,7 +121,7 @@ class Runner:
                 "again": work.again,
             }
         if isinstance(work, Pull):
-            worker = self.workers[work.stage.worker]
+            worker = self.crew.workers[work.stage.worker]
             seen: list[str] = []
             if work.offset and work.stage.name not in worker.pulled:
                 seen = [batch.path for batch in self.reader.batches(work.stage.name)]
@@ -173,7 +155,7 @@ class Runner:
         kind = message["say"]
         if kind == "out":
             self._take(message)
-            self.deaths[worker.role] = 0
+            self.crew.bore_fruit(worker.role)
         elif kind == "source_end":
             self._note_end(message["stage"])
         elif kind == "failed":
@@ -228,35 +210,29 @@ class Runner:
                 sum(f.get("input_tokens", 0) + f.get("output_tokens", 0) for f in counts.values())
             ),
         }
-        worker = Worker.start(role, self.run_dir, self.selector)
-        worker.tell(first)
-        worker.send()
-        self.workers[role] = worker
+        worker = self.crew.start(role, first)
         with self.journal.turn():
             self.journal.add_event("worker_started", role=role, pid=worker.pid)
 
-    def _bury(self, worker: Worker) -> None:
+    def _mourn(self, death: Death) -> None:
         """A worker died: give its rows again to a new one, or end the run when it dies every time."""
-        code = worker.close()
-        del self.workers[worker.role]
         if self.end is not None:
             return
-        n_deaths = self.deaths[worker.role] = self.deaths.get(worker.role, 0) + 1
+        role = death.worker.role
         with self.journal.turn():
-            self.journal.add_event("worker_died", role=worker.role, exit=code)
-        if n_deaths >= MAX_EQUAL_DEATHS:
-            tail = self.run_dir.log_tail(worker.role)
+            self.journal.add_event("worker_died", role=role, exit=death.exit)
+        if death.is_last:
+            tail = self.run_dir.log_tail(role)
             self.end = (
                 "failed",
                 "worker",
-                f"The {worker.role} worker died {n_deaths} times ({_exit_text(code)}) without finishing a row"
-                f"{self._busy_with(worker.role)}.\n{tail}".rstrip(),
+                f"The {role} worker died {death.n_in_a_row} times ({death.text}) without finishing a row"
+                f"{self._busy_with(role)}.\n{tail}".rstrip(),
             )
             return
-        self.flow.lost_worker(worker.role)
+        self.flow.lost_worker(role)
         if self.is_stopping:
-            return
-        self.restart_at[worker.role] = time.monotonic() + 0.1 * 4 ** (n_deaths - 1)
+            self.crew.start_none()
 
     def _busy_with(self, role: str) -> str:
         busy = self.flow.busy_stages(role)
@@ -278,9 +254,8 @@ class Runner:
             return
         self.is_stopping = True
         self.stop_reason = f"{reason}: {detail}" if detail else reason
-        for worker in self.workers.values():
-            worker.tell({"do": "drain"})
-        self.restart_at.clear()
+        self.crew.tell_all({"do": "drain"})
+        self.crew.start_none()
 
     # --- begin and end ---
 
@@ -330,34 +305,8 @@ class Runner:
                 self.journal.set_fact("ended_at", time.time())
                 self.journal.add_event("ended", state=state, reason=reason)
         finally:
-            self._end_workers(
-                self.workers.values(), gently=state in ("finished", "stopped") and not self._is_abort
-            )
+            self.crew.end(gently=state in ("finished", "stopped") and not self._is_abort)
             self.journal.close()
-
-    def _end_workers(self, workers: Any, *, gently: bool) -> None:
-        living: Sequence[Worker] = list(workers)
-        for worker in living:
-            with contextlib.suppress(OSError):
-                if gently:
-                    worker.tell({"do": "exit"})
-                    worker.send()
-                else:
-                    worker.kill()
-        deadline = time.monotonic() + GRACE_S
-        for worker in living:
-            worker.wait(max(0.0, deadline - time.monotonic()))
-            worker.kill()
-            worker.close()
-
-
-def _exit_text(code: int | None) -> str:
-    if code is None:
-        return "lost its connection"
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
 
 
 if __name__ == "__main__":
