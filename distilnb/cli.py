@@ -24,6 +24,12 @@ app = typer.Typer(
 )
 pipelines = typer.Typer(no_args_is_help=True, help="Pipelines from files.")
 app.add_typer(pipelines, name="pipeline")
+runs_app = typer.Typer(
+    invoke_without_command=True, help="List all runs, newest first; `prune` deletes old ones."
+)
+app.add_typer(runs_app, name="runs")
+cache_app = typer.Typer(no_args_is_help=True, help="The reply cache: how large it is, and deleting from it.")
+app.add_typer(cache_app, name="cache")
 
 RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id; `distilnb runs` lists them.")]
 Config = Annotated[
@@ -36,6 +42,7 @@ Allow = Annotated[
     list[str] | None,
     typer.Option(help="A folder, or a host, that the file may use beside its own. Repeatable."),
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the functions that the file carries.")]
 
 
@@ -62,12 +69,69 @@ def demo(
     run_demo(llm or None, rows, out)
 
 
-@app.command()
-def runs() -> None:
+@runs_app.callback()
+def runs(context: typer.Context) -> None:
     """List all runs, newest first."""
-    from distilnb.run import runs as all_runs
+    if context.invoked_subcommand is None:
+        from distilnb.run import runs as all_runs
 
-    _say(all_runs())
+        _say(all_runs())
+
+
+@runs_app.command("prune")
+def prune(
+    older_than: Annotated[float, typer.Option(metavar="DAYS", help="Only runs that ended so long ago.")] = 30,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also those that could be resumed.")
+    ] = False,
+    yes: Yes = False,
+) -> None:
+    """Delete the directories of old runs; what they asked stays in the reply cache."""
+    from distilnb.engine.upkeep import prunable_runs, prune_runs
+    from distilnb.view.figures import plural, size
+
+    found = prunable_runs(older_than_days=older_than, unfinished_too=unfinished)
+    for run in found:
+        _say(run.run_id)
+    if not found:
+        print("no run to delete")
+    elif yes or typer.confirm(f"Delete {plural(len(found), 'run')}?"):
+        pruned = prune_runs(found)
+        print(f"deleted {plural(len(pruned.ids), 'run')}, {size(pruned.n_bytes)}")
+
+
+@cache_app.command("info")
+def cache_info() -> None:
+    """Show where the reply cache is, how large it is, and whose replies it holds."""
+    from distilnb.engine.upkeep import cache_info as info
+    from distilnb.view.figures import plural, size, tokens
+
+    found = info()
+    limit = "no limit" if found.limit_bytes is None else f"limit {size(found.limit_bytes)}"
+    _say(f"{found.path}")
+    _say(f"{plural(found.n_replies, 'reply', 'replies')} · {size(found.n_bytes)} ({limit})")
+    for model, (n_replies, n_tokens) in found.by_model.items():
+        replies = plural(n_replies, "reply", "replies")
+        _say(f"  {model or '(unnamed model)'}: {replies}, {tokens(n_tokens)} output tokens")
+
+
+@cache_app.command("clear")
+def cache_clear(
+    model: Annotated[
+        str | None, typer.Option(help="Only replies of this model, as `cache info` names it.")
+    ] = None,
+    older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="Only older replies.")] = None,
+    yes: Yes = False,
+) -> None:
+    """Delete replies; what is asked again is paid again."""
+    from distilnb.engine.upkeep import clear_cache
+    from distilnb.view.figures import plural
+
+    which = f"of {model} " if model else ""
+    age = f"older than {older_than:g} days " if older_than is not None else ""
+    if yes or typer.confirm(f"Delete the replies {which}{age}from the cache?"):
+        n_gone = clear_cache(model=model, older_than_days=older_than)
+        print(f"deleted {plural(n_gone, 'reply', 'replies')}")
 
 
 @app.command()

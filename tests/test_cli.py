@@ -385,3 +385,26 @@ def test_demo_that_makes_nothing_says_why_and_keeps_the_earlier_result(
         ):
             dn.demo("openai:mock", rows=2, show=False)
     assert dn.Distiset.load_from_disk(FOLDER).info.is_rehearsed
+
+
+# --- upkeep ---
+
+
+def test_runs_prune_deletes_old_runs_only() -> None:
+    run = finished_run()
+    assert said("runs", "prune", "-y") == "no run to delete\n"
+    lines = said("runs", "prune", "--older-than", "-1", "-y").splitlines()
+    assert lines[0] == run.id
+    assert re.fullmatch(r"deleted 1 run, [\d.]+ kB", lines[1])
+    assert said("runs") == "no runs\n"
+
+
+def test_cache_info_and_clear() -> None:
+    run = pipeline().start()
+    run.wait(60)
+    lines = said("cache", "info").splitlines()
+    assert lines[0].endswith("replies.sqlite")
+    assert re.fullmatch(rf"{len(ROWS)} replies · [\d.]+ kB \(limit 10 GB\)", lines[1])
+    assert re.fullmatch(rf"  rehearsal\S*: {len(ROWS)} replies, \S+ output tokens", lines[2])
+    assert said("cache", "clear", "--model", "another", "-y") == "deleted 0 replies\n"
+    assert said("cache", "clear", "-y") == f"deleted {len(ROWS)} replies\n"

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from distilnb.engine.cache_limit import CacheLimit, size_limit
 from distilnb.engine.database import open_database
 from distilnb.errors import StoreError
 from distilnb.home import private_folder
@@ -24,7 +25,8 @@ from distilnb.llms.request import Reply, Request
 _TABLE = """
 CREATE TABLE IF NOT EXISTS replies (
     key BLOB PRIMARY KEY, text TEXT, finish_reason TEXT, model TEXT,
-    input_tokens INTEGER, output_tokens INTEGER, at REAL, run TEXT) WITHOUT ROWID
+    input_tokens INTEGER, output_tokens INTEGER, at REAL, run TEXT) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS replies_by_age ON replies (at);
 """
 _COLUMNS = "key, text, finish_reason, model, input_tokens, output_tokens, run"
 _CHUNK = 500  # keys in one SELECT; SQLite's default limit on variables is 999 in old builds
@@ -44,6 +46,19 @@ def reply_key(digest: bytes, *, index: int, repeat: int, attempt: int) -> Key:
     return hashlib.blake2b(digest + f"{index}:{repeat}:{attempt}".encode(), digest_size=16).digest()
 
 
+def open_replies(path: Path) -> sqlite3.Connection:
+    """Open the database of replies; raises StoreError."""
+    try:
+        db = open_database(path, _TABLE)
+        path.chmod(0o600)
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(
+            f"The reply cache {str(path)!r} cannot be opened: {error}.",
+            "Set DISTILNB_HOME to a folder that can be written.",
+        ) from error
+    return db
+
+
 class ReplyCache:
     """The cache as one process uses it, from one event loop.
 
@@ -53,14 +68,8 @@ class ReplyCache:
     def __init__(self, path: Path | None = None, *, run_id: str = "") -> None:
         self._run_id = run_id
         self.path = path or self.default_path()
-        try:
-            self._db = open_database(self.path, _TABLE)
-            self.path.chmod(0o600)
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"The reply cache {str(self.path)!r} cannot be opened: {error}.",
-                "Set DISTILNB_HOME to a folder that can be written.",
-            ) from error
+        self._db = open_replies(self.path)
+        self._limit = CacheLimit(self._db, size_limit())
         weakref.finalize(self, self._db.close)  # DISTILNB_HOME may change, and with it the cache of a process
         self._pending: list[tuple[Sequence[tuple[Key, Reply]], bool, asyncio.Future[bool]]] = []
 
@@ -135,6 +144,7 @@ class ReplyCache:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+            self._limit.after_commit(len(pending))
         except sqlite3.Error as error:
             raise StoreError(
                 f"The reply cache {str(self.path)!r} cannot be written: {error}.",

@@ -35,9 +35,23 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def plural(number: int, noun: str) -> str:
-    """Return a count with its noun: 1 row, 412 rows."""
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """Return a count with its noun: 1 row, 412 rows; `nouns` where an s does not do: 2 replies."""
+    return f"{count(number)} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
+def size(n_bytes: int) -> str:
+    """Return a number of bytes in three digits.
+
+    >>> [size(0), size(812), size(12_345), size(7_340_000_000)]
+    ['0 B', '812 B', '12.3 kB', '7.34 GB']
+    """
+    amount, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 999.5:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.3g} {unit}"
 
 
 def rate(per_s: float, unit: str = "rows") -> str:
