@@ -98,11 +98,13 @@ def apply_step(step: Step, batch: Batch) -> Outcome:
     return outcome
 
 
-def apply_steps(steps: Sequence[Step], batch: Batch) -> Outcome:
-    """Run fused steps on a batch, one after the other."""
+def apply_steps(
+    steps: Sequence[Step], batch: Batch, apply: Callable[[Step, Batch], Outcome] = apply_step
+) -> Outcome:
+    """Run fused steps on a batch, one after the other, each by `apply`."""
     total = Outcome(batch)
     for step in steps:
-        outcome = apply_step(step, total.batch)
+        outcome = apply(step, total.batch)
         merge(total, outcome)
         total.batch = outcome.batch
     return total

@@ -23,6 +23,7 @@ from distilnb.engine.budget import Budget
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.join import Joiner
 from distilnb.engine.repeats import Repeats
+from distilnb.engine.row_cache import RowCache
 from distilnb.llms.request import Message, Reply
 from distilnb.rows import Batch, IdMaker
 from distilnb.spec.graph import Graph
@@ -96,9 +97,19 @@ def _run_step(
         elif graph.is_join(step.name):
             _take(result, inputs[0], _join(step, inputs))
         else:
-            _take(result, inputs[0], apply_step(step, inputs[0]))
+            _take(result, inputs[0], _apply(step, inputs[0]))
     finally:
         step.unload()
+
+
+def _apply(step: Step, batch: Batch) -> Outcome:
+    if not step.cache:
+        return apply_step(step, batch)
+    results = RowCache()
+    try:
+        return results.apply(step, batch, apply_step)
+    finally:
+        results.close()
 
 
 def _join(step: Step, inputs: list[Batch]) -> Outcome:

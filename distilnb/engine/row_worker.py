@@ -13,10 +13,11 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from distilnb.engine.apply import Outcome, apply_global, apply_steps
+from distilnb.engine.apply import Outcome, apply_global, apply_step, apply_steps
 from distilnb.engine.building import read_steps
 from distilnb.engine.join import Joiner
 from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.row_cache import RowCache
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.wire import LineSplitter, Message, encode, failed_message, join_runner, write_outcome
 from distilnb.errors import NoRowsError, SpecError
@@ -66,6 +67,7 @@ class RowWorker:
     _loaded: set[str] = field(default_factory=set)
     _joiners: dict[str, Joiner] = field(default_factory=dict)
     _sources: dict[str, _Source] = field(default_factory=dict)
+    _row_cache: RowCache | None = None
     _working_on: str = ""
 
     def __post_init__(self) -> None:
@@ -124,7 +126,15 @@ class RowWorker:
             return
         if message["todo"] is not None:
             batch = batch.select(entries)
-        yield self._finished(stage, apply_steps(steps, batch), {message["batch"]: list(entries)})
+        outcome = apply_steps(steps, batch, self._apply)
+        yield self._finished(stage, outcome, {message["batch"]: list(entries)})
+
+    def _apply(self, step: Step, batch: Batch) -> Outcome:
+        if not step.cache:
+            return apply_step(step, batch)
+        if self._row_cache is None:
+            self._row_cache = RowCache(mode=self.plan.options.get("cache", "on"))
+        return self._row_cache.apply(step, batch, apply_step)
 
     def _finished(self, stage: Stage, outcome: Outcome, took: dict[int, list[int]]) -> Message:
         if not stage.tells_gone:

@@ -219,14 +219,16 @@ class Pipeline:
         function: Callable[..., Row],
         *,
         makes: Sequence[str] | None = None,
+        cache: bool = False,
         name: str = "",
         after: str = "",
     ) -> Pipeline:
         """Add columns by a function: parameters that are column names get those, `row` gets the whole row.
 
-        `makes` lists the new columns, so that later steps can be checked before anything runs.
+        `makes` lists the new columns, for the check; `cache` keeps what an expensive function returns.
         """
-        step = MapRows(function=Code.of(function), made_columns=list(makes) if makes is not None else None)
+        made = None if makes is None else list(makes)
+        step = MapRows(function=Code.of(function), made_columns=made, cache=cache)
         return self._append(step, verb="map", name=name, after=after)
 
     def filter(self, condition: str | Callable[..., bool], *, name: str = "", after: str = "") -> Pipeline:

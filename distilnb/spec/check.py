@@ -31,6 +31,7 @@ def check_graph(graph: Graph) -> Checked:
     for name in order:
         check_connections(graph, name)
         _check_code(graph.steps[name])
+        _check_cache(graph, name)
     sources = graph.sources()
     for name in sources:  # first: without rows, or a file, no column is there either
         graph.steps[name].check()
@@ -47,6 +48,16 @@ def _check_code(step: Step) -> None:
         value = getattr(step, name)
         if isinstance(value, Code):
             _ = value.live
+
+
+def _check_cache(graph: Graph, name: str) -> None:
+    """Raise SpecError where results cannot be kept row by row."""
+    step = graph.steps[name]
+    if step.cache and (isinstance(step, (GlobalStep, GeneratorStep)) or graph.is_join(name)):
+        raise SpecError(
+            f"Step {name!r} has cache=True, but it does not make its rows of one row each.",
+            "Keep the results of the steps before or after it instead.",
+        )
 
 
 def check_flow(graph: Graph) -> Checked:

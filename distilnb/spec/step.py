@@ -53,7 +53,7 @@ class Step(Spec):
     """
 
     not_in_digest: ClassVar[frozenset[str]] = frozenset(
-        {"name", "input_batch_size", "use_cache", "resources"}
+        {"name", "input_batch_size", "use_cache", "cache", "resources"}
     )
 
     # True where an input row may become several, so that the engine asks row by row and knows whose child is whose.
@@ -67,6 +67,7 @@ class Step(Spec):
     output_mappings: dict[str, str] = Field(default_factory=dict)
     input_batch_size: int = 50
     use_cache: bool = True
+    cache: bool = False  # keep what the step makes of each row, between runs: for expensive steps
     resources: dict[str, Any] = Field(default_factory=dict)
 
     def __init__(self, **values: Any) -> None:

@@ -94,7 +94,11 @@ class Task(Step):
         return self.num_generations > 1 and not self.group_generations
 
     def check(self) -> None:
-        """Raise SpecError without a model, else what the model's own check raises."""
+        """Raise SpecError without a model or with cache=True, else what the model's own check raises."""
+        if self.cache:
+            raise SpecError(
+                f"Step {self.name!r} has cache=True, but a task's replies are always kept.", "Leave it out."
+            )
         if self.llm is None:
             raise SpecError(
                 f"Step {self.name!r} has no model.",
