@@ -12,12 +12,12 @@ from typing import Literal
 
 from distilnb.engine.apply import Failure, check_row
 from distilnb.engine.budget import Budget, BudgetReached, Hold
-from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digest
+from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digests
 from distilnb.engine.repeats import Repeats
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
 from distilnb.llms.calling import Caller
-from distilnb.llms.prices import cost_usd
+from distilnb.llms.prices import Price, cost_usd, price_of
 from distilnb.llms.request import Message, Reply, Request
 from distilnb.rows import Batch, Row
 from distilnb.tasks.base import Task
@@ -49,12 +49,9 @@ class Asked:
     replies: tuple[Reply, ...] = ()
     n_asked: int = 0  # requests sent, retries among them
     n_cached: int = 0  # requests wholly answered by the cache
+    input_tokens: int = 0  # of the replies that were paid for, now or by a killed process of this run
+    output_tokens: int = 0
     cost_usd: float | None = 0.0
-
-    @property
-    def new_replies(self) -> list[Reply]:
-        """The replies that were paid for now."""
-        return [reply for reply in self.replies if not reply.is_cached]
 
 
 class Models:
@@ -95,6 +92,18 @@ class _Tally:
     n_sent: int = 0
 
 
+@dataclass(slots=True)
+class _Errand:
+    """Rows of one batch to ask for: what all of them share, found out once."""
+
+    task: Task
+    batch: Batch
+    done: Callable[[int, Asked], None]
+    llm: LLM
+    caller: Caller
+    price: Price | None
+
+
 @dataclass
 class Asker:
     """Asks models for rows, through the reply cache and within the budget."""
@@ -130,12 +139,14 @@ class Asker:
         Rows whose request was not started (`stop`, or the budget) are not reported. Raises BudgetReached once all
         in flight have ended; FatalModelError and StoreError at once, cancelling the rest.
         """
+        llm = model_of(task)
+        errand = _Errand(task, batch, done, llm, self.models.caller(llm), price_of(llm))
         waiting: list[asyncio.Task[None]] = []
-        for index, request, keys, known in self._look_up(task, batch, indices, done, again=again):
+        for index, request, keys, known in self._look_up(errand, indices, again=again):
             if len(known) == len(keys):
-                done(index, self._finish(task, batch, index, request, keys, known, []))
+                done(index, self._finish(errand, index, request, keys, known, []))
             else:
-                work = self._ask_one(task, batch, index, request, keys, known, done)
+                work = self._ask_one(errand, index, request, keys, known)
                 waiting.append(asyncio.ensure_future(work))
         if waiting and self.probes:
             await self._probe(task, waiting)
@@ -154,23 +165,18 @@ class Asker:
             raise FatalModelError(task.name, error) from error
 
     def _look_up(
-        self,
-        task: Task,
-        batch: Batch,
-        indices: Sequence[int],
-        done: Callable[[int, Asked], None],
-        *,
-        again: bool,
+        self, errand: _Errand, indices: Sequence[int], *, again: bool
     ) -> list[tuple[int, Request, list[Key], dict[Key, Reply]]]:
         """Render all requests and find their replies in one look-up; rows that cannot be rendered end here."""
+        task, batch, llm = errand.task, errand.batch, errand.llm
         rendered: list[tuple[int, Request]] = []
+        render_row = renderer(task)
         for index in indices:
             try:
-                rendered.append((index, render(task, batch.rows[index])))
+                rendered.append((index, render_row(batch.rows[index])))
             except Exception as error:  # noqa: BLE001 - a user's task may raise anything; it is the row's failure
-                done(index, Asked(failure=Failure.of(batch.ids[index], task.name, error)))
-        llm = model_of(task)
-        digests = [request_digest(llm, request) for _, request in rendered]
+                errand.done(index, Asked(failure=Failure.of(batch.ids[index], task.name, error)))
+        digests = request_digests(llm, [request for _, request in rendered])
         repeats = [0] * len(rendered)
         if not llm.is_deterministic:
             asked = [(digest, batch.ids[index]) for digest, (index, _) in zip(digests, rendered, strict=True)]
@@ -193,15 +199,9 @@ class Asker:
         ]
 
     async def _ask_one(
-        self,
-        task: Task,
-        batch: Batch,
-        index: int,
-        request: Request,
-        keys: list[Key],
-        known: dict[Key, Reply],
-        done: Callable[[int, Asked], None],
+        self, errand: _Errand, index: int, request: Request, keys: list[Key], known: dict[Key, Reply]
     ) -> None:
+        task, batch = errand.task, errand.batch
         if self.mode == "on" and keys[0] in self._in_flight:
             await asyncio.wait([self._in_flight[keys[0]]])
             known = self.cache.find(keys)
@@ -210,7 +210,7 @@ class Asker:
         tally = _Tally()
         if missing:
             try:
-                bought = await self._buy(task, _for_missing(request, keys, missing), missing, tally)
+                bought = await self._buy(errand, _for_missing(request, keys, missing), missing, tally)
             except NotStarted:
                 return
             except BudgetReached as reached:
@@ -229,25 +229,24 @@ class Asker:
                 failure = Failure.of(
                     batch.ids[index], task.name, error, prompt=prompt_text(request), attempts=tally.n_sent
                 )
-                done(index, Asked(failure=failure, messages=request.messages, n_asked=tally.n_sent))
+                asked = Asked(failure=failure, messages=request.messages, n_asked=tally.n_sent)
+                errand.done(index, asked)
                 return
-        done(index, self._finish(task, batch, index, request, keys, known, bought, tally.n_sent))
+        errand.done(index, self._finish(errand, index, request, keys, known, bought, tally.n_sent))
 
     async def _buy(
-        self, task: Task, request: Request, missing: list[Key], tally: _Tally
+        self, errand: _Errand, request: Request, missing: list[Key], tally: _Tally
     ) -> list[tuple[Key, Reply]]:
         """Send one request for the missing replies; returns once they are in the cache."""
-        llm = model_of(task)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._in_flight[missing[0]] = mine
-        hold = self.budget.hold(*estimate(llm, request)) if self.budget.is_limited else None
+        hold = self.budget.hold(*estimate(errand.llm, request)) if self.budget.is_limited else None
         cost, tokens = 0.0, 0
         try:
-            async with self.models.caller(llm).asking(
-                request, before=lambda: self._before(hold, tally)
-            ) as answer:
+            async with errand.caller.asking(request, before=lambda: self._before(hold, tally)) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
-                cost, tokens = _spent(llm, [reply for _, reply in pairs])
+                if hold:
+                    cost, tokens = _spent(errand.price, answer.replies[: len(missing)])
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
                 if self.mode != "off" and not await self.cache.keep(pairs, replace=self.mode == "refresh"):
                     # Another run asked the same and was first: what is stored counts, for every later run too.
@@ -270,8 +269,7 @@ class Asker:
 
     def _finish(
         self,
-        task: Task,
-        batch: Batch,
+        errand: _Errand,
         index: int,
         request: Request,
         keys: list[Key],
@@ -281,22 +279,21 @@ class Asker:
     ) -> Asked:
         """Make rows of the replies; a reply that cannot be used quarantines the row, and stays cached."""
         everything = {**known, **dict(bought)}
-        replies = tuple(everything[key] for key in keys if key in everything)
-        llm = model_of(task)
+        replies = tuple([everything[key] for key in keys if key in everything])
         paid = [reply for reply in replies if not reply.is_cached]  # now, or by a killed process of this run
-        asked = Asked(
-            messages=request.messages,
-            replies=replies,
-            n_asked=n_sent or int(bool(paid)),
-            n_cached=0 if n_sent or paid else 1,
-            cost_usd=cost_usd(llm, *_tokens(paid)) if paid else 0.0,
-        )
+        asked = Asked(messages=request.messages, replies=replies)
+        if paid or n_sent:
+            tokens = asked.input_tokens, asked.output_tokens = _tokens(paid)
+            asked.n_asked = n_sent or 1
+            asked.cost_usd = errand.price.cost_usd(*tokens) if errand.price else None if paid else 0.0
+        else:
+            asked.n_cached = 1
         try:
-            made = task.rows_from(batch.rows[index], replies)
+            made = errand.task.rows_from(errand.batch.rows[index], replies)
         except Exception as error:  # noqa: BLE001 - a user's parser may raise anything; it is the row's failure
             asked.failure = Failure.of(
-                batch.ids[index],
-                task.name,
+                errand.batch.ids[index],
+                errand.task.name,
                 error,
                 prompt=prompt_text(request),
                 reply=reply_text(replies),
@@ -318,8 +315,20 @@ def _for_missing(request: Request, keys: list[Key], missing: list[Key]) -> Reque
 
 def render(task: Task, row: Row) -> Request:
     """Return the request of a row, with columns under the names that the task uses."""
-    check_row(task, row)
-    return task.request(task_row(task, row))
+    return renderer(task)(row)
+
+
+def renderer(task: Task) -> Callable[[Row], Request]:
+    """Return what renders the requests of many rows, with columns under the names that the task uses."""
+    needed, request = task.needed(), task.requester()
+
+    def render_row(row: Row) -> Request:
+        for column in needed:
+            if column not in row:
+                check_row(task, row)  # tells it in words
+        return request(task_row(task, row))
+
+    return render_row
 
 
 def task_row(task: Task, row: Row) -> Row:
@@ -355,12 +364,12 @@ def reply_text(replies: Sequence[Reply]) -> str:
 
 
 def _tokens(replies: Sequence[Reply]) -> tuple[int, int]:
-    return sum(r.input_tokens or 0 for r in replies), sum(r.output_tokens or 0 for r in replies)
+    return sum([r.input_tokens or 0 for r in replies]), sum([r.output_tokens or 0 for r in replies])
 
 
-def _spent(llm: LLM, replies: Sequence[Reply]) -> tuple[float, int]:
+def _spent(price: Price | None, replies: Sequence[Reply]) -> tuple[float, int]:
     tokens = _tokens(replies)
-    return cost_usd(llm, *tokens) or 0.0, sum(tokens)
+    return price.cost_usd(*tokens) if price else 0.0, sum(tokens)
 
 
 async def _all_or_first_error(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -207,28 +207,29 @@ class AskWorker:
 def add_asked(outcome: Outcome, task: Task, row_id: str, order: list[int], asked: Asked) -> None:
     """Add what became of one row at a task to the outcome of its stage."""
     name = task.name
+    expands = task.expands()
     for number, row in enumerate(asked.rows):
-        if task.expands():
+        if expands:
             outcome.batch.add(row, f"{row_id}.{number}", [*order, number])
         else:
             outcome.batch.add(row, row_id, order)
+    has_ended_well = asked.failure is None
     if asked.failure:
         outcome.fail(asked.failure, order)
-    else:
-        outcome.count(name, done=1, made=len(asked.rows))
-    if asked.partial and not asked.failure:
+    elif asked.partial:
         reason = "; ".join(asked.partial)
         outcome.failures.append(Failure(row_id, name, "Partial", reason, is_partial=True))
-        outcome.count(name, partial=1)
-    new = asked.new_replies
     outcome.count(
         name,
+        done=int(has_ended_well),
+        made=len(asked.rows),
+        partial=int(has_ended_well and bool(asked.partial)),
         asked=asked.n_asked,
         retries=max(0, asked.n_asked - 1),
         cached=asked.n_cached,
-        truncated=sum(reply.is_truncated for reply in asked.replies),
-        input_tokens=sum(reply.input_tokens or 0 for reply in new),
-        output_tokens=sum(reply.output_tokens or 0 for reply in new),
+        truncated=sum([reply.is_truncated for reply in asked.replies]),
+        input_tokens=asked.input_tokens,
+        output_tokens=asked.output_tokens,
         cost_usd=asked.cost_usd or 0.0,
         unpriced=1 if asked.cost_usd is None else 0,
     )

@@ -28,17 +28,35 @@ CREATE TABLE IF NOT EXISTS replies (
     input_tokens INTEGER, output_tokens INTEGER, at REAL, run TEXT) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS replies_by_age ON replies (at);
 """
+_VALUES = "INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = "key, text, finish_reason, model, input_tokens, output_tokens, run"
 _CHUNK = 500  # keys in one SELECT; SQLite's default limit on variables is 999 in old builds
+
+_UTF8 = ("utf-8", "surrogatepass")  # half of a surrogate pair is text too
 
 Key = bytes
 
 
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
 def request_digest(llm: LLM, request: Request) -> bytes:
     """Return the digest of model, endpoint, sampling parameters, messages and schema."""
-    whole = {"llm": llm.identity(), "messages": request.messages, "schema": request.schema}
-    text = json.dumps(whole, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return request_digests(llm, [request])[0]
+
+
+def request_digests(llm: LLM, requests: Sequence[Request]) -> list[bytes]:
+    """Return the digest of each request; what the model brings to all of them is written and hashed once."""
+    shared = hashlib.blake2b(
+        f'{{"llm":{_JSON.encode(llm.identity())},"messages":'.encode(*_UTF8), digest_size=16
+    )
+    digests = []
+    for request in requests:
+        schema = "null" if request.schema is None else _JSON.encode(request.schema)
+        digest = shared.copy()
+        digest.update(f'{_JSON.encode(request.messages)},"schema":{schema}}}'.encode(*_UTF8))
+        digests.append(digest.digest())
+    return digests
 
 
 def reply_key(digest: bytes, *, index: int, repeat: int, attempt: int) -> Key:
@@ -128,18 +146,23 @@ class ReplyCache:
                 done.set_exception(error)
 
     def _insert(self, pending: Sequence[tuple[Sequence[tuple[Key, Reply]], bool, object]]) -> list[bool]:
-        """Write what waits in one commit; tells of each group whether all of it was new."""
+        """Write what waits in one commit; tells of each group whether what is stored now is certainly its own."""
         now = time.time()
-        stored: list[bool] = []
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                for replies, replace, _ in pending:
-                    cursor = self._db.executemany(
-                        f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                        [self._record(key, reply, now) for key, reply in replies],
-                    )
-                    stored.append(cursor.rowcount == len(replies))
+                # One statement for all that is only to be added. When some of it was there already, all of it is
+                # called so: those who keep it read what is stored, which for the others is what they brought.
+                records = [
+                    self._record(*pair, now) for pairs, replace, _ in pending if not replace for pair in pairs
+                ]
+                cursor = self._db.executemany(f"INSERT OR IGNORE {_VALUES}", records)
+                is_new = not records or cursor.rowcount == len(records)
+                replacing = [
+                    self._record(*pair, now) for pairs, replace, _ in pending if replace for pair in pairs
+                ]
+                if replacing:
+                    self._db.executemany(f"INSERT OR REPLACE {_VALUES}", replacing)
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -150,8 +173,7 @@ class ReplyCache:
                 f"The reply cache {str(self.path)!r} cannot be written: {error}.",
                 "Free some disk space, or set DISTILNB_HOME to a folder that can be written; then resume.",
             ) from error
-
-        return stored
+        return [replace or is_new for _, replace, _ in pending]
 
     def _record(self, key: Key, reply: Reply, now: float) -> tuple[object, ...]:
         tokens = (reply.input_tokens, reply.output_tokens)

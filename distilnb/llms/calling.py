@@ -6,9 +6,8 @@ import asyncio
 import copy
 import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, wait
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -72,8 +71,7 @@ class Caller:
         gate = Gate(model.max_concurrency, rpm=model.rpm, tpm=model.tpm)
         return cls(model.make_client(), gate, max_retries=model.max_retries)
 
-    @asynccontextmanager
-    async def asking(self, request: Request, *, before: Before | None = None) -> AsyncIterator[Answer]:
+    def asking(self, request: Request, *, before: Before | None = None) -> Asking:
         """Ask, and hold the slot until the block ends, so that the reply can be made durable in it.
 
         `before` is awaited whenever the request has its slot and is about to be sent; what it raises calls the
@@ -83,12 +81,7 @@ class Caller:
         last ModelError when retries are used up, at once when it is not retryable, and without asking when an
         earlier one was fatal (a wrong key): then every request would fail.
         """
-        with self._counted_as_waiting():
-            answer = await self._obtain(request, before)
-        try:
-            yield answer
-        finally:
-            self.gate.leave()
+        return Asking(self, request, before)
 
     def stop(self) -> None:
         """Wait for nothing any more: requests that were not sent are cancelled, failed ones are not repeated.
@@ -111,11 +104,17 @@ class Caller:
     # Everything below takes or keeps a slot when it returns, and holds none when it raises.
 
     async def _obtain(self, request: Request, before: Before | None) -> Answer:
-        await self._enter(request, before)
-        answer = await self._persist(request, before)
-        if len(answer.replies) != request.n:
-            answer = await self._complete(request, answer, before)
-        return answer
+        """Ask until there is an answer; `stop` may cancel the task meanwhile, but while it is being sent."""
+        task = asyncio.current_task()
+        self._waiting.add(task)
+        try:
+            await self._enter(request, before)
+            answer = await self._persist(request, before)
+            if len(answer.replies) != request.n:
+                answer = await self._complete(request, answer, before)
+            return answer
+        finally:
+            self._waiting.discard(task)
 
     async def _complete(self, request: Request, answer: Answer, before: Before | None) -> Answer:
         """Ask for the replies that a server left out: some ignore n and return one."""
@@ -173,28 +172,17 @@ class Caller:
             self.gate.leave()
             raise
 
-    @contextmanager
-    def _counted_as_waiting(self) -> Iterator[None]:
-        """Let `stop` cancel the task of this request, but while it is being sent."""
-        task = asyncio.current_task()
-        if task is not None:
-            self._waiting.add(task)
-        try:
-            yield
-        finally:
-            self._waiting.discard(task)
-
     async def _send(self, request: Request) -> Answer:
         self.asked += 1
         task = asyncio.current_task()
         self._waiting.discard(task)
         try:
-            answer = await self._send_in_time(request)
+            sending = self.client.send(request) if self._timeout_s is None else self._send_in_time(request)
+            answer = await sending
         except BaseException as error:
             self._note(error)
             self.gate.leave()
-            if task is not None:
-                self._waiting.add(task)
+            self._waiting.add(task)
             raise
         self.gate.succeeded()
         if self.gate.counts_tokens:
@@ -202,8 +190,7 @@ class Caller:
         return answer
 
     async def _send_in_time(self, request: Request) -> Answer:
-        if self._timeout_s is None:
-            return await self.client.send(request)
+        assert self._timeout_s is not None
         try:
             return await asyncio.wait_for(self.client.send(request), self._timeout_s)
         except asyncio.TimeoutError as error:
@@ -231,6 +218,23 @@ class Caller:
         for reply in answer.replies:
             if reply.output_tokens is not None:
                 self._mean_output_tokens += 0.1 * (reply.output_tokens - self._mean_output_tokens)
+
+
+class Asking:
+    """A request and the slot it has: held from the moment there is an answer until the `async with` block ends."""
+
+    __slots__ = ("_before", "_caller", "_request")
+
+    def __init__(self, caller: Caller, request: Request, before: Before | None) -> None:
+        self._caller = caller
+        self._request = request
+        self._before = before
+
+    async def __aenter__(self) -> Answer:
+        return await self._caller._obtain(self._request, self._before)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._caller.gate.leave()
 
 
 def _retrying(max_attempts: int) -> AsyncRetrying:

@@ -17,6 +17,10 @@ class Price(NamedTuple):
     input_usd: float
     output_usd: float
 
+    def cost_usd(self, input_tokens: int, output_tokens: int) -> float:
+        """Return what that many tokens cost."""
+        return (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1_000_000
+
 
 def price_of(llm: LLM) -> Price | None:
     """Return what a model costs: its `price`, nothing on this machine, else the list's; None if unknown.
@@ -39,9 +43,7 @@ def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
     0.45
     """
     price = price_of(llm)
-    if price is None:
-        return None
-    return (input_tokens * price.input_usd + output_tokens * price.output_usd) / 1_000_000
+    return None if price is None else price.cost_usd(input_tokens, output_tokens)
 
 
 @lru_cache(maxsize=256)

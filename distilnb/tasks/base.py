@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -108,19 +108,25 @@ class Task(Step):
 
     def request(self, row: Row) -> Request:
         """Render the request of a row. Raises MissingValueError naming the column that is None or absent."""
-        for column in self._must_have_value():
-            if is_missing(row.get(column)):
-                raise missing_value(column, row)
-        messages = self.format_input(row)
-        if isinstance(messages, str):  # a 1.x task for base models returns the bare prompt
-            messages = [{"role": "user", "content": messages}]
+        return self.requester()(row)
+
+    def requester(self) -> Callable[[Row], Request]:
+        """Return what renders the requests of many rows; what all rows share is found out here, once."""
+        must_have_value = self._must_have_value()
         can_rehearse = type(self).rehearse is not Task.rehearse
-        return Request(
-            tuple(messages),
-            n=self.num_generations,
-            schema=self.schema_for(row),
-            sample=partial(_rehearsed, self, row) if can_rehearse else None,
-        )
+        n_replies = self.num_generations
+
+        def request(row: Row) -> Request:
+            for column in must_have_value:
+                if is_missing(row.get(column)):
+                    raise missing_value(column, row)
+            messages = self.format_input(row)
+            if isinstance(messages, str):  # a 1.x task for base models returns the bare prompt
+                messages = [{"role": "user", "content": messages}]
+            sample = partial(_rehearsed, self, row) if can_rehearse else None
+            return Request(tuple(messages), n_replies, self.schema_for(row), sample)
+
+        return request
 
     def rows_from(self, row: Row, replies: Sequence[Reply]) -> TaskRows:
         """Make the outgoing rows of a row from its replies, in the order of their index.
@@ -130,7 +136,10 @@ class Task(Step):
         """
         if not replies:
             raise ParseError("The model returned no reply.", "Ask again: run.retry().")
-        seen = {**row, **{name: row[actual] for name, actual in self.input_mappings.items() if actual in row}}
+        seen = row
+        if self.input_mappings:
+            renamed = {name: row[actual] for name, actual in self.input_mappings.items() if actual in row}
+            seen = {**row, **renamed}
         made: list[dict[str, Any] | None] = []
         reasons: list[str] = []
         failure: Exception | None = None
@@ -144,7 +153,7 @@ class Task(Step):
         usable = sum(columns is not None for columns in made)
         if failure is not None and usable < (self.min_generations or len(replies)):
             raise failure
-        empty = dict.fromkeys(self.made())
+        empty = dict.fromkeys(self.made()) if usable < len(made) else {}
         columns = [empty if one is None else one for one in made]
         if self.group_generations:
             names = dict.fromkeys(name for one in columns for name in one)
@@ -203,6 +212,8 @@ class Task(Step):
         if isinstance(columns, Partial):
             reasons.append(columns.reason)
         columns = {**columns, "model_name": columns.get("model_name", reply.model)}
+        if not self.output_mappings:
+            return columns
         return {self.output_mappings.get(name, name): value for name, value in columns.items()}
 
 
