@@ -116,7 +116,8 @@ class Asker:
     probes: bool = (
         False  # see that the server is there before the first request: a preview, which no `start` checked
     )
-    _in_flight: dict[Key, asyncio.Future[None]] = field(default_factory=dict)
+    # By the first key of each request on its way; a future where an equal one waits for it.
+    _in_flight: dict[Key, asyncio.Future[None] | None] = field(default_factory=dict)
     _is_stopped: bool = False
     _budget_reached: BudgetReached | None = None
 
@@ -203,7 +204,7 @@ class Asker:
     ) -> None:
         task, batch = errand.task, errand.batch
         if self.mode == "on" and keys[0] in self._in_flight:
-            await asyncio.wait([self._in_flight[keys[0]]])
+            await self._wait_for_equal(keys[0])
             known = self.cache.find(keys)
         missing = [key for key in keys if key not in known]
         bought: list[tuple[Key, Reply]] = []
@@ -238,8 +239,7 @@ class Asker:
         self, errand: _Errand, request: Request, missing: list[Key], tally: _Tally
     ) -> list[tuple[Key, Reply]]:
         """Send one request for the missing replies; returns once they are in the cache."""
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._in_flight[missing[0]] = mine
+        self._in_flight[missing[0]] = None
         hold = self.budget.hold(*estimate(errand.llm, request)) if self.budget.is_limited else None
         cost, tokens = 0.0, 0
         try:
@@ -256,8 +256,16 @@ class Asker:
         finally:
             if hold:
                 hold.settle(cost, tokens)
-            self._in_flight.pop(missing[0], None)
-            mine.set_result(None)
+            awaited = self._in_flight.pop(missing[0], None)
+            if awaited is not None:
+                awaited.set_result(None)
+
+    async def _wait_for_equal(self, key: Key) -> None:
+        """Wait until the request that asks for the same is through, well or not."""
+        awaited = self._in_flight[key]
+        if awaited is None:
+            awaited = self._in_flight[key] = asyncio.get_running_loop().create_future()
+        await asyncio.wait([awaited])
 
     async def _before(self, hold: Hold | None, tally: _Tally) -> None:
         """Decide, whenever a request has its slot, whether it may be sent."""

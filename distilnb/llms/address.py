@@ -63,6 +63,17 @@ def check_listening(url: str, provider: str, fix: str) -> None:
         raise UnreachableError(f"Nothing listens at {host}:{port}.", fix, provider=provider) from error
 
 
+def proxy_of(url: str) -> str | None:
+    """Return the address of the proxy that the environment names for an address; None when there is none."""
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if not proxy or is_loopback(url) or proxy_bypass(parts.hostname or ""):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
 def host_of(url: str) -> str:
     """Return host and port as they stand in an address."""
     return urlsplit(url).netloc

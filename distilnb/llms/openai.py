@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from distilnb.errors import SpecError, UnsupportedParameterError
-from distilnb.llms.address import check_listening, clean_url, host_of, is_loopback, origin
+from distilnb.llms.address import check_listening, clean_url, host_of, is_loopback, origin, proxy_of
 from distilnb.llms.base import GENERATION_PARAMETERS, LLM
 from distilnb.llms.chat import BodyMaker, response_format
 from distilnb.llms.parameters import unify_parameters
@@ -123,7 +123,7 @@ class OpenAILLM(LLM):
 
     def probe(self) -> None:
         """Raise UnreachableError when a server that is not OpenAI's own does not accept a connection."""
-        if not self.is_openai and not self._uses_a_proxy():
+        if not self.is_openai and proxy_of(self.endpoint) is None:
             fix = _HOW_TO_START.get(self._local_server(), "Start the server there, or correct base_url=.")
             check_listening(self.endpoint, self.provider, fix)
 
@@ -206,10 +206,3 @@ class OpenAILLM(LLM):
 
     def _local_server(self) -> str:
         return next((name for name, url in LOCAL_SERVERS.items() if url == self.endpoint), "")
-
-    def _uses_a_proxy(self) -> bool:
-        from urllib.request import getproxies, proxy_bypass
-
-        parts = urlsplit(self.endpoint)
-        has_proxy = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
-        return has_proxy and not is_loopback(self.endpoint)

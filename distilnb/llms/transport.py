@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distilnb.errors import MalformedReplyError, RefusedRequestError
+from distilnb.llms.address import proxy_of
 from distilnb.llms.protocol import Target, error_of, read_answer, timed_out, unreachable
 from distilnb.llms.request import Answer, Request
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     import aiohttp
     import openai
+    import yarl
 
 CONNECT_TIMEOUT_S = 30.0
 
@@ -46,12 +48,14 @@ class HttpClient:
     """One pooled aiohttp session.
 
     What may be slow at 1,000 requests a second is done by hand: no cookies, no decompression unless the
-    server compressed unasked, JSON on bytes. The pool has no limit of its own, because the gate has one.
+    server compressed unasked, JSON on bytes, the environment's proxy read once. The pool has no limit of its
+    own, because the gate has one.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._url = connection.endpoint + "/chat/completions"
+        self._url: yarl.URL | str = connection.endpoint + "/chat/completions"
+        self._proxy: str | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def send(self, request: Request) -> Answer:
@@ -60,9 +64,11 @@ class HttpClient:
 
         connection = self._connection
         session = self._session or self._open()
-        body = _as_json(connection.body_of(request), connection.target)
+        # As a payload, or aiohttp would look for the one that fits its type.
+        body = aiohttp.BytesPayload(_as_json(connection.body_of(request), connection.target))
+        posting = session.post(self._url, data=body, allow_redirects=False, proxy=self._proxy)
         try:
-            async with session.post(self._url, data=body, allow_redirects=False) as response:
+            async with posting as response:
                 raw = await response.read()
                 status, headers = response.status, response.headers
         except asyncio.TimeoutError as error:  # before 3.11 it is no TimeoutError
@@ -86,15 +92,18 @@ class HttpClient:
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp
+        import yarl
 
         connection = self._connection
+        self._url = yarl.URL(str(self._url))
+        if connection.uses_proxies:  # not aiohttp's `trust_env`: that asks two threads before each request
+            self._proxy = proxy_of(connection.endpoint)
         headers = {**connection.headers, "Content-Type": "application/json", "Accept-Encoding": "identity"}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=certificates() if connection.is_encrypted else True),
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=connection.timeout_s, sock_connect=CONNECT_TIMEOUT_S),
-            trust_env=connection.uses_proxies,
             auto_decompress=False,
         )
         return self._session
@@ -176,9 +185,12 @@ def certificates() -> ssl.SSLContext:
     return context
 
 
+_JSON = json.JSONEncoder(separators=(",", ":"))
+
+
 def _as_json(body: Mapping[str, Any], target: Target) -> bytes:
     try:
-        return json.dumps(body, separators=(",", ":")).encode()
+        return _JSON.encode(body).encode()
     except (TypeError, ValueError) as error:
         raise RefusedRequestError(
             f"The request to {target} cannot be written as JSON: {error}.",

@@ -167,3 +167,29 @@ def test_the_quick_form_means_what_jinja_means(text: str, row: dict[str, object]
             bool(compiled.expression(row))
     else:
         assert bool(compiled.expression(row)) == told
+
+
+@pytest.mark.parametrize(
+    "text, is_plain",
+    [
+        ("Say {{ a }}\r\nto {{ b }}{# a comment #}!\n", True),
+        ("{% raw %}{{ c }}{% endraw %} {{- a -}} .", True),
+        ("only text", True),
+        ("", True),
+        ("{{ a|upper }}", False),
+        ("{{ a.b }}", False),
+        ("{% if a %}{{ a }}{% endif %}", False),
+        ("{{ a ~ b }}", False),
+    ],
+)
+def test_text_and_columns_are_put_together_as_jinja_does(text: str, is_plain: bool) -> None:
+    compiled = compile_template(text)
+    assert (compiled.pieces is not None) == is_plain
+    for row in ({"a": "x{{ b }}", "b": "<y>"}, {"a": 3, "b": [True, {}]}, {"a": "x", "b": 0.5}):
+        if "." not in text:
+            assert render_template(text, row) == compiled.template.render(row)
+
+
+@pytest.mark.parametrize("text", ["{{ self }}", "{{ range }}", "{{ none }}{{ true }}"])
+def test_a_name_that_means_something_to_jinja_is_left_to_it(text: str) -> None:
+    assert compile_template(text).pieces is None
