@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _FIRST_POLL_S = 0.005  # a short run must not wait for a long poll
 _SLOWEST_POLL_S = 0.25
+_LOCK_POLL_S = 0.01  # to look at the lock costs a hundredth of a status
 RESUME_PATIENCE_S = 30.0  # for a stopping run to let go
 
 
@@ -83,8 +84,19 @@ class Run:
             left = _SLOWEST_POLL_S if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return status
-            time.sleep(min(pause, left))
+            self._sleep_while_it_runs(min(pause, left))
             pause = min(pause * 1.3, _SLOWEST_POLL_S)
+
+    def _sleep_while_it_runs(self, pause_s: float) -> None:
+        """Sleep for so long, but not past the moment at which the runner lets its lock go."""
+        deadline = time.monotonic() + pause_s
+        was_locked = False
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(_LOCK_POLL_S, left))
+            is_locked = self._dir.is_locked()
+            if was_locked and not is_locked:
+                return
+            was_locked = is_locked
 
     def _await_exit(self, patience_s: float = 5.0) -> None:
         """Give an ended runner a moment to let its lock and its workers go."""

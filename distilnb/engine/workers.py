@@ -31,6 +31,8 @@ def child_environment() -> Mapping[str, str]:
         "PYTHONSAFEPATH": "1",  # from Python 3.11 on: a stray `re.py` beside the notebook breaks no import
         "PYTHONUTF8": "1",
         "PYTHONUNBUFFERED": "1",
+        # To look for plugins (tools that trace a program) pydantic opens every installed package.
+        "PYDANTIC_DISABLE_PLUGINS": os.environ.get("PYDANTIC_DISABLE_PLUGINS", "__all__"),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     }

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
-from distilnb.errors import MissingValueError, RowError, StepRowError
+from distilnb.errors import MissingValueError, RowError, StepRowError, TemplateError
 from distilnb.spec.template import (
+    _environment,
     compile_expression,
     compile_template,
     evaluate_expression,
@@ -170,26 +171,47 @@ def test_the_quick_form_means_what_jinja_means(text: str, row: dict[str, object]
 
 
 @pytest.mark.parametrize(
-    "text, is_plain",
+    "row", [{"a": "x{{ b }}", "b": "<y>"}, {"a": 3, "b": [True, {}]}, {"a": "x\r\n", "b": 0.5}]
+)
+@pytest.mark.parametrize(
+    "text",
     [
-        ("Say {{ a }}\r\nto {{ b }}{# a comment #}!\n", True),
-        ("{% raw %}{{ c }}{% endraw %} {{- a -}} .", True),
-        ("only text", True),
-        ("", True),
-        ("{{ a|upper }}", False),
-        ("{{ a.b }}", False),
-        ("{% if a %}{{ a }}{% endif %}", False),
-        ("{{ a ~ b }}", False),
+        "Say {{ a }}\r\nto {{b}}!\n",
+        "{{\na\t}}{{ a }}{ } % #\n\n",
+        "only text\r",
+        "",
+        "{a} {{ a }} {{b }}",
+        "é {{ a }}ü",
     ],
 )
-def test_text_and_columns_are_put_together_as_jinja_does(text: str, is_plain: bool) -> None:
-    compiled = compile_template(text)
-    assert (compiled.pieces is not None) == is_plain
-    for row in ({"a": "x{{ b }}", "b": "<y>"}, {"a": 3, "b": [True, {}]}, {"a": "x", "b": 0.5}):
-        if "." not in text:
-            assert render_template(text, row) == compiled.template.render(row)
+def test_text_and_columns_are_put_together_as_jinja_does(text: str, row: dict[str, object]) -> None:
+    assert compile_template(text).template is None
+    assert render_template(text, row) == _environment().from_string(text).render(row)
 
 
-@pytest.mark.parametrize("text", ["{{ self }}", "{{ range }}", "{{ none }}{{ true }}"])
-def test_a_name_that_means_something_to_jinja_is_left_to_it(text: str) -> None:
-    assert compile_template(text).pieces is None
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ a|upper }}",
+        "{{ a.b }}",
+        "{{ a ~ b }}",
+        "{{- a }}",
+        "{{ a }}{# note #}",
+        "{% raw %}{{ a }}{% endraw %}",
+        "{% if a %}{{ a }}{% endif %}",
+        "{{ self }}",
+        "{{ range }}",
+        "{{ none }}",
+        "{{ len }}",
+        "{{ _a }}",
+        "{{ é }}",
+    ],
+)
+def test_whatever_else_a_template_has_is_left_to_jinja(text: str) -> None:
+    assert compile_template(text).template is not None
+
+
+@pytest.mark.parametrize("text", ["{{ a }", "{{ a b }}", "{{ }}", "{{ a }} {{", "{{ a }} %}{% b %}"])
+def test_a_broken_template_is_no_plain_one(text: str) -> None:
+    with pytest.raises(TemplateError):
+        compile_template(text)
