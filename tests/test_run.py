@@ -64,7 +64,10 @@ def worker_pids(run: Run) -> dict[str, int]:
     """Return the pids of runner and workers by role."""
     found = {}
     for process in processes_of(Path(run.path)):
-        command = " ".join(process.cmdline())
+        try:
+            command = " ".join(process.cmdline())
+        except psutil.NoSuchProcess:  # it was killed a moment ago
+            continue
         for role in ("runner", "ask_worker", "row_worker"):
             if f"engine.{role} " in command:
                 found[role] = process.pid

@@ -245,8 +245,7 @@ class Asker:
         try:
             async with errand.caller.asking(request, before=lambda: self._before(hold, tally)) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
-                if hold:
-                    cost, tokens = _spent(errand.price, answer.replies[: len(missing)])
+                cost, tokens = _spent(errand.price, answer.replies[: len(missing)])
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
                 if self.mode != "off" and not await self.cache.keep(pairs, replace=self.mode == "refresh"):
                     # Another run asked the same and was first: what is stored counts, for every later run too.
