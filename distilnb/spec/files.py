@@ -62,14 +62,14 @@ def save(path: str | Path, file: PipelineFile) -> None:
     write_text(path, to_text(file, format="json" if path.suffix == ".json" else "yaml"))
 
 
-def to_text(file: PipelineFile, format: Literal["yaml", "json"] = "yaml") -> str:
-    """Return a pipeline as text. Equal pipelines have equal text.
+def to_text(file: PipelineFile, format: Literal["yaml", "json"] = "yaml", *, quickly: bool = False) -> str:
+    """Return a pipeline as text. Equal pipelines have equal text. `quickly` is for text that few people read.
 
     Raises UnsafeFileError when the text would hold a secret, by its look or by the name of its field.
     """
     _refuse_named_secrets(file)
     document = _document(file)
-    text = _dump_json(document) if format == "json" else dump_yaml(document)
+    text = _dump_json(document) if format == "json" else dump_yaml(document, quickly=quickly)
     if secret := find_secret(text):
         raise UnsafeFileError(
             f"The file of pipeline {file.name!r} would hold {secret}.",
@@ -91,7 +91,7 @@ def _refuse_named_secrets(file: PipelineFile) -> None:
 def to_record(file: PipelineFile) -> str:
     """Return a pipeline as the text that a run keeps: YAML, or JSON where YAML cannot hold half of a character."""
     try:
-        return to_text(file)
+        return to_text(file, quickly=True)
     except UnsafeFileError:
         raise
     except SpecError:

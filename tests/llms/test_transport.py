@@ -8,6 +8,7 @@ import json
 import pickle
 import socket
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -258,6 +259,17 @@ def test_a_proxy_of_the_environment_is_asked_for_other_hosts(
     monkeypatch.setenv("http_proxy", server.base_url.removesuffix("/v1"))
     with pytest.raises(ModelError):  # the mock server is no proxy; what counts is that it was asked
         send(ask(), base_url="http://example.invalid/v2", transport=transport)
+
+
+def test_a_key_is_sent_where_the_file_of_passwords_has_an_entry_for_the_host_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine api.example login a password b\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("http_proxy", "127.0.0.1:1")
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1"):
+        send(ask(), base_url="http://api.example/v1", api_key=CANARY)
 
 
 @both

@@ -52,12 +52,14 @@ plain = st.recursive(
 @given(plain)
 def test_plain_data_comes_back_as_it_was(data: Any) -> None:
     assert load_yaml(dump_yaml(data)) == data
+    assert load_yaml(dump_yaml(data, quickly=True)) == data
 
 
 @given(plain)
 def test_another_safe_reader_reads_the_same_text(data: Any) -> None:
     """Files are read by others too: what is written means the same under YAML 1.1."""
     assert yaml.safe_load(dump_yaml(data)) == data
+    assert yaml.safe_load(dump_yaml(data, quickly=True)) == data
 
 
 def test_text_of_several_lines_is_a_block_and_unicode_stays() -> None:
