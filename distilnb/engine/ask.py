@@ -250,7 +250,7 @@ class Asker:
                 if self.mode != "off" and not await self.cache.keep(pairs, replace=self.mode == "refresh"):
                     # Another run asked the same and was first: what is stored counts, for every later run too.
                     stored = self.cache.find([key for key, _ in pairs])
-                    pairs = [(key, replace(stored[key], is_cached=False)) for key, _ in pairs]
+                    pairs = [(key, replace(stored.get(key, own), is_cached=False)) for key, own in pairs]
             return pairs
         finally:
             if hold:

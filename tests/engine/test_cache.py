@@ -70,6 +70,21 @@ def test_replies_come_back_marked_as_cached() -> None:
     }
 
 
+def test_of_replies_that_come_together_each_finds_its_own_where_one_was_there_already() -> None:
+    async def keep() -> tuple[list[bool], dict[bytes, Reply]]:
+        cache = ReplyCache()
+        await cache.keep([(b"a" * 16, Reply("first"))])
+        groups = [[(b"a" * 16, Reply("second"))], [(b"b" * 16, Reply("one")), (b"c" * 16, Reply("two"))]]
+        told = await asyncio.gather(*[cache.keep(group) for group in groups])
+        found = cache.find([b"a" * 16, b"b" * 16, b"c" * 16])
+        cache.close()
+        return told, found
+
+    told, found = asyncio.run(keep())
+    assert not told[0]  # whoever is told so reads what is stored
+    assert [reply.text for reply in found.values()] == ["first", "one", "two"]
+
+
 def test_what_is_stored_stays_unless_it_is_to_be_replaced() -> None:
     async def keep() -> list[str | None]:
         cache, texts = ReplyCache(), []
