@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         workload = WORKLOADS[options.what]
         rows, peers = _chosen(workload, options)
+        if options.kills:
+            workload = dataclasses.replace(workload, kills=tuple(options.kills.split(",")))
         for run in range(options.runs or 3):
             _pass(session, workload, peers, rows, run=run, pin=options.pin)
     return table.show(session.records) or int(any("error" in record for record in session.records))
@@ -46,6 +49,7 @@ def _measure_all(session: results.Session, options: argparse.Namespace) -> None:
     """Measure everything once, then again what is worth it, as long as the budget allows."""
     began = time.monotonic()
     wanted = [w for w in WORKLOADS.values() if w.runs and (w.rivals or not options.rivals)]
+    wanted.sort(key=lambda workload: workload.is_long)  # what the budget may leave out
     n_passes = options.runs or max(workload.runs for workload in wanted)
     for run in range(n_passes):
         if run == 0 and not options.rivals:
@@ -94,8 +98,9 @@ def _chosen(workload: Workload, options: argparse.Namespace) -> tuple[int, list[
     """Return how many rows, and who takes part."""
     if options.peers and options.what != "all":
         names = options.peers.split(",")
-    elif options.rivals:
-        names = list(workload.rivals) if options.what == "all" else [*workload.own, *workload.rivals]
+    elif options.rivals:  # in `all` beside one bare loop and distilnb, to be compared within a pass
+        own = [workload.own[0], "distilnb"] if options.what == "all" else workload.own
+        names = list(dict.fromkeys([*own, *workload.rivals]))
     else:
         names = list(workload.own)
     unknown = [name for name in names if name not in PEERS]
@@ -129,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", default="", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--rivals", action="store_true", help="the other libraries too; with `all` only they")
     parser.add_argument("--runs", type=int, default=0, help="how often each is measured")
+    parser.add_argument("--kills", default="", help="of w5: kernel, runner, rows, ask, all")
     parser.add_argument("--smoke", action="store_true", help="few rows: does everything work?")
     parser.add_argument(
         "--pin", action="store_true", help="a core for the server, the others for the measured"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from benchmarks.import_time import BAR_S
-from benchmarks.results import Found, Record, median_of
+from benchmarks.results import Found, Record, figure, median_of
 from benchmarks.workloads import WORKLOADS
 
 SAME = 1.10  # memory that does not grow: within a tenth
@@ -142,7 +142,7 @@ def _w5(found: Found) -> Iterator[Bar]:
 def _w6(found: Found) -> Iterator[Bar]:
     n_rows = size_of(found, "w6preview")
     for name, told, over in (("warm_s", "warm", 0.05), ("first_s", "first of a process", 0.15)):
-        taken = found.median("w6preview", "distilnb", n_rows, lambda record, name=name: record[name])
+        taken = found.median("w6preview", "distilnb", n_rows, figure(name))
         yield from _at_most("w6preview", f"preview of 5 rows, {told}", taken, _MODEL_S + over, " s")
     n_rows = size_of(found, "w6edit")
     asked = found.median("w6edit", "distilnb", n_rows, lambda record: record["rerun_requests"])
@@ -154,9 +154,9 @@ def _w6(found: Found) -> Iterator[Bar]:
         "appended": ("10 rows more", 20),
     }
     for name, (told, n_asked) in wanted.items():
-        asked = found.median("w6series", "distilnb", n_rows, lambda r, name=name: r[f"{name}_requests"])
+        asked = found.median("w6series", "distilnb", n_rows, figure(f"{name}_requests"))
         yield from _at_most("w6series", f"{told}: requests", asked, n_asked)
-        taken = found.median("w6series", "distilnb", n_rows, lambda r, name=name: r[f"{name}_s"])
+        taken = found.median("w6series", "distilnb", n_rows, figure(f"{name}_s"))
         yield from _at_most("w6series", f"{told}: through a full run", taken, 0.5, " s")
     asked = found.median("w6series", "distilnb", n_rows, lambda record: record["preview_requests"])
     yield from _at_most("w6series", "preview after the run: requests", asked, 0)
@@ -179,7 +179,7 @@ def _start(found: Found) -> Iterator[Bar]:
         "rows_s": ("first rows on disk", 0.8 + _MODEL_S),
     }
     for name, (told, bar) in wanted.items():
-        taken = found.median("start", "distilnb", n_rows, lambda record, name=name: record[name])
+        taken = found.median("start", "distilnb", n_rows, figure(name))
         yield from _at_most("start", told, taken, bar, " s")
 
 
@@ -187,10 +187,16 @@ def _flat(found: Found) -> Iterator[Bar]:
     n_rows = size_of(found, "flat")
     told = {"rss_bytes": "memory", "n_files": "open files", "n_threads": "threads"}
     for name, what in told.items():
-        growth = found.median(
-            "flat", "distilnb", n_rows, lambda record, name=name: record["growth"].get(name)
-        )
+        growth = found.median("flat", "distilnb", n_rows, _growth_of(name))
         yield from _at_most("flat", f"{what} in the last quarter by the second", growth, SAME, " ×")
+
+
+def _growth_of(name: str) -> Callable[[Record], float | None]:
+    def growth(record: Record) -> float | None:
+        value: float | None = record["growth"].get(name)
+        return value
+
+    return growth
 
 
 def _cache(found: Found) -> Iterator[Bar]:

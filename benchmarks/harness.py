@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,11 @@ def measure(bench: Bench, peer: Peer) -> list[Record]:
     protocol = bench.workload.protocol
     if protocol == "kill":
         kills = bench.workload.kills if peer.lives_on else bench.workload.kills[:1]
-        return [
-            _measured(bench, peer, lambda work, kill=kill: _killed(bench, peer, work, kill)) for kill in kills
-        ]
-    run = _edited if protocol == "edit" else _once
-    return [_measured(bench, peer, lambda work: run(bench, peer, work))]
+        return [_measured(bench, peer, partial(_killed, kill=kill)) for kill in kills]
+    return [_measured(bench, peer, _edited if protocol == "edit" else _once)]
 
 
-def _measured(bench: Bench, peer: Peer, run: Callable[[Path], Record]) -> Record:
+def _measured(bench: Bench, peer: Peer, run: Callable[[Bench, Peer, Path], Record]) -> Record:
     """Run with a fresh work folder and a reset server; add what the server saw."""
     work = Path(tempfile.mkdtemp(prefix="work-", dir=bench.folder))
     (work / "tmp").mkdir()
@@ -105,7 +103,7 @@ def _measured(bench: Bench, peer: Peer, run: Callable[[Path], Record]) -> Record
     if bench.server:
         bench.server.reset()
     try:
-        record = run(work)
+        record = run(bench, peer, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if bench.server:

@@ -118,10 +118,20 @@ class Found:
 
     def pairs(self, workload: str, peer: str, other: str, n_rows: int) -> Iterator[tuple[Record, Record]]:
         """Yield the measurements of two peers that were made in the same pass of the same session."""
-        theirs = {(r["session"], r["run"]): r for r in self.runs(workload, other, n_rows)}
+        place = (workload, other, n_rows)
+        theirs = {(r["session"], r["run"]): r for r in self.records if _place(r) == place}
         for record in self.runs(workload, peer, n_rows):
             if (mark := (record["session"], record["run"])) in theirs:
                 yield record, theirs[mark]
+
+
+def figure(name: str) -> Callable[[Record], Any]:
+    """Return what looks a figure up in a measurement; None where it has none."""
+
+    def look_up(record: Record) -> Any:
+        return record.get(name)
+
+    return look_up
 
 
 def median_of(values: Iterable[float | None]) -> float | None:

@@ -6,16 +6,17 @@ import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bars import all_bars, cpu_per_thousand, runner_share
 from benchmarks.peers import PEERS
-from benchmarks.results import Found, Record
+from benchmarks.results import Found, Record, figure
 from benchmarks.workloads import WORKLOADS
 
 README = Path(__file__).resolve().parent / "README.md"
 _BEGIN, _END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
-Cell = Callable[[Record], "float | str | None"]
+Cell = Callable[[Record], Any]  # a number, a text, or None
 
 
 def show(records: Sequence[Record]) -> int:
@@ -78,23 +79,32 @@ def _tables(found: Found) -> Iterator[str]:
 
 def _table(found: Found, name: str, n_rows: int) -> Iterator[str]:
     groups = _groups(found, name, n_rows)
-    good = {label: [r for r in records if "error" not in r] for label, records in groups.items()}
+    good = [record for records in groups.values() for record in records if "error" not in record]
     columns = {
         title: cell
         for title, cell in _columns(name, n_rows).items()
-        if any(cell(record) is not None for records in good.values() for record in records)
+        if any(cell(record) is not None for record in good)
     }
-    yield "| | runs | " + " | ".join(columns) + " |"
-    yield "|---" * (len(columns) + 2) + "|"
+    titles = [*columns, "wall by distilnb's"]
+    yield "| | runs | " + " | ".join(titles) + " |"
+    yield "|---" * (len(titles) + 2) + "|"
     for label, records in groups.items():
-        if all(record.get("is_not_offered") for record in records):
-            continue
+        done = [record for record in records if "error" not in record]
         failed = [record["error"] for record in records if "error" in record]
-        cells = [_summary([cell(record) for record in good[label]]) for cell in columns.values()]
-        if not good[label]:
-            cells = [failed[0].replace("|", "/")[:120], *[""] * (len(columns) - 1)]
-        runs = f"{len(records)}" + (f", {len(failed)} failed" if failed and good[label] else "")
+        cells = [_summary([cell(record) for record in done]) for cell in columns.values()]
+        cells.append(_by_distilnb(found, name, records[0]["peer"], n_rows))
+        if not done:
+            cells = [failed[0].replace("|", "/")[:120], *[""] * (len(titles) - 1)]
+        runs = f"{len(records)}, {len(failed)} failed" if failed and done else f"{len(records)}"
         yield f"| {label} | {runs} | {' | '.join(cells)} |"
+
+
+def _by_distilnb(found: Found, name: str, peer: str, n_rows: int) -> str:
+    """Return how many times distilnb's wall a peer takes, in the same pass."""
+    if peer == "distilnb" or "kill" in found.runs(name, peer, n_rows)[0]:
+        return ""
+    ratio = found.ratio(name, peer, "distilnb", n_rows, lambda theirs, own: theirs["wall_s"] / own["wall_s"])
+    return "" if ratio is None else f"{ratio:.2g} ×" if ratio < 100 else f"{ratio:.0f} ×"
 
 
 def _groups(found: Found, name: str, n_rows: int) -> Mapping[str, list[Record]]:
@@ -102,6 +112,8 @@ def _groups(found: Found, name: str, n_rows: int) -> Mapping[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for peer in found.peers(name, n_rows):
         for record in found.runs(name, peer, n_rows):
+            if record.get("is_not_offered"):
+                continue
             label = PEERS[peer].label if peer in PEERS else peer
             if "kill" in record:
                 label += f", kill of {record['kill']}"
@@ -143,12 +155,12 @@ def _columns(name: str, n_rows: int) -> Mapping[str, Cell]:
         **_told("warm s", "warm_s"),
         **_told("all cached s", "cached_s"),
         **{
-            f"{step} s": _figure(f"{step}_s")
+            f"{step} s": figure(f"{step}_s")
             for step in ("first", "again", "edited", "appended")
             if name == "w6series"
         },
         **{
-            f"{step}: requests": _figure(f"{step}_requests")
+            f"{step}: requests": figure(f"{step}_requests")
             for step in ("first", "again", "edited", "appended", "preview")
             if name == "w6series"
         },
@@ -164,17 +176,7 @@ def _columns(name: str, n_rows: int) -> Mapping[str, Cell]:
 
 
 def _told(title: str, name: str) -> Mapping[str, Cell]:
-    return {title: _figure(name)}
-
-
-def _figure(name: str) -> Cell:
-    """Return a figure that a driver or the harness noted."""
-
-    def cell(record: Record) -> float | str | None:
-        value: float | str | None = record.get(name)
-        return value
-
-    return cell
+    return {title: figure(name)}
 
 
 def _cpu_by_role(record: Record) -> str | None:
@@ -186,7 +188,7 @@ def _cpu_by_role(record: Record) -> str | None:
     )
 
 
-def _summary(values: Sequence[float | str | None]) -> str:
+def _summary(values: Sequence[Any]) -> str:
     """Return the median, and the range where it is wide enough to be told."""
     there = [value for value in values if value is not None]
     if not there:

@@ -42,6 +42,7 @@ class Workload:
     rival_rows: int | None = None  # where the workload's own number would take them over five minutes
     protocol: Protocol = "once"
     kills: tuple[str, ...] = ()  # whom the protocol "kill" kills, one measurement each
+    is_long: bool = False  # in `all` it comes last
     smoke_rows: int = 20  # enough to prove that it works
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,6 +70,7 @@ _ALL = (
         ("list", "list-file", "arrow", "distilnb", "distilnb-columns", "distilnb-list"),
         ("datasets",),
         runs=1,
+        is_long=True,
         smoke_rows=5000,
     ),
     Workload(
@@ -79,6 +81,7 @@ _ALL = (
         ("distilnb", "distilnb-columns"),
         runs=0,
         smoke_rows=5000,
+        options={"timeout_s": 1800.0},
     ),
     Workload(
         "result",
@@ -161,6 +164,7 @@ _ALL = (
         runs=1,
         protocol="kill",
         kills=("kernel", "runner", "rows", "ask", "all"),
+        options={"timeout_s": 60.0},  # one of the rivals never comes back
         smoke_rows=200,
     ),
     Workload(
@@ -214,6 +218,7 @@ _ALL = (
         concurrency=256,
         server={"latency_ms": 0},
         runs=1,
+        is_long=True,
         smoke_rows=2000,
         options={"timeout_s": 600.0},
     ),

@@ -43,7 +43,7 @@ def drive(functions: Mapping[str, Function]) -> None:
     arguments = parse_arguments()
     function = functions.get(arguments.function)
     began = time.perf_counter()
-    result = {"is_not_offered": True} if function is None else function(arguments)
+    result: Result = {"is_not_offered": True} if function is None else function(arguments)
     result.setdefault("wall_s", time.perf_counter() - began)
     print(RESULT_MARK + json.dumps({"import_s": import_s, **result}), flush=True)
 

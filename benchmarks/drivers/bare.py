@@ -49,7 +49,6 @@ def w1(arguments: argparse.Namespace) -> Result:
         return {"rows": n_out, "wall_s": time.perf_counter() - began}
     rows = list(wide_rows(arguments.rows))
     steps = {"list": _four_steps, "arrow": _four_steps_of_arrow, "datasets": _four_steps_of_datasets}
-    os.chdir(arguments.work)  # where `datasets` writes
     began = time.perf_counter()
     n_out = len(steps[VARIANT](rows))
     return {"rows": n_out, "wall_s": time.perf_counter() - began}
@@ -77,12 +76,13 @@ def _four_steps_of_datasets(rows: Sequence[Row]) -> Any:
         rest = {name: [batch[name][index] for index, _ in pairs] for name in batch}
         return {**rest, "generations": [one for _, one in pairs]}
 
+    folder = option("--work")  # every step ends in a file, as it does for a dataset that was loaded
     made = datasets.Dataset.from_list(rows)
-    made = made.map(lambda row: {"length": len(row["instruction"])}, cache_file_name="added.arrow")
-    made = made.filter(lambda row: row["id"] % 2 == 0, cache_file_name="kept.arrow")
+    made = made.map(lambda row: {"length": len(row["instruction"])}, cache_file_name=f"{folder}/added.arrow")
+    made = made.filter(lambda row: row["id"] % 2 == 0, cache_file_name=f"{folder}/kept.arrow")
     made = made.rename_column("instruction", "prompt")
     features = datasets.Features({**made.features, "generations": datasets.Value("string")})
-    return made.map(expand, batched=True, features=features, cache_file_name="expanded.arrow")
+    return made.map(expand, batched=True, features=features, cache_file_name=f"{folder}/expanded.arrow")
 
 
 # --- asking -------------------------------------------------------------------------------------------------------
@@ -129,8 +129,9 @@ class Client:
         return [choice["message"]["content"] for choice in reply["choices"]]
 
     async def _create(self, messages: Messages, model: str, n: int) -> list[str]:
-        reply = await self._openai.chat.completions.create(model=model, messages=messages, n=n)
-        return [choice.message.content for choice in reply.choices]
+        given: Any = messages  # its types know a dict for each role
+        reply = await self._openai.chat.completions.create(model=model, messages=given, n=n)
+        return [choice.message.content or "" for choice in reply.choices]
 
 
 async def _retry(send: Callable[[], Awaitable[list[str]]], n_tries: int) -> list[str] | None:
@@ -186,11 +187,11 @@ def w3(arguments: argparse.Namespace) -> Result:
                 async with limits[model]:
                     return await client.ask(_messages(text), model, n) or []
 
-            async def judge(row: Row) -> str | None:
+            async def judge(row: Row) -> str:
                 text = row["instruction"]
                 pairs = await asyncio.gather(ask("gen-a", text, 2), ask("gen-b", text, 2))
                 texts = [f"Text {number}: {one}" for number, one in enumerate([*pairs[0], *pairs[1]], 1)]
-                return (await ask("judge", "\n\n".join([text, *texts]), 1) or [None])[0]
+                return "".join(await ask("judge", "\n\n".join([text, *texts]), 1))
 
             began = time.perf_counter()
             verdicts = await asyncio.gather(*[judge(row) for row in rows])

@@ -1,6 +1,6 @@
 """distilabel. A variant bN sets the batch size of W1; without one it is the library's own, 50."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: distilabel looks for the type StepInput itself, not for its name.
 
 import argparse
 import os
