@@ -164,13 +164,19 @@ class Watch(threading.Thread):
         self.join()
         return self.seen
 
+    def _role(self, pid: int) -> str:
+        if pid == self.kernel:
+            return "kernel"
+        role = role_of(pid)
+        # A process that is about to end has no command line any more.
+        return self.seen.cpu_of[pid][0] if role in ("", "child") and pid in self.seen.cpu_of else role
+
     def _sample(self) -> None:
         whole, tree = Peak(), Peak()
         by_role: dict[str, Peak] = defaultdict(Peak)
         n_processes = 0
         for pid in self.members():
-            role = "kernel" if pid == self.kernel else role_of(pid)
-            now = _look(pid)
+            role, now = self._role(pid), _look(pid)
             if not role or now is None:
                 continue
             n_processes += 1
