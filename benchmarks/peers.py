@@ -13,12 +13,26 @@ VENVS = HERE / ".venvs"  # not in git; about 3 GB
 
 OWN = ""  # the venv of this interpreter
 
-# Versions that the drivers were written for. distilabel imports requests without declaring it.
+# The versions that the drivers were written for, and of what they lean on. distilabel imports requests without
+# declaring it; curator pins what it needs itself.
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
-    "distilabel": ("distilabel[openai]==1.5.3", "requests"),
-    "curator": ("bespokelabs-curator==0.1.31",),
-    "datadesigner": ("data-designer==0.9.6", "tiktoken"),
-    "bare": ("openai[aiohttp]>=1.50",),
+    "distilabel": (
+        "distilabel[openai]==1.5.3",
+        "requests",
+        "openai==3.52.0",
+        "datasets==5.2.0",
+        "pyarrow==26.0.1",
+        "pydantic==2.14.3",
+    ),
+    "curator": ("bespokelabs-curator==0.1.31", "litellm==1.83.7", "datasets==3.6.0"),
+    "datadesigner": (
+        "data-designer==0.9.6",
+        "httpx==0.28.1",
+        "pandas==3.1.1",
+        "duckdb==1.5.6",
+        "tiktoken",
+    ),
+    "bare": ("openai[aiohttp]==3.52.0", "aiohttp==3.14.5"),
 }
 _NEVER = ("torch", "nvidia", "triton")  # gigabytes that no workload needs
 

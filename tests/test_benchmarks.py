@@ -63,6 +63,26 @@ def test_a_killed_process_is_found_and_its_run_goes_on(tmp_path: Path) -> None:
         assert (record["complete"], record["lost"], record["orphans"]) == (150, 0, 0)
 
 
+def test_what_a_detached_process_used_is_counted_when_its_parent_has_ended() -> None:
+    program = """
+import os, subprocess, sys
+from benchmarks.processes import adopt_orphans, reap_adopted
+
+adopt_orphans()
+work = "import time\\nwhile time.process_time() < 0.3: pass"
+let_go = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {work!r}], start_new_session=True)"
+parent = subprocess.Popen([sys.executable, "-c", let_go])
+os.wait4(parent.pid, 0)
+parent.returncode = 0
+cpu_s, n_killed = reap_adopted(lambda pid: False, patience_s=60.0)
+print(cpu_s >= 0.3, n_killed)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.stdout, done.stderr) == ("True 0\n", "")
+
+
 def made_up(peer: str, wall_s: float, *, run: int = 0, session: str = "1", **more: Any) -> dict[str, Any]:
     return {
         "workload": "w1m",
