@@ -231,6 +231,7 @@ _ALL = (
         concurrency=64,
         server={"latency_ms": 20},
         runs=1,
+        is_long=True,
         smoke_rows=5000,
     ),
     Workload(

@@ -151,8 +151,12 @@ def w2(arguments: argparse.Namespace) -> Result:
     options = {"timeout": _HANG_TIMEOUT_S} if arguments.function == "w4h" else {}
     pipeline = one_step(arguments, prompts(arguments.rows), **options)
     began = time.perf_counter()
-    measured, result = finish(pipeline.start(), began)
-    return {**measured, **count(result, "generations", arguments.rows)}
+    run = pipeline.start()
+    measured, result = finish(run, began)
+    counted = count(result, "generations", arguments.rows)
+    if counted["lost"]:  # told in the results: why
+        counted["reasons"] = run.errors()["reason"].str.slice(0, 120).value_counts().head(5).to_dict()
+    return {**measured, **counted}
 
 
 def w3(arguments: argparse.Namespace) -> Result:
