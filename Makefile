@@ -19,7 +19,7 @@ UV      := 0.13.8
 # What `make test` leaves to `make test-all`.
 PARTS := browser or argilla or dot or slow
 
-.PHONY: help demo test check lab lock format test-all test-parts parts clean
+.PHONY: help demo test check lab lock format test-all test-parts parts bench bench-peers clean
 
 help:             ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -48,6 +48,13 @@ test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's se
 
 test-parts: parts       ## only what `make test` left out; a skip is a failure
 	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "$(PARTS)"
+
+bench: $(TEST)    ## measure distilnb beside bare loops and print the tables (15 minutes)
+	@$(BIN)/python -m benchmarks all
+
+bench-peers: $(TEST)    ## measure other libraries (25 minutes, 3 GB of venvs); tables of all: python -m benchmarks table
+	@$(BIN)/python -m benchmarks setup
+	@$(BIN)/python -m benchmarks all --rivals --budget-s 1500
 
 # ------------------------------------------------------------------------------------------------------------ set-up
 
@@ -107,6 +114,6 @@ lock:             ## renew requirements/*.txt from pyproject.toml; UPGRADE=--upg
 	@wc -l requirements/*.txt
 
 clean:            ## remove venvs, caches and build output
-	@rm -rf .venv .venv-lock .venv-argilla build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+	@rm -rf .venv .venv-lock .venv-argilla benchmarks/.venvs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
 	  .coverage .coverage.* htmlcov *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

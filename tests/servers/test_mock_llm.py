@@ -290,6 +290,22 @@ def test_random_faults_hit_the_same_prompts_each_time() -> None:
     assert 4 < sum(outcomes[0]) < 30
 
 
+def test_an_idle_connection_is_closed_after_its_time() -> None:
+    async def check() -> None:
+        runner, port = await serve(Config(keep_alive_s=0.05))
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: mock\r\n\r\n")
+            heard = await asyncio.wait_for(reader.read(), 30)  # until the server closes: nobody else does
+            writer.close()
+        finally:
+            await runner.cleanup()
+        assert heard.startswith(b"HTTP/1.1 200")
+        assert heard.endswith(b'{"status": "ok"}')
+
+    asyncio.run(check())
+
+
 # the process -----------------------------------------------------------------------------------------------
 
 

@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--error-malformed-rate", type=float, default=0.0, help="200 whose body is cut JSON")
     add("--error-content-rate", type=float, default=0.0, help="valid body, message content cut")
     add("--timeout-s", type=float, default=60.0, help="how long a hanging request hangs")
+    add("--keep-alive-s", type=float, default=300.0, help="an idle connection is closed after that long")
     add("--seed", type=int, default=0)
     add("--embedding-dim", type=int, default=64)
     add("--no-usage", action="store_true", help="leave the usage block out")

@@ -22,6 +22,7 @@ class Config:
     error_malformed_rate: float = 0.0
     error_content_rate: float = 0.0
     timeout_s: float = 60.0
+    keep_alive_s: float = 300.0
     seed: int = 0
     embedding_dim: int = 64
     usage: bool = True

@@ -154,7 +154,7 @@ async def serve(config: Config, host: str = "127.0.0.1", port: int = 0) -> tuple
 
     Stop it with ``await runner.cleanup()``. Port 0 takes a free port.
     """
-    server = web.Server(MockServer(config).handle, access_log=None, keepalive_timeout=300)
+    server = web.Server(MockServer(config).handle, access_log=None, keepalive_timeout=config.keep_alive_s)
     # Requests may be sleeping through a long latency when the server stops: they are not waited for.
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
