@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from distilnb.engine.apply import Failure, check_row
 from distilnb.engine.budget import Budget, BudgetReached, Hold
@@ -95,6 +96,17 @@ class _Tally:
     n_sent: int = 0
 
 
+class At(Protocol):
+    """Tells whose row the user's code works on: to render it, or to parse its replies (which `finishes` it)."""
+
+    def __call__(self, batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]: ...
+
+
+def nowhere(batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]:
+    """Tell nobody."""
+    return nullcontext()
+
+
 @dataclass
 class Asker:
     """Asks models for rows, through the reply cache and within the budget."""
@@ -107,6 +119,7 @@ class Asker:
     probes: bool = (
         False  # see that the server is there before the first request: a preview, which no `start` checked
     )
+    at: At = nowhere
     _in_flight: dict[Key, asyncio.Future[None]] = field(default_factory=dict)
     _is_stopped: bool = False
     _budget_reached: BudgetReached | None = None
@@ -166,7 +179,8 @@ class Asker:
         rendered: list[tuple[int, Request]] = []
         for index in indices:
             try:
-                rendered.append((index, render(task, batch.rows[index])))
+                with self.at(batch, index, finishes=False):
+                    rendered.append((index, render(task, batch.rows[index])))
             except Exception as error:  # noqa: BLE001 - a user's task may raise anything; it is the row's failure
                 done(index, Asked(failure=Failure.of(batch.ids[index], task.name, error)))
         llm = model_of(task)
@@ -292,7 +306,8 @@ class Asker:
             cost_usd=cost_usd(llm, *_tokens(paid)) if paid else 0.0,
         )
         try:
-            made = task.rows_from(batch.rows[index], replies)
+            with self.at(batch, index, finishes=True):
+                made = task.rows_from(batch.rows[index], replies)
         except Exception as error:  # noqa: BLE001 - a user's parser may raise anything; it is the row's failure
             asked.failure = Failure.of(
                 batch.ids[index],

@@ -52,7 +52,8 @@ class BatchRef(NamedTuple):
 class Event(NamedTuple):
     """Something that happened to the run.
 
-    `kind` is one of: started, resumed, worker_started, worker_died, stage_ended, step_finished, command, ended.
+    `kind` is one of: started, resumed, worker_started, worker_died, worker_stuck, worker_busy, worker_awake,
+    stage_ended, step_finished, command, ended.
     """
 
     id: int
@@ -66,9 +67,11 @@ class Journal:
     """The runner's side: the only writer."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._db = open_database(path, _TABLES)
             path.chmod(0o600)
+            self._file = path.stat().st_ino
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"The journal {str(path)!r} cannot be opened: {error}.") from error
 
@@ -128,6 +131,13 @@ class Journal:
             "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
             (name, json.dumps(value, ensure_ascii=False)),
         )
+
+    def is_there(self) -> bool:
+        """Whether the file is still the one that was opened: SQLite writes on into a deleted one."""
+        try:
+            return self._path.stat().st_ino == self._file
+        except OSError:
+            return False
 
     def reader(self) -> JournalReader:
         """Return a reader over the same connection."""

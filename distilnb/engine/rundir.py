@@ -10,6 +10,7 @@ batches/<stage>/ finished rows, JSON by column
 commands/        one file per command to the runner
 logs/            runner.log and one log per worker
 lock             held by the living runner
+end.json         how the run ended, when the journal could not be written any more
 """
 
 from __future__ import annotations
