@@ -1,8 +1,9 @@
 """Which rows kill their workers: counted by the runner, named to the next worker, quarantined by it.
 
 A row worker says which batch it is at. After a death the batch is done row by row, so that the next death has a
-name. A row that was named or suspected twice is given as poison with its batch, and the worker quarantines it as it
-would any row that failed, so that counts, joins and acknowledgements are the ordinary ones.
+name (after a kill from outside, which may have hit anybody, only when it comes twice). A row that was named or
+suspected twice is given as poison with its batch, and the worker quarantines it as it would any row that failed, so
+that counts, joins and acknowledgements are the ordinary ones.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class _Suspect:
     """A batch at which a worker died."""
 
     n_whole: int = 0  # deaths by its own doing, of a row that is not known
+    n_outside: int = 0  # of the same, by a kill from outside
     named: dict[int, list[str]] = field(default_factory=dict)  # entry → how its workers died
     steps: dict[int, int] = field(default_factory=dict)
 
@@ -47,6 +49,7 @@ class Deaths:
         suspect = self._suspects.setdefault((words.stage, words.batch), _Suspect())
         if words.entry == WHOLE:
             suspect.n_whole += is_own_doing
+            suspect.n_outside += not is_own_doing
             return False
         suspect.named.setdefault(words.entry, []).append(how)
         suspect.steps[words.entry] = words.step
@@ -55,7 +58,7 @@ class Deaths:
     def orders(self, stage: int, batch: int) -> dict[str, Any]:
         """Return what a batch's message says besides: nothing, or how to treat its suspects."""
         suspect = self._suspects.get((stage, batch))
-        if suspect is None:
+        if suspect is None or not (suspect.n_whole or suspect.n_outside > 1 or suspect.named):
             return {}
         poison = {
             entry: Poison(suspect.steps[entry], hows[-1], self._count(suspect, entry))

@@ -78,7 +78,9 @@ def _n_row_workers(stages: tuple[Stage, ...]) -> int:
         if stage.worker == "rows" and stage.kind != "spool":
             in_phase[phase] = in_phase.get(phase, 0) + 1
     n_useful = min(max(in_phase.values(), default=0), MAX_ROW_WORKERS, os.cpu_count() or 1)
-    return max(n_useful, max((stage.replicas for stage in stages if stage.kind == "rows"), default=0))
+    asked = max((stage.replicas for stage in stages if stage.kind == "rows"), default=0)
+    has_source = any(stage.kind == "source" for stage in stages)
+    return max(n_useful, asked + has_source if asked > 1 else 0)
 
 
 def _new_stage(graph: Graph, name: str, stage_of: dict[str, str]) -> Stage:

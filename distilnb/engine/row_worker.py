@@ -139,11 +139,11 @@ class RowWorker:
         batch_id, poison = message["batch"], poison_of(message)
         if message.get("one_by_one"):
             outcome = Outcome(batch.select(index for index in entries if index >= len(batch)))
-            for index in entries:
-                if index < len(batch):
-                    with self.vitals.at(self._numbers[stage.name], batch_id, index):
-                        one = self._run(steps, batch.select([index]), poison.get(index))
-                    _append(outcome, one)
+            for index in (index for index in entries if index < len(batch)):
+                is_good = index not in poison
+                with self.vitals.at(self._numbers[stage.name], batch_id, index, finishes=is_good):
+                    one = self._run(steps, batch.select([index]), poison.get(index))
+                _append(outcome, one)
         else:
             if message["todo"] is not None:
                 batch = batch.select(entries)
