@@ -7,6 +7,7 @@ crash. One transaction per turn of the runner's loop; synchronous=NORMAL: safe a
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 import weakref
@@ -159,17 +160,27 @@ class JournalReader:
         """Open a journal for reading; None when the runner has not made it yet."""
         if not path.is_file():
             return None
-        db = sqlite3.connect(
-            f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10, check_same_thread=False
-        )
-        try:
-            db.execute("SELECT 1 FROM events LIMIT 1").fetchone()
-        except sqlite3.Error:  # made a moment ago, its tables are not there yet
-            db.close()
+        db = cls._connect(path, "mode=ro")
+        if db is None and not os.access(path.parent, os.W_OK):
+            # SQLite wants to lay a file beside the journal, which a read-only disk refuses; then nobody writes either.
+            db = cls._connect(path, "immutable=1")
+        if db is None:
             return None
         reader = cls(db)
         weakref.finalize(reader, db.close)  # a handle that is dropped must not keep the file open
         return reader
+
+    @staticmethod
+    def _connect(path: Path, how: str) -> sqlite3.Connection | None:
+        """Connect for reading; None when it was made a moment ago and its tables are not there yet."""
+        address = f"file:{quote(str(path))}?{how}"
+        db = sqlite3.connect(address, uri=True, timeout=10, check_same_thread=False)
+        try:
+            db.execute("SELECT 1 FROM events LIMIT 1").fetchone()
+        except sqlite3.Error:
+            db.close()
+            return None
+        return db
 
     def facts(self) -> dict[str, Any]:
         """Return all single values."""
