@@ -1,4 +1,4 @@
-"""A journal that cannot be written ends the run, tells why, and keeps what it holds: full disk, read-only disk, file gone."""
+"""A journal that cannot be written (full disk, read-only disk, file gone) ends the run, and `status` tells why."""
 
 from __future__ import annotations
 

@@ -52,9 +52,16 @@ def read_end(run: RunDir) -> End | None:
         text = (run.path / "end.json").read_text().strip("\0 \n")
     except OSError:
         text = ""
+    return _parse(text) or _end_in_log(run)
+
+
+def _end_in_log(run: RunDir) -> End | None:
     line = run.log_tail("runner", 1)
-    if line.startswith(_LAST_LINE):
-        text = line[len(_LAST_LINE) :]
+    end = _parse(line[len(_LAST_LINE) :]) if line.startswith(_LAST_LINE) else None
+    return end if end and end.at > run.runner_started_at() else None  # else it is that of an earlier runner
+
+
+def _parse(text: str) -> End | None:
     try:
         told: dict[str, Any] = json.loads(text)
         return End(str(told["state"]), str(told["reason"]), str(told["error"]), float(told["at"]))

@@ -90,6 +90,13 @@ class RunDir:
         except (OSError, ValueError, KeyError):
             return None
 
+    def runner_started_at(self) -> float:
+        """Return when the last runner was started (seconds since the epoch), 0.0 when none was."""
+        try:
+            return (self.path / "runner.json").stat().st_mtime
+        except OSError:
+            return 0.0
+
     def is_locked(self) -> bool:
         """Whether a runner lives: it holds the lock as long as it does."""
         try:
