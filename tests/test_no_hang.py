@@ -5,6 +5,7 @@ Every wait here is bounded; real processes are stopped and killed.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -374,6 +375,22 @@ def test_busy_code_that_ends_in_time_is_only_told() -> None:
     assert values(run) == list(range(N_ROWS))
     assert events(run, "worker_died") == events(run, "worker_stuck") == []
     assert [event["step"] for event in events(run, "worker_busy")] == ["double"]
+
+
+def sleep_with_the_lock(i: int) -> dict[str, int]:
+    if i == BAD:
+        ctypes.PyDLL(None).sleep(3600)  # unlike CDLL it keeps Python's lock
+    return {"double": 2 * i}
+
+
+def test_c_code_that_sleeps_with_the_lock_is_stuck_and_its_row_poison(home: Path) -> None:
+    run = numbered("locked").map(sleep_with_the_lock, makes=["double"], name="double").start()
+    assert run.wait(60).state == "finished"
+    assert values(run) == without_bad()
+    error = the_error(run)
+    assert (error["step"], error["kind"], error["attempts"]) == ("double", "WorkerDied", 2)
+    assert "no sign of life and no processor used" in error["reason"]
+    assert [event["step"] for event in events(run, "worker_stuck")] == ["double"] * 2
 
 
 def sleep_for_ever(i: int) -> dict[str, int]:
