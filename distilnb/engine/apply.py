@@ -84,17 +84,18 @@ class Outcome:
 FILTERED = "left out by the step"
 
 
-def apply_step(step: Step, batch: Batch) -> Outcome:
-    """Run a row step on a batch and say what became of each row."""
+def apply_step(step: Step, batch: Batch, moved: Callable[[], None] = lambda: None) -> Outcome:
+    """Run a row step on a batch and say what became of each row; `moved` is called whenever some rows are through."""
     outcome = Outcome()
     outcome.batch.gone = list(batch.gone)
     if not step.by_row:
-        outgoing = _try_whole(step, batch)
+        outgoing = _try_whole(step, batch, moved)
         if outgoing is not None:
             _keep(step, batch, outgoing, outcome)
             return outcome
     for index in range(len(batch.rows)):
         _apply_to_one(step, batch, index, outcome)
+        moved()
     return outcome
 
 
@@ -148,7 +149,7 @@ def call_process(step: Step, *inputs: list[Row]) -> Made:
 # --- one step -----------------------------------------------------------------
 
 
-def _try_whole(step: Step, batch: Batch) -> list[tuple[int, Row]] | None:
+def _try_whole(step: Step, batch: Batch, moved: Callable[[], None]) -> list[tuple[int, Row]] | None:
     """Return (input index, outgoing row) for the whole batch, or None when rows must be asked for one by one."""
     pieces = [batch.rows]
     # A user's step may change rows in place, and may count on its batch size.
@@ -167,6 +168,7 @@ def _try_whole(step: Step, batch: Batch) -> list[tuple[int, Row]] | None:
             return None
         matched += [(first + index, row) for index, row in zip(indices, made.rows, strict=True)]
         first += len(piece)
+        moved()
     return matched
 
 

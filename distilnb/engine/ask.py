@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from distilnb.engine.apply import Failure, check_row
 from distilnb.engine.budget import Budget, BudgetReached, Hold
@@ -104,6 +105,17 @@ class _Errand:
     price: Price | None
 
 
+class At(Protocol):
+    """Tells whose row the user's code works on: to render it, or to parse its replies (which `finishes` it)."""
+
+    def __call__(self, batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]: ...
+
+
+def nowhere(batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]:
+    """Tell nobody."""
+    return nullcontext()
+
+
 @dataclass
 class Asker:
     """Asks models for rows, through the reply cache and within the budget."""
@@ -116,6 +128,7 @@ class Asker:
     probes: bool = (
         False  # see that the server is there before the first request: a preview, which no `start` checked
     )
+    at: At = nowhere
     # By the first key of each request on its way; a future where an equal one waits for it.
     _in_flight: dict[Key, asyncio.Future[None] | None] = field(default_factory=dict)
     _is_stopped: bool = False
@@ -174,7 +187,8 @@ class Asker:
         render_row = renderer(task)
         for index in indices:
             try:
-                rendered.append((index, render_row(batch.rows[index])))
+                with self.at(batch, index, finishes=False):
+                    rendered.append((index, render_row(batch.rows[index])))
             except Exception as error:  # noqa: BLE001 - a user's task may raise anything; it is the row's failure
                 errand.done(index, Asked(failure=Failure.of(batch.ids[index], task.name, error)))
         digests = request_digests(llm, [request for _, request in rendered])
@@ -296,7 +310,8 @@ class Asker:
         else:
             asked.n_cached = 1
         try:
-            made = errand.task.rows_from(errand.batch.rows[index], replies)
+            with self.at(errand.batch, index, finishes=True):
+                made = errand.task.rows_from(errand.batch.rows[index], replies)
         except Exception as error:  # noqa: BLE001 - a user's parser may raise anything; it is the row's failure
             asked.failure = Failure.of(
                 errand.batch.ids[index],

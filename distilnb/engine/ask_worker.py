@@ -11,6 +11,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from distilnb.engine.apply import Failure, Outcome
@@ -18,10 +19,21 @@ from distilnb.engine.ask import Asked, Asker, FatalModelError, Models, model_of
 from distilnb.engine.budget import Budget, BudgetReached
 from distilnb.engine.building import read_steps
 from distilnb.engine.cache import ReplyCache
+from distilnb.engine.deaths import poison_of
 from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.poison import failure_of
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.rundir import RunDir
-from distilnb.engine.wire import LineSplitter, Message, encode, failed_message, join_runner, write_outcome
+from distilnb.engine.vitals import BEAT_S, Vitals
+from distilnb.engine.wire import (
+    LineSplitter,
+    Message,
+    encode,
+    failed_message,
+    join_runner,
+    leave,
+    write_outcome,
+)
 from distilnb.llms.prices import price_of
 from distilnb.rows import Batch, read_batch
 from distilnb.tasks.base import Task
@@ -36,15 +48,16 @@ COLLECT_AFTER = (50_000, 20, 20)
 
 def main() -> None:
     """Serve one runner until it says exit or dies."""
-    path, connection = join_runner()
+    path, _, connection, vitals = join_runner()
     gc.set_threshold(*COLLECT_AFTER)
-    asyncio.run(_serve(RunDir(path), connection))
+    asyncio.run(_serve(RunDir(path), connection, vitals))
     os._exit(0)  # a user's non-daemon thread must not keep the worker alive
 
 
-async def _serve(run: RunDir, connection: socket.socket) -> None:
+async def _serve(run: RunDir, connection: socket.socket, vitals: Vitals) -> None:
     reader, writer = await asyncio.open_connection(sock=connection)
-    worker = AskWorker(run, lambda message: writer.write(encode(message)))
+    worker = AskWorker(run, vitals, lambda message: writer.write(encode(message)))
+    _keep_moving(vitals)
     splitter = LineSplitter()
     while data := await reader.read(1 << 16):
         for message in splitter.feed(data):
@@ -53,7 +66,13 @@ async def _serve(run: RunDir, connection: socket.socket) -> None:
                 writer.close()
                 return
             worker.handle(message)
-    os._exit(0)  # the runner is gone
+    leave()
+
+
+def _keep_moving(vitals: Vitals) -> None:
+    """Show that the loop turns: what blocks it holds up every request, though the process beats."""
+    vitals.moved()
+    asyncio.get_running_loop().call_later(BEAT_S, _keep_moving, vitals)
 
 
 @dataclass
@@ -71,12 +90,16 @@ class AskWorker:
     """Does what messages ask and says what became of it."""
 
     run: RunDir
+    vitals: Vitals
     say: Callable[[Message], None]
     plan: Plan = field(init=False)
     steps: dict[str, Task] = field(default_factory=dict)
     asker: Asker | None = None
     _flushes: dict[str, _Flush] = field(default_factory=dict)
     _work: set[asyncio.Task[None]] = field(default_factory=set)
+    _places: dict[int, tuple[int, int]] = field(
+        default_factory=dict
+    )  # batch at work → (stage number, batch id)
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
@@ -134,6 +157,7 @@ class AskWorker:
             ),
             Repeats(self.run.path / "repeats.sqlite"),
             options.get("cache", "on"),
+            at=self._at,
         )
         for name, step in self.steps.items():
             price_of(model_of(step))  # reads the price list, which would stall the loop at the first reply
@@ -155,12 +179,23 @@ class AskWorker:
         assert self.asker is not None  # the runner sends no batch before `ready`
         for index in (index for index in entries if index >= n_rows):
             self._pass_gone(stage, batch, index, message["batch"])
-        rows = [index for index in entries if index < n_rows]
+        poison = poison_of(message)
+        rows = [index for index in entries if index < n_rows and index not in poison]
 
         def done(index: int, asked: Asked) -> None:
             self._finish(stage, task, batch, index, asked, message["batch"])
 
-        await self.asker.ask_rows(task, batch, rows, done, again=message["again"])
+        for index in poison.keys() & set(entries):
+            done(index, Asked(failure=failure_of(batch.ids[index], stage.name, poison[index])))
+        self._places[id(batch)] = (self.plan.stages.index(stage), message["batch"])
+        try:
+            await self.asker.ask_rows(task, batch, rows, done, again=message["again"])
+        finally:
+            del self._places[id(batch)]
+
+    def _at(self, batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]:
+        """Say whose row is rendered or parsed, for the case that it kills this process."""
+        return self.vitals.at(*self._places[id(batch)], index, finishes=finishes)
 
     # --- finished rows ---
 

@@ -6,14 +6,15 @@ pulled on the same condition. So every queue is bounded, and nothing waits for a
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from distilnb.engine.journal import BatchRef
 from distilnb.engine.plan import Plan, Stage
 
+_GATHER_LOAD = 1_000_000
 QUEUE_WINDOWS = 4  # a stage is not fed while a consumer has this many windows of rows waiting
 
 
@@ -66,13 +67,20 @@ class _State:
     n_made: int = 0  # rows that left it
     is_pulled: bool = False  # a pull, gather or end is on its way
     has_ended: bool = False  # a source has no more rows; a global stage or a join has done its last work
+    holders: dict[int, str] = field(default_factory=dict)  # batch in flight → the worker that has it
+    puller: str = ""  # the worker that has the pull, gather or end
 
 
 @dataclass
 class Flow:
-    """The state of all stages of a plan."""
+    """The state of all stages of a plan.
+
+    `assign` names the worker for a stage's next work, None while that must wait.
+    """
 
     plan: Plan
+    assign: Callable[[Stage], str | None] = lambda stage: stage.worker
+    _loads: Counter[str] = field(default_factory=Counter)  # worker → rows it has to do
     _states: dict[str, _State] = field(init=False)
     _consumers: dict[str, list[tuple[_State, int]]] = field(init=False)
 
@@ -105,31 +113,34 @@ class Flow:
         done = left.intersection(indices)
         left -= done
         state.n_flying -= len(done)
+        self._loads[state.holders[batch]] -= len(done)
         if not left:
             del state.in_flight[batch]
+            del state.holders[batch]
 
     def pulled(self, stage: str) -> None:
         """A source has answered its pull."""
-        self._states[stage].is_pulled = False
+        state = self._states[stage]
+        state.is_pulled, state.puller = False, ""
 
     def ended(self, stage: str) -> None:
         """A source has no more rows, or a global stage or a join has done its last work."""
         state = self._states[stage]
         state.has_ended = True
-        state.is_pulled = False
+        state.is_pulled, state.puller = False, ""
 
-    def lost_worker(self, role: str) -> None:
+    def lost_worker(self, worker: str) -> None:
         """A worker died: what it had in flight waits again, in its old order."""
+        self._loads[worker] = 0
         for state in self._states.values():
-            if state.stage.worker != role:
-                continue
-            jobs = [
-                Job(job.stage, job.input_index, job.batch, sorted(left), again=True)
-                for job, left in state.in_flight.values()
-            ]
-            state.in_flight.clear()
-            state.n_flying = 0
-            state.is_pulled = False
+            jobs = []
+            for batch in [batch for batch, holder in state.holders.items() if holder == worker]:
+                job, left = state.in_flight.pop(batch)
+                del state.holders[batch]
+                state.n_flying -= len(left)
+                jobs.append(Job(job.stage, job.input_index, job.batch, sorted(left), again=True))
+            if state.puller == worker:
+                state.is_pulled, state.puller = False, ""
             for job in reversed(jobs):
                 state.queue.appendleft(job)
                 state.n_queued += job.n_entries
@@ -137,21 +148,32 @@ class Flow:
     # --- what to do now ---
 
     def next_work(self) -> Iterator[Job | Pull | Gather | End]:
-        """Yield all that can start now; what is yielded counts as started."""
+        """Yield all that can start now; what is yielded counts as started, by the worker that `holder` names."""
         for state in self._states.values():
             yield from self._feed(state)
             work = self._last_work(state)
-            if work is not None:
-                state.is_pulled = True
+            worker = None if work is None else self.assign(state.stage)
+            if work is not None and worker is not None:
+                state.is_pulled, state.puller = True, worker
                 yield work
+
+    def holder(self, work: Job | Pull | Gather | End) -> str:
+        """Return the worker that some work was given to."""
+        state = self._states[work.stage.name]
+        return state.holders[work.batch.id] if isinstance(work, Job) else state.puller
 
     def _feed(self, state: _State) -> Iterator[Job]:
         while state.queue and self._fits(state) and self._has_room_after(state):
+            worker = self.assign(state.stage)
+            if worker is None:
+                return
             job = state.queue.popleft()
             state.n_queued -= job.n_entries
             left = set(range(job.batch.n_entries)) if job.todo is None else set(job.todo)
             state.in_flight[job.batch.id] = (job, left)
+            state.holders[job.batch.id] = worker
             state.n_flying += len(left)
+            self._loads[worker] += len(left)
             yield job
 
     @staticmethod
@@ -206,10 +228,21 @@ class Flow:
         """Return the stages from which nothing more will come."""
         return [name for name in self._states if self.is_done(name)]
 
-    def busy_stages(self, role: str) -> list[str]:
+    def busy_stages(self, worker: str) -> list[str]:
         """Return the stages of which a worker has something to do."""
         return [
             name
             for name, state in self._states.items()
-            if state.stage.worker == role and (state.in_flight or state.is_pulled)
+            if state.puller == worker or worker in state.holders.values()
         ]
+
+    def load_of(self, worker: str) -> int:
+        """Return how many rows a worker has to do; a gather weighs more than any batch."""
+        n_gathers = sum(
+            state.stage.kind == "global" and state.puller == worker for state in self._states.values()
+        )
+        return self._loads[worker] + n_gathers * _GATHER_LOAD
+
+    def has_ended(self, stage: str) -> bool:
+        """Whether a source has made its last row."""
+        return self._states[stage].has_ended

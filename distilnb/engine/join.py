@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from distilnb.engine.apply import Failure, Outcome, call_process
+from distilnb.engine.deaths import Poison
+from distilnb.engine.poison import failure_of
 from distilnb.errors import MissingPartnerError
 from distilnb.rows import Batch, Gone, Row
 from distilnb.spec.step import Step
@@ -64,6 +66,17 @@ class Joiner:
             else:
                 outcome.fail(_without_partner(self.step, row_id, lost[0]), entries[0].order)
         self._join(whole, outcome)
+        return outcome, used
+
+    def give_up(self, rows: Mapping[str, Poison]) -> tuple[Outcome, dict[int, list[int]]]:
+        """Quarantine complete rows that kill their worker when they are joined."""
+        outcome = Outcome()
+        used: dict[int, list[int]] = {}
+        for row_id, poison in rows.items():
+            partners = self._waiting.pop(row_id)
+            for entry in partners.values():
+                used.setdefault(entry.origin[0], []).append(entry.origin[1])
+            outcome.fail(failure_of(row_id, self.step.name, poison), partners[min(partners)].order)
         return outcome, used
 
     def release_rest(self) -> tuple[Outcome, dict[int, list[int]]]:

@@ -7,6 +7,7 @@ crash. One transaction per turn of the runner's loop; synchronous=NORMAL: safe a
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 import weakref
@@ -52,7 +53,8 @@ class BatchRef(NamedTuple):
 class Event(NamedTuple):
     """Something that happened to the run.
 
-    `kind` is one of: started, resumed, worker_started, worker_died, stage_ended, step_finished, command, ended.
+    `kind` is one of: started, resumed, worker_started, worker_died, worker_stuck, worker_busy, worker_awake,
+    stage_ended, step_finished, command, ended.
     """
 
     id: int
@@ -66,9 +68,11 @@ class Journal:
     """The runner's side: the only writer."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._db = open_database(path, _TABLES)
             path.chmod(0o600)
+            self._file = path.stat().st_ino
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"The journal {str(path)!r} cannot be opened: {error}.") from error
 
@@ -129,6 +133,13 @@ class Journal:
             (name, json.dumps(value, ensure_ascii=False)),
         )
 
+    def is_there(self) -> bool:
+        """Whether the file is still the one that was opened: SQLite writes on into a deleted one."""
+        try:
+            return self._path.stat().st_ino == self._file
+        except OSError:
+            return False
+
     def reader(self) -> JournalReader:
         """Return a reader over the same connection."""
         return JournalReader(self._db)
@@ -149,17 +160,27 @@ class JournalReader:
         """Open a journal for reading; None when the runner has not made it yet."""
         if not path.is_file():
             return None
-        db = sqlite3.connect(
-            f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10, check_same_thread=False
-        )
-        try:
-            db.execute("SELECT 1 FROM events LIMIT 1").fetchone()
-        except sqlite3.Error:  # made a moment ago, its tables are not there yet
-            db.close()
+        db = cls._connect(path, "mode=ro")
+        if db is None and not os.access(path.parent, os.W_OK):
+            # SQLite wants to lay a file beside the journal, which a read-only disk refuses; then nobody writes either.
+            db = cls._connect(path, "immutable=1")
+        if db is None:
             return None
         reader = cls(db)
         weakref.finalize(reader, db.close)  # a handle that is dropped must not keep the file open
         return reader
+
+    @staticmethod
+    def _connect(path: Path, how: str) -> sqlite3.Connection | None:
+        """Connect for reading; None when it was made a moment ago and its tables are not there yet."""
+        address = f"file:{quote(str(path))}?{how}"
+        db = sqlite3.connect(address, uri=True, timeout=10, check_same_thread=False)
+        try:
+            db.execute("SELECT 1 FROM events LIMIT 1").fetchone()
+        except sqlite3.Error:
+            db.close()
+            return None
+        return db
 
     def facts(self) -> dict[str, Any]:
         """Return all single values."""

@@ -54,7 +54,7 @@ def _write(run: RunDir, graph: Graph, *, pipeline: str, text: str, options: dict
     write_steps(run.path, graph)
     write_text(run.path / "pipeline.yaml", text)
     options = {
-        **options,
+        **plan.options,
         "kinds": {name: step.kind() for name, step in graph.steps.items()},
         "is_rehearsed": any(is_rehearsed(step) for step in graph.steps.values()),
         "secrets": sorted(literal_secrets(graph)),  # their places, never their values

@@ -32,6 +32,9 @@ class Stage:
     batch_rows: int = 1000
     tells_gone: bool = False
     expected_rows: int | None = None  # of a source, where it is known
+    replicas: int = (
+        0  # how many workers may do it at once: 1 where a process keeps its state, 0 for any number
+    )
 
 
 @dataclass(frozen=True)

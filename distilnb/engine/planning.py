@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from distilnb.engine.plan import Plan, Stage
 from distilnb.spec.graph import Graph
-from distilnb.spec.step import GeneratorStep, GlobalStep
+from distilnb.spec.registry import KINDS
+from distilnb.spec.step import GeneratorStep, GlobalStep, Step
 from distilnb.steps.sources import LoadDataFromDicts
 from distilnb.tasks.base import Task
 
 ROW_BATCH = 1000  # rows per file between row stages
 ASK_BATCH = 256  # rows per file towards a model: smaller, so that the first requests start early
 ROW_WINDOW = 3 * ROW_BATCH
+MAX_ROW_WORKERS = 2  # by default: each is an interpreter with the steps' imports
 
 
 def make_plan(graph: Graph, *, run_id: str, pipeline: str, digest: str, options: dict[str, Any]) -> Plan:
@@ -25,7 +28,9 @@ def make_plan(graph: Graph, *, run_id: str, pipeline: str, digest: str, options:
             stages[name] = _new_stage(graph, name, stage_of)
         else:
             fused = stages.pop(head)
-            stages[name] = Stage(**{**vars(fused), "name": name, "steps": (*fused.steps, name)})
+            replicas = fused.replicas or _replicas(graph.steps[name])
+            changes = {"name": name, "steps": (*fused.steps, name), "replicas": replicas}
+            stages[name] = Stage(**{**vars(fused), **changes, "window": _row_window(replicas)})
             stage_of.update(dict.fromkeys(fused.steps, name))
         stage_of[name] = name
     told = _upstream_of_joins(stages)
@@ -34,6 +39,7 @@ def make_plan(graph: Graph, *, run_id: str, pipeline: str, digest: str, options:
         for stage in stages.values()
     )
     leaves = {leaf: stage_of[leaf] for leaf in graph.leaves()}
+    options = {**options, "row_workers": options.get("row_workers") or _n_row_workers(final)}
     return Plan(run_id, pipeline, digest, final, leaves, options)
 
 
@@ -43,18 +49,50 @@ def _fuses_with(graph: Graph, name: str, stages: dict[str, Stage], stage_of: dic
     if _kind(graph, name) != "rows" or len(graph.successors(before[0])) > 1:
         return None
     head = stage_of[before[0]]
-    return head if stages[head].kind == "rows" else None
+    numbers = {stages[head].replicas, _replicas(graph.steps[name])} - {0}
+    return head if stages[head].kind == "rows" and len(numbers) < 2 else None
+
+
+def _replicas(step: Step) -> int:
+    """Return how many workers may run a row step at once; 0 for any number.
+
+    A class of the user may keep state in its process, so it has one, unless its `resources` ask for more.
+    """
+    asked = step.resources.get("replicas")
+    return asked if asked else 0 if step.kind() in KINDS else 1
+
+
+def _row_window(replicas: int) -> int:
+    return ROW_WINDOW * max(1, replicas)
+
+
+def _n_row_workers(stages: tuple[Stage, ...]) -> int:
+    """Return as many workers as there are row stages that can work at once, or as some step asks for."""
+    in_phase: dict[int, int] = {}
+    phase_of: dict[str, int] = {}
+    kind_of = {stage.name: stage.kind for stage in stages}
+    for stage in stages:
+        # A global step waits for all before it, and all after it waits for it.
+        before = [phase_of[name] + (kind_of[name] == "global") for name in stage.inputs]
+        phase = phase_of[stage.name] = max(before, default=0) + (stage.kind == "global")
+        if stage.worker == "rows" and stage.kind != "spool":
+            in_phase[phase] = in_phase.get(phase, 0) + 1
+    n_useful = min(max(in_phase.values(), default=0), MAX_ROW_WORKERS, os.cpu_count() or 1)
+    asked = max((stage.replicas for stage in stages if stage.kind == "rows"), default=0)
+    has_source = any(stage.kind == "source" for stage in stages)
+    return max(n_useful, asked + has_source if asked > 1 else 0)
 
 
 def _new_stage(graph: Graph, name: str, stage_of: dict[str, str]) -> Stage:
     step = graph.steps[name]
     kind = _kind(graph, name)
     inputs = tuple(stage_of[before] for before in graph.predecessors(name))
-    window, worker = (ROW_WINDOW, "rows") if kind == "rows" else (0, "rows")
+    replicas = _replicas(step) if kind == "rows" else 1
+    window, worker = (_row_window(replicas), "rows") if kind == "rows" else (0, "rows")
     if isinstance(step, Task) and kind == "ask":
         window, worker = max(64, 4 * (step.llm.max_concurrency if step.llm else 64)), "ask"
     expected = step.n_rows() if isinstance(step, GeneratorStep) else None
-    return Stage(name, kind, (name,), inputs, worker, window, expected_rows=expected)  # type: ignore[arg-type]
+    return Stage(name, kind, (name,), inputs, worker, window, expected_rows=expected, replicas=replicas)  # type: ignore[arg-type]
 
 
 def _kind(graph: Graph, name: str) -> str:

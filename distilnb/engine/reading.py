@@ -7,10 +7,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from distilnb.engine.ending import read_end, what_ails
 from distilnb.engine.journal import Event, JournalReader, from_ranges
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.rundir import RunDir
-from distilnb.engine.status import ENDED, GOING, RunStatus, StepStatus
+from distilnb.engine.status import ENDED, GOING, RunState, RunStatus, StepStatus
 from distilnb.errors import RunError, UnknownStepError, did_you_mean
 from distilnb.rows import Batch, read_batch
 
@@ -73,10 +74,12 @@ class RunReader:
         if journal is None or "state" not in facts:
             if is_alive or self.run.was_just_started():
                 return RunStatus(state="starting", steps=self._steps({}, {}), **common)
-            return RunStatus(state="lost", error=self._lost_text(), steps=self._steps({}, {}), **common)
+            state, error = self._end_of_the_dead()
+            return RunStatus(state=state, error=error, steps=self._steps({}, {}), **common)
         state, error = facts["state"], facts.get("error", "")
+        notes = tuple(facts.get("notes", ())) if state in GOING and is_alive else ()
         if state in GOING and not is_alive and not self.run.was_just_started():
-            state, error = "lost", self._lost_text()
+            state, error = self._end_of_the_dead()
         elif state == "running" and self.run.has_command("stop", "abort"):
             state = "stopping"
         elif state in ENDED and self._was_resumed_after(facts.get("ended_at", 0.0)):
@@ -88,8 +91,17 @@ class RunReader:
             started_at=facts.get("started_at", 0.0),
             ended_at=facts.get("ended_at") if state not in GOING else None,
             steps=self._steps(facts, journal.counts()),
+            notes=notes,
             **common,
         )
+
+    def _end_of_the_dead(self) -> tuple[RunState, str]:
+        """Return state and error of a run whose runner is gone and whose journal does not say that it ended."""
+        end = read_end(self.run)
+        if end is not None:
+            return ("stopped" if end.state == "stopped" else "failed"), end.error
+        ails = what_ails(self.run)
+        return ("failed", f"{ails} {self._lost_text()}") if ails else ("lost", self._lost_text())
 
     def _was_resumed_after(self, ended_at: float) -> bool:
         """Whether a runner was started since the run ended, and has not written anything yet."""

@@ -13,13 +13,24 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from distilnb.engine.apply import Outcome, apply_global, apply_step, apply_steps
+from distilnb.engine.apply import Outcome, apply_global, apply_step, merge
 from distilnb.engine.building import read_steps
+from distilnb.engine.deaths import Poison, poison_of
 from distilnb.engine.join import Joiner
 from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.poison import quarantine
 from distilnb.engine.row_cache import RowCache
 from distilnb.engine.rundir import RunDir
-from distilnb.engine.wire import LineSplitter, Message, encode, failed_message, join_runner, write_outcome
+from distilnb.engine.vitals import WHOLE, Vitals
+from distilnb.engine.wire import (
+    LineSplitter,
+    Message,
+    encode,
+    failed_message,
+    join_runner,
+    leave,
+    write_outcome,
+)
 from distilnb.errors import NoRowsError, SpecError
 from distilnb.rows import Batch, IdMaker, Row, read_batch, row_digest
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
@@ -27,7 +38,7 @@ from distilnb.spec.step import GeneratorStep, GlobalStep, Step
 
 def main() -> None:
     """Serve one runner until it says exit or dies."""
-    path, connection = join_runner()
+    path, _, connection, vitals = join_runner()
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
 
     def listen() -> None:
@@ -37,10 +48,10 @@ def main() -> None:
                 for message in splitter.feed(data):
                     inbox.put(message)
         finally:
-            os._exit(0)
+            leave()
 
     threading.Thread(target=listen, name="listen", daemon=True).start()
-    worker = RowWorker(RunDir(path))
+    worker = RowWorker(RunDir(path), vitals)
     while (message := inbox.get())["do"] != "exit":
         for reply in worker.handle(message):
             connection.sendall(encode(reply))
@@ -62,16 +73,20 @@ class RowWorker:
     """Does what messages ask; knows nothing of sockets."""
 
     run: RunDir
+    vitals: Vitals
     plan: Plan = field(init=False)
     steps: dict[str, Step] = field(default_factory=dict)
     _loaded: set[str] = field(default_factory=set)
     _joiners: dict[str, Joiner] = field(default_factory=dict)
     _sources: dict[str, _Source] = field(default_factory=dict)
     _row_cache: RowCache | None = None
+    _numbers: dict[str, int] = field(init=False)  # of the stages in the plan
+    _lost: dict[str, dict[str, Poison]] = field(default_factory=dict)  # join → poisonous rows that wait in it
     _working_on: str = ""
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
+        self._numbers = {stage.name: number for number, stage in enumerate(self.plan.stages)}
 
     def handle(self, message: Message) -> Iterator[Message]:
         """Do one thing and yield what to tell the runner; an error is told as the step's."""
@@ -119,22 +134,61 @@ class RowWorker:
             entries = range(len(batch.rows) + len(batch.gone))
         steps = [self._load(name) for name in stage.steps]
         if stage.kind == "join":
-            joiner = self._joiner(stage)
-            complete = joiner.add(message["input"], batch, message["batch"], entries)
-            if complete:
-                yield self._finished(stage, *joiner.release(complete))
+            yield from self._join(stage, batch, list(entries), message)
             return
-        if message["todo"] is not None:
-            batch = batch.select(entries)
-        outcome = apply_steps(steps, batch, self._apply)
-        yield self._finished(stage, outcome, {message["batch"]: list(entries)})
+        batch_id, poison = message["batch"], poison_of(message)
+        if message.get("one_by_one"):
+            outcome = Outcome(batch.select(index for index in entries if index >= len(batch)))
+            for index in (index for index in entries if index < len(batch)):
+                is_good = index not in poison
+                with self.vitals.at(self._numbers[stage.name], batch_id, index, finishes=is_good):
+                    one = self._run(steps, batch.select([index]), poison.get(index))
+                _append(outcome, one)
+        else:
+            if message["todo"] is not None:
+                batch = batch.select(entries)
+            with self.vitals.at(self._numbers[stage.name], batch_id):
+                outcome = self._run(steps, batch)
+        yield self._finished(stage, outcome, {batch_id: list(entries)})
+
+    def _run(self, steps: list[Step], batch: Batch, poison: Poison | None = None) -> Outcome:
+        """Run fused steps on a batch, one after the other, as far as the one at which a row is poison."""
+        total = Outcome(batch)
+        for number, step in enumerate(steps):
+            self.vitals.at_step(number)
+            if poison and number == poison.step:
+                return quarantine(total, step.name, poison)
+            outcome = self._apply(step, total.batch)
+            merge(total, outcome)
+            total.batch = outcome.batch
+        return total
 
     def _apply(self, step: Step, batch: Batch) -> Outcome:
         if not step.cache:
-            return apply_step(step, batch)
+            return apply_step(step, batch, self.vitals.moved)
         if self._row_cache is None:
             self._row_cache = RowCache(mode=self.plan.options.get("cache", "on"))
-        return self._row_cache.apply(step, batch, apply_step)
+        return self._row_cache.apply(
+            step, batch, lambda step, batch: apply_step(step, batch, self.vitals.moved)
+        )
+
+    def _join(self, stage: Stage, batch: Batch, entries: list[int], message: Message) -> Iterator[Message]:
+        """Take rows in and join those whose partners are there; row by row after a death at this batch."""
+        joiner, poison = self._joiner(stage), poison_of(message)
+        lost = self._lost.setdefault(stage.name, {})
+        lost.update({_row_id(batch, index): what for index, what in poison.items()})
+        for group in [[index] for index in entries] if message.get("one_by_one") else [entries]:
+            complete = joiner.add(message["input"], batch, message["batch"], group)
+            dead = [row_id for row_id in complete if row_id in lost]
+            if dead:
+                outcome, used = joiner.give_up({row_id: lost.pop(row_id) for row_id in dead})
+                yield self._finished(stage, outcome, used)
+            living = [row_id for row_id in complete if row_id not in dead]
+            if living:
+                entry = group[0] if message.get("one_by_one") else WHOLE
+                with self.vitals.at(self._numbers[stage.name], message["batch"], entry):
+                    released = joiner.release(living)
+                yield self._finished(stage, *released)
 
     def _finished(self, stage: Stage, outcome: Outcome, took: dict[int, list[int]]) -> Message:
         if not stage.tells_gone:
@@ -200,6 +254,19 @@ class RowWorker:
         if seen:
             rows = _going_on(stage.name, rows, seen)
         return _Source(rows, IdMaker(stage.name, seen), offset)
+
+
+def _append(total: Outcome, more: Outcome) -> None:
+    """Add all that became of some rows to what became of those before."""
+    merge(total, more)
+    for row, row_id, order in zip(more.batch.rows, more.batch.ids, more.batch.orders, strict=True):
+        total.batch.add(row, row_id, order)
+    total.batch.gone += more.batch.gone
+
+
+def _row_id(batch: Batch, index: int) -> str:
+    n_rows = len(batch)
+    return batch.ids[index] if index < n_rows else batch.gone[index - n_rows].id
 
 
 def _rows_of(step: GeneratorStep, offset: int) -> Iterator[Row]:

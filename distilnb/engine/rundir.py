@@ -10,6 +10,7 @@ batches/<stage>/ finished rows, JSON by column
 commands/        one file per command to the runner
 logs/            runner.log and one log per worker
 lock             held by the living runner
+end.json         how the run ended, when the journal could not be written any more
 """
 
 from __future__ import annotations
@@ -88,6 +89,13 @@ class RunDir:
             return int(json.loads((self.path / "runner.json").read_text())["pid"])
         except (OSError, ValueError, KeyError):
             return None
+
+    def runner_started_at(self) -> float:
+        """Return when the last runner was started (seconds since the epoch), 0.0 when none was."""
+        try:
+            return (self.path / "runner.json").stat().st_mtime
+        except OSError:
+            return 0.0
 
     def is_locked(self) -> bool:
         """Whether a runner lives: it holds the lock as long as it does."""

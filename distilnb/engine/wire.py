@@ -1,6 +1,6 @@
 """What runner and workers say to each other: small JSON lines over a socket; rows go by file.
 
-runner → worker   {"do": "secrets", …}  {"do": "batch", stage, batch, path, input, todo, again}
+runner → worker   {"do": "secrets", …}  {"do": "batch", stage, batch, path, input, todo, again, one_by_one?, poison?}
                   {"do": "pull", stage, offset, limit, seen}  {"do": "global", stage, inputs}
                   {"do": "end", stage}  {"do": "drain"}  {"do": "exit"}
 worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors}
@@ -21,8 +21,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
+from distilnb.engine.vitals import Vitals
 from distilnb.errors import InputError
 from distilnb.rows import write_batch
 
@@ -106,17 +107,37 @@ def failed_message(step: str, error: BaseException, trace: str = "") -> Message:
 # --- the life of a worker ---------------------------------------------------------
 
 
-def join_runner() -> tuple[Path, socket.socket]:
-    """Begin a worker's life: bind it to its runner, quiet its signals, return run directory and socket.
+class Station(NamedTuple):
+    """What a worker starts from: the run directory, its name, the socket to its runner, its vitals."""
+
+    path: Path
+    name: str
+    connection: socket.socket
+    vitals: Vitals
+
+
+def join_runner() -> Station:
+    """Begin a worker's life: bind it to its runner, quiet its signals, let its pulse beat.
 
     The kernel kills the worker when its runner dies (Linux); the end of the socket tells it everywhere else. Either
     alone fails: a worker stuck in C code never reads its socket.
     """
-    runner = int(sys.argv[3])
+    path, connection, runner, name, memory = sys.argv[1:6]
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != runner:  # it died before the line above
+        if os.getppid() != int(runner):  # it died before the line above
             os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
-    return Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    vitals = Vitals(int(memory))
+    os.close(int(memory))
+    vitals.keep_beating()
+    os.set_inheritable(int(connection), False)  # what the user's code starts must not keep the line open
+    return Station(Path(path), name, socket.socket(fileno=int(connection)), vitals)
+
+
+def leave() -> NoReturn:
+    """End this worker, whose runner is gone, and what the user's code has started in it."""
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)

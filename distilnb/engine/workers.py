@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from distilnb.engine.rundir import RunDir
+from distilnb.engine.vitals import Vitals, shared_memory
 from distilnb.engine.wire import LineSplitter, Message, encode
+
+EXIT_PATIENCE_S = 0.5  # for a process that hung up to end by itself, so that its exit code tells why
+KILL_PATIENCE_S = 5.0  # for a killed one; the kernel may hold it in a disk's wait
 
 _MODULES = {"rows": "distilnb.engine.row_worker", "ask": "distilnb.engine.ask_worker"}
 
@@ -40,37 +46,58 @@ def child_environment() -> Mapping[str, str]:
 
 @dataclass
 class Worker:
-    """One worker. Writes never block: a worker busy in a long step must not hold its runner up."""
+    """One worker. Nothing here blocks: a worker busy in a long step must not hold its runner up."""
 
-    role: str
+    name: str  # `<role>-<number>`
     process: subprocess.Popen[bytes]
     connection: socket.socket
     selector: selectors.BaseSelector
+    vitals: Vitals
+    is_ready: bool = False  # it has built its steps
     is_drained: bool = False
     pulled: set[str] = field(default_factory=set)  # sources that this process has opened
+    killed_for: str = ""  # why its runner killed it
+    is_own_doing: bool = False  # whether that was for what it ran
     _splitter: LineSplitter = field(default_factory=LineSplitter)
     _outbox: bytearray = field(default_factory=bytearray)
-    _has_hung_up: bool = False
+    _hung_up_at: float | None = None
 
     @classmethod
-    def start(cls, role: str, run_dir: RunDir, selector: selectors.BaseSelector) -> Worker:
+    def start(cls, name: str, run_dir: RunDir, selector: selectors.BaseSelector) -> Worker:
         """Start a worker. Call it from the runner's main thread: its death signal is bound to that thread."""
         mine, theirs = socket.socketpair()
         mine.setblocking(False)
-        with run_dir.log(role).open("ab") as log:
-            process = subprocess.Popen(
-                [*interpreter(_MODULES[role]), str(run_dir.path), str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[theirs.fileno()],
-                env=child_environment(),
-                start_new_session=True,  # a notebook's interrupt goes to its whole process group
-            )
-        theirs.close()
-        worker = cls(role, process, mine, selector)
+        memory = shared_memory()
+        module = _MODULES[role_of(name)]
+        try:
+            with run_dir.log(name).open("ab") as log:
+                process = subprocess.Popen(
+                    [
+                        *interpreter(module),
+                        *(str(part) for part in (run_dir.path, theirs.fileno(), os.getpid(), name, memory)),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[theirs.fileno(), memory],
+                    env=child_environment(),
+                    start_new_session=True,  # a notebook's interrupt goes to its whole process group
+                )
+            vitals = Vitals(memory)
+        except BaseException:
+            mine.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(memory)
+        worker = cls(name, process, mine, selector, vitals)
         selector.register(mine, selectors.EVENT_READ, worker)
         return worker
+
+    @property
+    def role(self) -> str:
+        """What kind of worker it is: `rows` or `ask`."""
+        return role_of(self.name)
 
     @property
     def pid(self) -> int:
@@ -83,7 +110,7 @@ class Worker:
 
     def send(self) -> None:
         """Write as much of the queue as the socket takes now."""
-        if not self._outbox:
+        if not self._outbox or self._hung_up_at is not None:
             return
         try:
             sent = self.connection.send(self._outbox)
@@ -91,10 +118,11 @@ class Worker:
         except BlockingIOError:
             pass
         except OSError:
-            self._has_hung_up = True
+            # What it said before it went is still to be read: the end of the stream follows.
+            self._outbox.clear()
 
     def receive(self) -> list[Message]:
-        """Read what the worker said; an end of the stream marks it dead."""
+        """Read what the worker said; the end of the stream is the end of the worker."""
         try:
             data = self.connection.recv(1 << 20)
         except BlockingIOError:
@@ -102,18 +130,34 @@ class Worker:
         except OSError:
             data = b""
         if not data:
-            self._has_hung_up = True
+            self._hang_up()
             return []
         return self._splitter.feed(data)
 
+    def _hang_up(self) -> None:
+        self._hung_up_at = time.monotonic()
+        self.selector.unregister(self.connection)
+        self.connection.close()
+
     def is_dead(self) -> bool:
-        """Whether the worker is gone, or unreachable."""
-        return self._has_hung_up
+        """Whether the worker is gone, and all that it said has been read."""
+        if self._hung_up_at is None:
+            # A child that the user's code forked may hold the other end open after its parent.
+            if self.process.poll() is not None and not select.select([self.connection], [], [], 0)[0]:
+                self._hang_up()
+                return True
+            return False
+        silent_s = time.monotonic() - self._hung_up_at
+        if self.process.poll() is not None or silent_s > EXIT_PATIENCE_S + KILL_PATIENCE_S:
+            return True
+        if silent_s > EXIT_PATIENCE_S:
+            self.kill()
+        return False
 
     def kill(self) -> None:
-        """Kill the process."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)
+        """Kill the process and what it has started: they are a process group of their own."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the process to end, for so long."""
@@ -121,12 +165,18 @@ class Worker:
             self.process.wait(timeout_s)
 
     def close(self) -> int | None:
-        """Make sure that the process is gone and return its exit code."""
-        if self.connection.fileno() >= 0:
-            self.selector.unregister(self.connection)
-            self.connection.close()
-        self.wait(0.5)
-        if self.process.poll() is None:
-            self.kill()
-            self.wait(5.0)
-        return self.process.returncode
+        """Let go of a worker that is gone, end what it has started, and return its exit code."""
+        self.kill()  # the group outlives its leader as long as it has members, so its number is not another's
+        if self._hung_up_at is None:
+            self._hang_up()
+        self.vitals.close()
+        return self.process.poll()
+
+
+def role_of(name: str) -> str:
+    """Return the role of a worker of that name.
+
+    >>> role_of("rows-1")
+    'rows'
+    """
+    return name.partition("-")[0]

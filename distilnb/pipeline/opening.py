@@ -16,6 +16,7 @@ from distilnb.llms.openai import OpenAILLM
 from distilnb.pipeline.pipeline import Pipeline
 from distilnb.spec.base import Spec
 from distilnb.spec.files import PipelineFile, load
+from distilnb.spec.step import Step
 from distilnb.steps.sources import LoadDataFromDisk, LoadDataFromFileSystem, LoadDataFromHub
 
 HUB = "hf://datasets/"
@@ -83,7 +84,7 @@ def _download(address: str) -> Path:
 
 
 def check_places(file: PipelineFile, allow: Iterable[str | Path] = ()) -> None:
-    """Raise UnsafeFileError naming every path and host that the file may not use, and the `allow` for them."""
+    """Raise UnsafeFileError naming every path, host and number of processes refused, and the `allow` for them."""
     allowed = [str(entry) for entry in ([allow] if isinstance(allow, (str, Path)) else allow)]
     # What ships with distilnb may be read: the demo's own pipeline does.
     folders = [_real(entry) for entry in (".", str(files("distilnb") / "data"), *allowed)]
@@ -96,10 +97,13 @@ def check_places(file: PipelineFile, allow: Iterable[str | Path] = ()) -> None:
         for host in _hosts(spec):
             if host not in hosts:
                 refused.setdefault(host, f"{owner} sends to the host {host!r}")
+        n_processes = spec.resources.get("replicas", 1) if isinstance(spec, Step) else 1
+        if n_processes > (os.cpu_count() or 1) and f"replicas={n_processes}" not in allowed:
+            refused.setdefault(f"replicas={n_processes}", f"{owner} starts {n_processes} processes")
     if refused:
         raise UnsafeFileError(
-            f"The pipeline would leave the working directory {os.getcwd()!r}, or talk to other hosts than its "
-            f"providers': {'; '.join(refused.values())}.",
+            f"The pipeline would leave the working directory {os.getcwd()!r}, talk to other hosts than its "
+            f"providers', or start more processes than there are processors: {'; '.join(refused.values())}.",
             f"If you trust it with them, open it with allow={[*allowed, *refused]}.",
         )
 

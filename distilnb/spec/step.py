@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from distilnb.errors import SpecError, StepConnectionError
 from distilnb.rows import Row
@@ -33,6 +34,23 @@ class DropRow(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+@with_config(ConfigDict(extra="forbid"))
+class StepResources(TypedDict, total=False):
+    """What a step wants of the machine, as plain data: `StepResources(replicas=4)` is `{"replicas": 4}`.
+
+    `replicas` is in how many processes a row step runs at once. Steps of the library, and functions, take what is
+    free; a class of your own has one process, which may keep state. Sources, joins and global steps have one always;
+    tasks share one, where `max_concurrency` of the model says how much goes on at once. The other fields are kept
+    for executors that place steps on machines.
+    """
+
+    replicas: Annotated[int, Field(ge=1, le=256)]
+    cpus: float | None
+    gpus: float | None
+    memory: int | None
+    resources: dict[str, float] | None
 
 
 class Step(Spec):
@@ -68,7 +86,7 @@ class Step(Spec):
     input_batch_size: int = 50
     use_cache: bool = True
     cache: bool = False  # keep what the step makes of each row, between runs: for expensive steps
-    resources: dict[str, Any] = Field(default_factory=dict)
+    resources: StepResources = Field(default_factory=StepResources)
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from distilnb.spec.step import GeneratorStep, GlobalStep, RuntimeParameter, Step, StepInput
+from distilnb.spec.step import GeneratorStep, GlobalStep, RuntimeParameter, Step, StepInput, StepResources
 
 if TYPE_CHECKING:
     from distilnb.steps.best import BestGeneration
@@ -50,6 +50,7 @@ __all__ = [
     "RuntimeParameter",
     "Step",
     "StepInput",
+    "StepResources",
     "TakeRows",
     "as_step",
     "step",

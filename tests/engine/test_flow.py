@@ -118,3 +118,30 @@ def test_lost_rows_must_be_acknowledged_too() -> None:
     assert not flow.all_done()
     flow.acknowledged("ask", 1, [1])
     assert flow.all_done()
+
+
+def test_a_death_gives_back_only_what_that_worker_had() -> None:
+    rows = Stage("keep", "rows", ("keep",), ("load",), window=3000)
+    turns = iter(["rows-0", "rows-1", "rows-1", "rows-0"])
+    flow = Flow(
+        Plan("run", "p", "digest", (LOAD, rows)), lambda stage: "rows-0" if stage == LOAD else next(turns)
+    )
+    list(flow.next_work())
+    for number in range(3):
+        flow.arrived(batch(number, "load", 10))
+    flow.ended("load")
+    jobs = [work for work in flow.next_work() if isinstance(work, Job)]
+    assert [flow.holder(job) for job in jobs] == ["rows-0", "rows-1", "rows-1"]
+    assert (flow.load_of("rows-0"), flow.load_of("rows-1")) == (10, 20)
+    flow.lost_worker("rows-0")
+    assert (flow.load_of("rows-0"), flow.busy_stages("rows-1")) == (0, ["keep"])
+    again = [work for work in flow.next_work() if isinstance(work, Job)]
+    assert [job.batch.id for job in again] == [0]
+
+
+def test_work_waits_while_nobody_may_do_it() -> None:
+    worker: list[str | None] = [None]
+    flow = Flow(Plan("run", "p", "digest", (LOAD, ASK)), lambda stage: worker[0])
+    assert list(flow.next_work()) == []
+    worker[0] = "rows-0"
+    assert list(flow.next_work()) == [Pull(LOAD, 0)]

@@ -20,6 +20,7 @@ from distilnb.pipeline import Pipeline
 from distilnb.pipeline.opening import open_pipeline
 from distilnb.spec.step import Step
 from distilnb.steps import LoadDataFromDisk, LoadDataFromFileSystem, LoadDataFromHub
+from distilnb.steps.columns import KeepColumns
 from tests.servers import fake_hub
 
 
@@ -107,8 +108,9 @@ def test_all_places_outside_are_told_at_once_with_the_allow_that_lets_them_pass(
         opened(p, here)
     wanted = ["evil.example", f"{secret}/rows.txt", "worse.example"]
     assert caught.value.what == (
-        f"The pipeline would leave the working directory {str(here)!r}, or talk to other hosts than its "
-        "providers': the default model sends to the host 'evil.example'; "
+        f"The pipeline would leave the working directory {str(here)!r}, talk to other hosts than its "
+        "providers', or start more processes than there are processors: "
+        "the default model sends to the host 'evil.example'; "
         f"step 'load' reads '{secret}/rows.txt'; step 'answer' sends to the host 'worse.example'."
     )
     assert caught.value.fix == f"If you trust it with them, open it with allow={wanted}."
@@ -116,6 +118,16 @@ def test_all_places_outside_are_told_at_once_with_the_allow_that_lets_them_pass(
     assert opened(p, here, allow=[here.parent / "secret", "Evil.example", "worse.example"]) == p
     with pytest.raises(UnsafeFileError, match=re.escape(f"allow={[secret, *wanted[::2]]}.")):
         opened(p, here, allow=secret)  # one alone is one entry, not its letters
+
+
+def test_a_file_may_not_start_more_processes_than_there_are_processors(here: Path) -> None:
+    listed = Pipeline("p").from_dicts([{"text": "x"}])
+    few = listed.then(KeepColumns(name="keep", columns=["text"], resources={"replicas": 1}))
+    many = listed.then(KeepColumns(name="keep", columns=["text"], resources={"replicas": 200}))
+    assert opened(few, here) == few
+    with pytest.raises(UnsafeFileError, match="step 'keep' starts 200 processes"):
+        opened(many, here)
+    assert opened(many, here, allow=["replicas=200"]) == many
 
 
 @pytest.mark.parametrize(
