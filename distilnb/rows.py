@@ -1,35 +1,50 @@
-"""Rows, their ids and their batches: what flows between steps, and the file that carries it.
+"""Rows and their batches: what flows between steps, and the file that carries it.
 
 A row is a plain dict at the user's side. Inside the engine a row also has an id, which names it for ever, and an
-order key, which sorts it among the rows of its leaf. Between processes rows travel as files of JSON by column.
+order key, which sorts it among the rows of its leaf. Between processes rows travel as files of JSON by column, and
+a batch holds them by column too, until a step wants dicts.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import datetime as dt
-import decimal
-import hashlib
 import itertools
-import json
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from distilnb.errors import InputError, StoreError
+from distilnb.ids import IdMaker, RowId, root_id, row_digest
+from distilnb.values import ABSENT, dump_columns, dump_json, key_text, load, load_json, tagged, untagged
 
-Row: TypeAlias = dict[str, Any]  # a value is JSON, bytes, a date or a decimal; `encode` says which exactly
-RowId: TypeAlias = str
+__all__ = [
+    "Batch",
+    "ColumnLists",
+    "Gone",
+    "IdMaker",
+    "Order",
+    "Row",
+    "RowId",
+    "dump_json",
+    "load_json",
+    "read_batch",
+    "root_id",
+    "row_digest",
+    "to_columns",
+    "to_rows",
+    "write_batch",
+    "write_text",
+]
+
+Row: TypeAlias = dict[str, Any]  # a value is JSON, bytes, a date or a decimal; `values` says which exactly
+ColumnLists: TypeAlias = dict[
+    str, list[Any]
+]  # rows by column: lists of one length; every row has every column
 Order: TypeAlias = list[int]  # the source's index, then child indices; compares as a list
-
-_TAG = "$distilnb"
-_TAG_KEY = f'"{_TAG}":'  # as a key stands in JSON text
-_ABSENT = object()  # marks a key that a row of the batch does not have, as against None
-_ABSENT_TEXT = f'{{{_TAG_KEY}"absent"}}'
 
 _serial = itertools.count()  # of the files that this process writes
 
@@ -43,17 +58,89 @@ class Gone(NamedTuple):
     reason: str
 
 
-@dataclass(slots=True)
 class Batch:
-    """Rows on their way between two stages; `ids` and `orders` run beside `rows`."""
+    """Rows on their way between two stages; `ids` and `orders` run beside `rows`.
 
-    rows: list[Row] = field(default_factory=list)
-    ids: list[RowId] = field(default_factory=list)
-    orders: list[Order] = field(default_factory=list)
-    gone: list[Gone] = field(default_factory=list)
+    A batch that was read from a file, or came from a step on columns, holds columns; `rows` turns them into dicts
+    when it is first asked for. A step on columns must not change the lists that it is given: batches share them.
+    """
+
+    __slots__ = ("_columns", "_orders", "_rows", "gone", "ids")
+
+    def __init__(
+        self,
+        rows: list[Row] | None = None,
+        ids: list[RowId] | None = None,
+        orders: list[Order] | list[int] | None = None,
+        gone: list[Gone] | None = None,
+        *,
+        columns: ColumnLists | None = None,
+    ) -> None:
+        self._rows = [] if rows is None else rows
+        self._columns = columns  # while it is set, `_rows` is empty
+        self.ids = [] if ids is None else ids
+        self._orders: list[Any] = [] if orders is None else orders
+        self.gone = [] if gone is None else gone
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.ids)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Batch):
+            return NotImplemented
+        mine, others = ((list(b.copies()), b.ids, b.list_orders(), b.gone) for b in (self, other))
+        return mine == others
+
+    __hash__ = None  # type: ignore[assignment]  # it can be changed
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} rows, {len(self.gone)} gone)"
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows as dicts; who changes one changes the batch."""
+        if self._columns is not None:
+            self._rows, self._columns = to_rows(self._columns, len(self.ids)), None
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: list[Row]) -> None:
+        self._rows, self._columns = rows, None
+
+    @property
+    def orders(self) -> list[Order]:
+        """The order keys; they may be changed in place."""
+        if self.is_flat:
+            self._orders = [[order] for order in self._orders]
+        return self._orders
+
+    @orders.setter
+    def orders(self, orders: list[Order]) -> None:
+        self._orders = orders
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether all rows are those of a source: then `order_keys` are numbers."""
+        return bool(self._orders) and type(self._orders[0]) is int
+
+    @property
+    def order_keys(self) -> list[Order] | list[int]:
+        """The order keys as they are kept: numbers in place of lists of one, or lists."""
+        return self._orders
+
+    def list_orders(self) -> list[Order]:
+        """Return the order keys as lists."""
+        return [[order] for order in self._orders] if self.is_flat else list(self._orders)
+
+    def columns(self) -> ColumnLists | None:
+        """Return the rows by column, or None when not all of them have the same columns, or there is none."""
+        return to_columns(self._rows) if self._columns is None else self._columns
+
+    def copies(self) -> list[Row]:
+        """Return the rows as dicts that the caller may change."""
+        if self._columns is not None:
+            return to_rows(self._columns, len(self.ids))
+        return list(map(dict.copy, self._rows))
 
     def add(self, row: Row, row_id: RowId, order: Order) -> None:
         """Append one row."""
@@ -61,57 +148,84 @@ class Batch:
         self.ids.append(row_id)
         self.orders.append(order)
 
+    def extend(self, more: Batch) -> None:
+        """Append the rows of another batch, not what is gone of it."""
+        if not self.ids and more._columns is None:
+            self._rows, self.ids, self._orders = list(more._rows), list(more.ids), list(more._orders)
+            return
+        self.rows += more.copies()
+        self.ids += more.ids
+        if self.is_flat and more.is_flat:
+            self._orders += more._orders
+        else:
+            self.orders += more.list_orders()
+
     def select(self, indices: Iterable[int]) -> Batch:
         """Return the rows at `indices`; index n + i stands for the i-th row that is gone."""
-        n_rows = len(self.rows)
-        chosen = Batch()
-        for index in indices:
-            if index < n_rows:
-                chosen.add(self.rows[index], self.ids[index], self.orders[index])
-            else:
-                chosen.gone.append(self.gone[index - n_rows])
+        n_rows, wanted = len(self.ids), list(indices)
+        kept = wanted if not self.gone else [index for index in wanted if index < n_rows]
+        chosen = self._at(kept)
+        if self.gone:
+            chosen.gone = [self.gone[index - n_rows] for index in wanted if index >= n_rows]
         return chosen
 
     def in_order(self) -> Batch:
         """Return the same rows sorted by their order key."""
-        by_order = sorted(range(len(self.rows)), key=self.orders.__getitem__)
-        chosen = self.select(by_order)
+        keys = self._orders
+        if all(map(operator.le, keys, itertools.islice(keys, 1, None))):
+            return Batch(list(self._rows), self.ids, keys, list(self.gone), columns=self._columns)
+        chosen = self._at(sorted(range(len(keys)), key=keys.__getitem__))
         chosen.gone = list(self.gone)
         return chosen
 
+    def _at(self, places: Sequence[int]) -> Batch:
+        def pick(values: list[Any]) -> list[Any]:
+            return list(map(values.__getitem__, places))
 
-def row_digest(row: Row) -> str:
-    """Return 16 hexadecimal digits that name the content of a row; the order of keys does not matter."""
-    text = _to_text(row, sort_keys=True)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        if self._columns is None:
+            return Batch(pick(self._rows), pick(self.ids), pick(self._orders))
+        columns = {name: pick(values) for name, values in self._columns.items()}
+        return Batch(None, pick(self.ids), pick(self._orders), columns=columns)
 
 
-def root_id(row_id: RowId) -> RowId:
-    """Return the id of the source's row that a row stems from.
+# --- rows and columns ---------------------------------------------------------
 
-    >>> root_id("load:9f30e13409770f5e:0.2.1")
-    'load:9f30e13409770f5e:0'
+
+def to_columns(rows: Sequence[Row]) -> ColumnLists | None:
+    """Return rows by column, or None when not all of them have the same columns, or there is none."""
+    if not rows:
+        return None
+    names = rows[0].keys()
+    if not all(map(names.__eq__, map(dict.keys, rows))):
+        return None
+    return {name: list(map(operator.itemgetter(name), rows)) for name in names}
+
+
+def _to_ragged_columns(rows: Sequence[Row]) -> ColumnLists:
+    names = dict.fromkeys(itertools.chain.from_iterable(rows))
+    return {name: [row.get(name, ABSENT) for row in rows] for name in names}
+
+
+def to_rows(columns: ColumnLists, n_rows: int) -> list[Row]:
+    """Return columns as new dicts; `n_rows` tells how many where there is no column."""
+    if not columns:
+        return [{} for _ in range(n_rows)]
+    return _row_maker(tuple(columns))(columns.values())
+
+
+@lru_cache(maxsize=256)
+def _row_maker(names: tuple[str, ...]) -> Callable[[Iterable[list[Any]]], list[Row]]:
+    """Return a function that makes dicts of these columns.
+
+    It is compiled, for every row of a run passes through: a dict display takes a third of the time of `dict(zip())`.
     """
-    head, colon, tail = row_id.rpartition(":")
-    return head + colon + tail.partition(".")[0]
-
-
-class IdMaker:
-    """Name the rows of one source: `<source>:<digest of content>:<k>`, k = how many equal rows came before."""
-
-    def __init__(self, source: str, seen: Iterable[RowId] = ()) -> None:
-        self._source = source
-        self._count: dict[str, int] = {}
-        for row_id in seen:
-            digest = row_id.rsplit(":", 2)[1]
-            self._count[digest] = self._count.get(digest, 0) + 1
-
-    def make(self, row: Row) -> RowId:
-        """Return the id of the next row."""
-        digest = row_digest(row)
-        k = self._count.get(digest, 0)
-        self._count[digest] = k + 1
-        return f"{self._source}:{digest}:{k}"
+    if not all(type(name) is str for name in names):
+        return lambda columns: [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    cells = [f"c{i}" for i in range(len(names))]
+    pairs = ", ".join(f"{name!r}: {cell}" for name, cell in zip(names, cells, strict=True))
+    text = f"lambda columns: [{{{pairs}}} for {', '.join(cells)}, in zip(*columns, strict=True)]"
+    maker: Callable[[Iterable[list[Any]]], list[Row]] = eval(text, {"__builtins__": {}, "zip": zip})
+    return maker
 
 
 # --- the file -----------------------------------------------------------------
@@ -122,34 +236,75 @@ def write_batch(path: Path, batch: Batch) -> None:
 
     Raises StoreError when the disk refuses and InputError when a value has no JSON form.
     """
+    columns = batch.columns()
+    if columns is None:
+        columns = _to_ragged_columns(batch.rows)
+    write_bytes(path, _encode(batch, columns))
+
+
+def _encode(batch: Batch, columns: ColumnLists) -> bytes:
+    import orjson
+
+    lists, tagged_at = dump_columns(list(columns.values()))
     document = {
         "ids": batch.ids,
-        "orders": batch.orders,
-        "columns": _to_columns(batch.rows),
+        "orders": batch.order_keys,
+        "names": [name if type(name) is str else key_text(name) for name in columns],
+        "columns": lists,
+        "tagged": tagged_at,
         "gone": batch.gone,
     }
-    write_text(path, dump_json(document))
+    try:
+        return orjson.dumps(document)
+    except TypeError:  # a lone surrogate or a long integer, in a value or in a name
+        return orjson.dumps(_with_all_tags(document))
+
+
+def _with_all_tags(document: dict[str, Any]) -> dict[str, Any]:
+    lists, tagged_at = document["columns"], set(document["tagged"])
+    return {
+        "ids": tagged(document["ids"]),
+        "orders": document["orders"],
+        "names": tagged(document["names"]),
+        "columns": [values if at in tagged_at else tagged(values) for at, values in enumerate(lists)],
+        "tagged": list(range(len(lists))),
+        "gone": tagged(document["gone"]),
+        "is_all_tagged": True,
+    }
 
 
 def read_batch(path: Path) -> Batch:
-    """Read a batch that `write_batch` wrote."""
+    """Read a batch that `write_batch` wrote; raises StoreError when it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogatepass")
-        document = load_json(text)
-    except (OSError, ValueError, InputError) as error:
+        document = load(path.read_bytes(), has_tags=False)
+        if document.get("is_all_tagged"):
+            document |= {name: untagged(document[name]) for name in ("ids", "names", "gone")}
+        lists, tagged_at = document["columns"], document["tagged"]
+        for place in tagged_at:
+            lists[place] = untagged(lists[place])
+        columns = dict(zip(document["names"], lists, strict=True))
+        gone = [Gone(*entry) for entry in document["gone"]]
+        batch = Batch(None, document["ids"], document["orders"], gone, columns=columns)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, InputError) as error:
         raise StoreError(f"The batch file {str(path)!r} cannot be read: {error}.") from error
-    rows = _to_rows(document["columns"], len(document["ids"]))
-    if _ABSENT_TEXT in text:
-        rows = [{name: value for name, value in row.items() if value is not _ABSENT} for row in rows]
-    return Batch(rows, document["ids"], document["orders"], [Gone(*gone) for gone in document["gone"]])
+    if any(ABSENT in lists[place] for place in tagged_at):
+        batch.rows = [
+            {name: value for name, value in row.items() if value is not ABSENT} for row in batch.rows
+        ]
+    return batch
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file through a temporary name, so that no half-written file is ever seen."""
+    write_bytes(path, text.encode("utf-8", "surrogatepass"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file as `write_text` does."""
     # One name per call: threads write the same file at once. Without the file's own name, which may be long.
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident():x}-{next(_serial)}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="surrogatepass")
+        temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -157,138 +312,4 @@ def write_text(path: Path, text: str) -> None:
         raise StoreError(
             f"The file {str(path)!r} cannot be written: {error.strerror or error}.",
             "Free some disk space, or set DISTILNB_HOME to a folder that can be written; then resume.",
-        ) from error
-
-
-def dump_json(value: Any) -> str:
-    """Return JSON text of rows or of anything made of them; bytes, dates and decimals are tagged.
-
-    A dict that itself holds the tag's key is tagged too, so that it comes back as it is. Raises InputError naming
-    the type of a value that has no such form.
-    """
-    return _to_text(value)
-
-
-def load_json(text: str) -> Any:
-    """Read what `dump_json` wrote; raises InputError when a tagged value is not what its tag says."""
-    if f'"{_TAG}"' not in text:  # the hook costs a call per object, and tagged values are rare
-        return json.loads(text)
-    return json.loads(text, object_hook=_decode_value)
-
-
-def _to_columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    if not rows:
-        return {}
-    names = dict.fromkeys(rows[0])
-    if all(row.keys() == names.keys() for row in rows):
-        return {name: [row[name] for row in rows] for name in names}
-    for row in rows:
-        names.update(dict.fromkeys(row))
-    return {name: [row.get(name, _ABSENT) for row in rows] for name in names}
-
-
-def _to_rows(columns: dict[str, list[Any]], n_rows: int) -> list[Row]:
-    if not columns:
-        return [{} for _ in range(n_rows)]
-    names = tuple(columns)
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _to_text(value: Any, *, sort_keys: bool = False) -> str:
-    n_tagged = 0
-
-    def encode(value: Any) -> Any:
-        nonlocal n_tagged
-        tagged = _tag(value)
-        if tagged is None:
-            return _to_plain(value)
-        n_tagged += 1
-        return tagged
-
-    text = _dump(value, encode, sort_keys)
-    # More tags than were set: a dict of the user holds the tag's key. To look into each dict would cost every row.
-    if _TAG_KEY in text and text.count(_TAG_KEY) > n_tagged:
-        escaped = _escape(value, sort_keys)
-        return _dump(escaped, lambda v: _tag(v) or _escape(_to_plain(v), sort_keys), sort_keys)
-    return text
-
-
-def _dump(value: Any, encode: Callable[[Any], Any], sort_keys: bool) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, default=encode)
-
-
-def _escape(value: Any, sort_keys: bool) -> Any:
-    """Return the value with each dict that holds the tag's key told apart from a tagged value.
-
-    It becomes {tag: "dict", "value": [what stands before the key, its value, what stands after it]}, which holds
-    no such key itself: a reader that decodes from the inside out cannot mistake its parts.
-    """
-    if isinstance(value, (list, tuple)):
-        return [_escape(item, sort_keys) for item in value]
-    if not isinstance(value, dict):
-        return value
-    items = [(key, _escape(item, sort_keys)) for key, item in value.items()]
-    if _TAG not in value:
-        return dict(items)
-    if sort_keys:
-        items.sort(key=lambda item: item[0])
-    at = [key for key, _ in items].index(_TAG)
-    return {_TAG: "dict", "value": [dict(items[:at]), items[at][1], dict(items[at + 1 :])]}
-
-
-def _tag(value: Any) -> dict[str, Any] | None:
-    """Return the tagged form of a value that JSON lacks, or None when it has none."""
-    if value is _ABSENT:
-        return {_TAG: "absent"}
-    if isinstance(value, (bytes, bytearray)):
-        return {_TAG: "bytes", "value": base64.b64encode(value).decode()}
-    if isinstance(value, dt.datetime):
-        return {_TAG: "datetime", "value": value.isoformat()}
-    if isinstance(value, dt.date):
-        return {_TAG: "date", "value": value.isoformat()}
-    if isinstance(value, dt.time):
-        return {_TAG: "time", "value": value.isoformat()}
-    if isinstance(value, dt.timedelta):
-        return {_TAG: "timedelta", "value": value.total_seconds()}
-    if isinstance(value, decimal.Decimal):
-        return {_TAG: "decimal", "value": str(value)}
-    return None
-
-
-def _to_plain(value: Any) -> Any:
-    """Return what stands in JSON for a value that does not come back as it was; raises InputError when nothing."""
-    if isinstance(value, (set, frozenset)):
-        return sorted(value, key=str)
-    # NumPy scalars and arrays, without importing NumPy: both know how to become plain Python.
-    plain = getattr(value, "tolist", None)
-    if callable(plain):
-        return plain()
-    raise InputError(
-        f"A row holds a value of type {type(value).__name__!r}, which cannot be stored.",
-        "Use str, int, float, bool, None, list, dict, bytes, datetime or Decimal; make live objects in `load`.",
-    )
-
-
-_DECODERS: dict[str, Callable[[Any], Any]] = {
-    "absent": lambda _: _ABSENT,
-    "dict": lambda parts: {**parts[0], _TAG: parts[1], **parts[2]},
-    "bytes": base64.b64decode,
-    "datetime": dt.datetime.fromisoformat,
-    "date": dt.date.fromisoformat,
-    "time": dt.time.fromisoformat,
-    "timedelta": lambda seconds: dt.timedelta(seconds=seconds),
-    "decimal": decimal.Decimal,
-}
-
-
-def _decode_value(value: dict[str, Any]) -> Any:
-    tag = value.get(_TAG)
-    decode = _DECODERS.get(tag) if isinstance(tag, str) else None
-    if decode is None:
-        return value
-    try:
-        return decode(value.get("value"))
-    except (TypeError, LookupError, ValueError, ArithmeticError) as error:
-        raise InputError(
-            f"A stored value is tagged as {tag!r}, but is {value.get('value')!r}.", "Correct the file."
         ) from error

@@ -96,12 +96,13 @@ def test_a_users_dict_inside_an_array_comes_back() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"$distilnb":"date","value":"x"}', '{"$distilnb":"date"}', '{"$distilnb":"dict","value":[]}'],
+    ['{"$distilnb":"date","value":"x"}', '{"$distilnb":"date"}', '{"$distilnb":"dict","value":[1]}'],
 )
 def test_a_tagged_value_that_is_none_is_told(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="A stored value is tagged as 'd"):
         load_json(text)
-    (tmp_path / "batch.json").write_text(text, encoding="utf-8")
+    file = f'{{"ids":["x"],"orders":[0],"names":["a"],"columns":[[{text}]],"tagged":[0],"gone":[]}}'
+    (tmp_path / "batch.json").write_text(file, encoding="utf-8")
     with pytest.raises(StoreError, match="cannot be read: A stored value is tagged as 'd"):
         read_batch(tmp_path / "batch.json")
 

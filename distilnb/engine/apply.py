@@ -2,20 +2,26 @@
 
 A step sees plain dicts and yields plain dicts; ids and order are kept here. A row that comes out is matched to its
 input by identity; new dicts are matched by position, when as many come out as went in. When neither tells, or when
-the step raised, it is called row by row, so that one bad row costs itself alone.
+the step raised, it is called row by row, so that one bad row costs itself alone. A step of the library may have a
+second form, on columns, which says itself whose rows it made; where that cannot do a batch, the first one does.
 """
 
 from __future__ import annotations
 
+import itertools
+import operator
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 from distilnb.errors import DistilnbError, InputError, MissingValueError, StepRowError
-from distilnb.rows import Batch, Gone, Row, dump_json
+from distilnb.rows import Batch, Gone, Order, Row, RowId, dump_json
 from distilnb.spec.registry import KINDS
-from distilnb.spec.step import DropRow, GlobalStep, Step
+from distilnb.spec.step import DropRow, GlobalStep, MadeColumns, Step
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -75,10 +81,15 @@ class Outcome:
 
     def drop(self, row_id: str, order: list[int], step: str, reason: str) -> None:
         """Leave a row out on purpose, and say why."""
-        self.batch.gone.append(Gone(row_id, order, step, reason))
-        self.count(step, dropped=1)
+        self.drop_all([row_id], [order], step, reason)
+
+    def drop_all(self, ids: Sequence[RowId], orders: Iterable[Order], step: str, reason: str) -> None:
+        """Leave several rows out for one reason."""
+        each = itertools.repeat
+        self.batch.gone += map(Gone._make, zip(ids, orders, each(step), each(reason), strict=False))
+        self.count(step, dropped=len(ids))
         reasons = self.drop_reasons.setdefault(step, {})
-        reasons[reason] = reasons.get(reason, 0) + 1
+        reasons[reason] = reasons.get(reason, 0) + len(ids)
 
 
 FILTERED = "left out by the step"
@@ -86,16 +97,20 @@ FILTERED = "left out by the step"
 
 def apply_step(step: Step, batch: Batch, moved: Callable[[], None] = lambda: None) -> Outcome:
     """Run a row step on a batch and say what became of each row; `moved` is called whenever some rows are through."""
-    outcome = Outcome()
-    outcome.batch.gone = list(batch.gone)
+    outcome = Outcome(Batch(gone=list(batch.gone)))
+    if not batch.ids:
+        return outcome
+    is_ours = step.kind() in KINDS
+    made = _try_columns(step, batch, moved) if is_ours else None
+    if made is not None:
+        _keep_columns(step, batch, made, outcome)
+        return outcome
     if not step.by_row:
-        outgoing = _try_whole(step, batch, moved)
-        if outgoing is not None:
-            _keep(step, batch, outgoing, outcome)
+        matched = _try_whole(step, batch, moved, has_user_code=step.runs_user_code or not is_ours)
+        if matched is not None:
+            _keep(step, batch, *matched, outcome)
             return outcome
-    for index in range(len(batch.rows)):
-        _apply_to_one(step, batch, index, outcome)
-        moved()
+    _apply_by_row(step, batch, outcome, moved)
     return outcome
 
 
@@ -135,90 +150,192 @@ class Made(NamedTuple):
 def call_process(step: Step, *inputs: list[Row]) -> Made:
     """Call `process` with columns under the names that the step uses, and restore the names after."""
     lists = [[_entering(step, row) for row in rows] for rows in inputs] if step.input_mappings else inputs
-    numbers = {id(row): number for number, row in enumerate(row for rows in lists for row in rows)}
-    outgoing = [row for rows in step.process(*lists) for row in rows]
-    for row in outgoing:
-        if not isinstance(row, dict):
-            raise StepRowError(f"Step {step.name!r} made a {type(row).__name__!r}; it must make dicts.")
-    origins = [numbers.get(id(row)) for row in outgoing]
+    numbers = dict(zip(map(id, itertools.chain.from_iterable(lists)), itertools.count()))
+    outgoing = _checked(step, itertools.chain.from_iterable(step.process(*lists)))
+    origins = list(map(numbers.get, map(id, outgoing)))
     if step.input_mappings or step.output_mappings:
         outgoing = [_leaving(step, row) for row in outgoing]
     return Made(outgoing, origins)
 
 
-# --- one step -----------------------------------------------------------------
+def _checked(step: Step, made: Iterable[object]) -> list[Row]:
+    """Return what a step made as a list; raises StepRowError when something in it is no dict."""
+    rows: list[Any] = list(made)
+    if set(map(type, rows)) != {dict}:
+        for row in rows:
+            if not isinstance(row, dict):
+                raise StepRowError(f"Step {step.name!r} made a {type(row).__name__!r}; it must make dicts.")
+    return rows
 
 
-def _try_whole(step: Step, batch: Batch, moved: Callable[[], None]) -> list[tuple[int, Row]] | None:
-    """Return (input index, outgoing row) for the whole batch, or None when rows must be asked for one by one."""
-    pieces = [batch.rows]
+# --- one step on columns -------------------------------------------------------
+
+
+def _try_columns(step: Step, batch: Batch, moved: Callable[[], None]) -> MadeColumns | None:
+    """Return what a step made of the columns of a batch, or None when it must be given rows."""
+    columns = batch.columns() if _has_columns_form(type(step)) else None
+    if columns is None:
+        return None
+    try:
+        if step.input_mappings:
+            columns = _entering(step, columns)
+        made = step.process_columns(columns, len(batch), moved)
+    except Exception:  # noqa: BLE001 - whatever a function of the user raises: the rows are asked one by one instead
+        return None
+    if made is None or made.columns is None or not (step.input_mappings or step.output_mappings):
+        return made
+    return made._replace(columns=_leaving(step, made.columns))
+
+
+@lru_cache(maxsize=256)
+def _has_columns_form(kind: type[Step]) -> bool:
+    """Whether a class has `process_columns`, and no `process` in a subclass that it knows nothing of."""
+    for cls in kind.__mro__:
+        if cls is Step or "process_columns" in vars(cls):
+            return cls is not Step
+        if "process" in vars(cls):
+            return False
+    return False
+
+
+def _keep_columns(step: Step, batch: Batch, made: MadeColumns, outcome: Outcome) -> None:
+    ids, columns = batch.ids, made.columns
+    orders: list[Any] = batch.order_keys
+    is_kept = made.keep if made.keep is not None else made.n_children
+    if is_kept is not None and not all(is_kept):
+        lost = list(map(operator.not_, is_kept))
+        lost_ids, lost_orders = (
+            [*itertools.compress(ids, lost)],
+            itertools.compress(batch.list_orders(), lost),
+        )
+        outcome.drop_all(lost_ids, lost_orders, step.name, made.reason or FILTERED)
+    n_done = len(ids)
+    if made.n_children is not None:
+        n_done = sum(map(bool, made.n_children))
+        ids, orders = _family(batch, made.n_children)
+    elif made.keep is not None:
+        ids, orders = [*itertools.compress(ids, made.keep)], [*itertools.compress(orders, made.keep)]
+        n_done = len(ids)
+        if columns is not None and n_done < len(batch):
+            columns = {name: [*itertools.compress(cells, made.keep)] for name, cells in columns.items()}
+    outcome.batch = Batch(made.rows, ids, orders, outcome.batch.gone, columns=columns)
+    outcome.count(step.name, done=n_done, made=len(ids))
+
+
+def _family(batch: Batch, n_children: Sequence[int]) -> tuple[list[RowId], list[Order]]:
+    """Return ids and orders of so many children of each row."""
+    ids = [f"{parent}.{i}" for parent, n in zip(batch.ids, n_children, strict=True) for i in range(n)]
+    orders: Iterable[tuple[Any, int]] = zip(batch.order_keys, n_children, strict=True)
+    if batch.is_flat:
+        return ids, [[order, i] for order, n in orders for i in range(n)]
+    return ids, [[*order, i] for order, n in orders for i in range(n)]
+
+
+# --- one step on rows ----------------------------------------------------------
+
+
+def _try_whole(
+    step: Step, batch: Batch, moved: Callable[[], None], *, has_user_code: bool
+) -> tuple[Sequence[int] | None, list[Row]] | None:
+    """Return the outgoing rows of the whole batch and which input row each is (None: the same, in order).
+
+    Returns None itself when rows must be asked for one by one.
+    """
+    if not has_user_code:
+        return _try_piece(step, batch.rows)
     # A user's step may change rows in place, and may count on its batch size.
-    if step.runs_user_code or step.kind() not in KINDS:
-        size = max(1, step.input_batch_size)
-        pieces = [[dict(row) for row in batch.rows[i : i + size]] for i in range(0, len(batch.rows), size)]
-    matched: list[tuple[int, Row]] = []
-    first = 0
-    for piece in pieces:
-        try:
-            made = call_process(step, piece)
-        except Exception:  # noqa: BLE001 - a user's code may raise anything; the rows are asked one by one instead
+    rows, size = batch.copies(), max(1, step.input_batch_size)
+    indices: list[int] = []
+    made: list[Row] = []
+    is_same = True
+    for first in range(0, len(rows), size):
+        piece = rows[first : first + size]
+        matched = _try_piece(step, piece)
+        if matched is None:
             return None
-        indices = _match(len(piece), made.origins)
-        if indices is None:
-            return None
-        matched += [(first + index, row) for index, row in zip(indices, made.rows, strict=True)]
-        first += len(piece)
+        places, outgoing = matched
+        is_same = is_same and places is None
+        indices += range(first, first + len(piece)) if places is None else [first + at for at in places]
+        made += outgoing
         moved()
-    return matched
+    return None if is_same else indices, made
+
+
+def _try_piece(step: Step, piece: list[Row]) -> tuple[Sequence[int] | None, list[Row]] | None:
+    try:
+        made = call_process(step, piece)
+    except Exception:  # noqa: BLE001 - a user's code may raise anything; the rows are asked one by one instead
+        return None
+    indices = _match(len(piece), made.origins)
+    if indices is None:
+        return None
+    return None if indices == range(len(piece)) else indices, made.rows
 
 
 def _match(n_incoming: int, origins: Sequence[int | None]) -> Sequence[int] | None:
     """Return which input row each outgoing row stems from, or None when that cannot be told."""
-    known = [origin for origin in origins if origin is not None]
-    if len(known) == len(origins) and len(set(known)) == len(known):
-        return known
-    if len(origins) == n_incoming and all(origin in (None, index) for index, origin in enumerate(origins)):
+    n_new = origins.count(None)
+    if not n_new and len(set(origins)) == len(origins):
+        return origins  # type: ignore[return-value]  # none of them is None
+    if len(origins) != n_incoming:
+        return None
+    if n_new == n_incoming or all(origin in (None, index) for index, origin in enumerate(origins)):
         return range(n_incoming)
     return None
 
 
-def _keep(step: Step, batch: Batch, outgoing: list[tuple[int, Row]], outcome: Outcome) -> None:
-    for index, row in outgoing:
-        outcome.batch.add(row, batch.ids[index], batch.orders[index])
-    if len(outgoing) < len(batch.rows):
-        kept = {index for index, _ in outgoing}
-        for index in range(len(batch.rows)):
-            if index not in kept:
-                outcome.drop(batch.ids[index], batch.orders[index], step.name, FILTERED)
+def _keep(
+    step: Step, batch: Batch, indices: Sequence[int] | None, outgoing: list[Row], outcome: Outcome
+) -> None:
+    ids = batch.ids
+    orders: list[Any] = batch.order_keys
+    if indices is not None:
+        lost = sorted(set(range(len(batch))).difference(indices))
+        if lost:
+            lost_orders = map(batch.list_orders().__getitem__, lost)
+            outcome.drop_all([ids[index] for index in lost], lost_orders, step.name, FILTERED)
+        ids, orders = list(map(ids.__getitem__, indices)), list(map(orders.__getitem__, indices))
+    outcome.batch = Batch(outgoing, ids, orders, outcome.batch.gone)
     outcome.count(step.name, done=len(outgoing), made=len(outgoing))
 
 
-def _apply_to_one(step: Step, batch: Batch, index: int, outcome: Outcome) -> None:
-    row_id, order = batch.ids[index], batch.orders[index]
-    try:
-        check_row(step, batch.rows[index])
-        children = call_process(step, [dict(batch.rows[index])]).rows
-    except DropRow as drop:
-        outcome.drop(row_id, order, step.name, str(drop))
-        return
-    except Exception as error:  # noqa: BLE001 - the worker's loop: any error of a step is an error of the row
-        outcome.fail(Failure.of(row_id, step.name, error), order)
-        return
-    if not children:
-        outcome.drop(row_id, order, step.name, FILTERED)
-        return
-    is_family = step.expands() or len(children) > 1
-    for number, child in enumerate(children):
-        if is_family:
-            outcome.batch.add(child, f"{row_id}.{number}", [*order, number])
+def _apply_by_row(step: Step, batch: Batch, outcome: Outcome, moved: Callable[[], None]) -> None:
+    """Run a step on each row by itself: its own error is its own, and what comes out are its children."""
+    needed, expands, flatten = step.needed(), step.expands(), itertools.chain.from_iterable
+    is_mapped = bool(step.input_mappings or step.output_mappings)
+    n_done, made, ids, orders = 0, [], [], []
+    for row, row_id, order in zip(batch.copies(), batch.ids, batch.list_orders(), strict=True):
+        moved()
+        try:
+            check_row(step, row, needed)
+            if is_mapped:
+                children = call_process(step, [row]).rows
+            else:
+                children = _checked(step, flatten(step.process([row])))
+        except DropRow as drop:
+            outcome.drop(row_id, order, step.name, str(drop))
+            continue
+        except Exception as error:  # noqa: BLE001 - the worker's loop: any error of a step is an error of the row
+            outcome.fail(Failure.of(row_id, step.name, error), order)
+            continue
+        if not children:
+            outcome.drop(row_id, order, step.name, FILTERED)
+            continue
+        n_done += 1
+        made += children
+        if expands or len(children) > 1:
+            ids += [f"{row_id}.{number}" for number in range(len(children))]
+            orders += [[*order, number] for number in range(len(children))]
         else:
-            outcome.batch.add(child, row_id, order)
-    outcome.count(step.name, done=1, made=len(children))
+            ids.append(row_id)
+            orders.append(order)
+    outcome.batch = Batch(made, ids, orders, outcome.batch.gone)
+    outcome.count(step.name, done=n_done, made=len(made))
 
 
-def check_row(step: Step, row: Mapping[str, Any]) -> None:
-    """Raise MissingValueError when a row lacks a column that the step needs."""
-    for column in step.needed():
+def check_row(step: Step, row: Mapping[str, Any], needed: Iterable[str] | None = None) -> None:
+    """Raise MissingValueError when a row lacks a column that the step needs (`needed`, where it was asked before)."""
+    for column in step.needed() if needed is None else needed:
         if column not in row:
             raise MissingValueError(
                 f"Step {step.name!r} reads column {column!r}; this row has {sorted(row)}.",
@@ -226,14 +343,15 @@ def check_row(step: Step, row: Mapping[str, Any]) -> None:
             )
 
 
-def _entering(step: Step, row: Row) -> Row:
+def _entering(step: Step, row: dict[str, T]) -> dict[str, T]:
+    """Return a row, or columns, under the names that the step uses."""
     taken = set(step.input_mappings.values())
     named = {name: value for name, value in row.items() if name not in taken}
     named.update({name: row[actual] for name, actual in step.input_mappings.items() if actual in row})
     return named
 
 
-def _leaving(step: Step, row: Row) -> Row:
+def _leaving(step: Step, row: dict[str, T]) -> dict[str, T]:
     back = {name: actual for name, actual in step.input_mappings.items() if name not in set(step.outputs)}
     names = {**back, **step.output_mappings}
     return {names.get(name, name): value for name, value in row.items()}

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from distilnb.engine.apply import Outcome, apply_global, apply_step, merge
 from distilnb.engine.building import read_steps
 from distilnb.engine.deaths import Poison, poison_of
+from distilnb.engine.digests import DigestFile
 from distilnb.engine.join import Joiner
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import quarantine
@@ -227,11 +228,13 @@ class RowWorker:
             source = self._sources[stage.name] = self._open(stage, message)
         limit = message["limit"]
         wanted = stage.batch_rows if limit is None else min(stage.batch_rows, limit - source.offset)
-        outcome = Outcome()
-        for row in itertools.islice(source.rows, max(0, wanted)):
-            outcome.batch.add(row, source.ids.make(row), [source.offset])
-            source.offset += 1
-        n_rows = len(outcome.batch)
+        if source.offset == message["offset"]:  # everything that was named so far is journaled
+            source.ids.shelve(source.offset)
+        rows = list(itertools.islice(source.rows, max(0, wanted)))
+        n_rows = len(rows)
+        orders = list(range(source.offset, source.offset + n_rows))
+        outcome = Outcome(Batch(rows, source.ids.make_all(rows), orders))
+        source.offset += n_rows
         is_last = n_rows < wanted or source.offset == limit
         if n_rows:
             outcome.count(stage.name, done=n_rows, made=n_rows)
@@ -249,11 +252,21 @@ class RowWorker:
         if not isinstance(step, GeneratorStep):
             raise TypeError(f"{stage.name} is no source")
         offset = int(message["offset"])
-        seen = [row_id for path in message["seen"] for row_id in read_batch(self.run.path / path).ids]
-        rows = _rows_of(step, offset)
-        if seen:
-            rows = _going_on(stage.name, rows, seen)
-        return _Source(rows, IdMaker(stage.name, seen), offset)
+        rows: Iterator[Row] = itertools.chain.from_iterable(_lists_of(step, offset))
+        shelf = DigestFile(self.run.digests(stage.name))
+        ids = IdMaker(stage.name, shelf=shelf)
+        if message["seen"]:
+            rows = _going_on(stage.name, rows, read_batch(self.run.path / message["seen"][0][0]).ids, offset)
+            self._recall(ids, message["seen"], shelf.n_rows)
+        return _Source(rows, ids, offset)
+
+    def _recall(self, ids: IdMaker, seen: list[tuple[str, int]], n_shelved: int) -> None:
+        """Count the rows that earlier workers of this run have named, but for those whose digests are on disk."""
+        first = 0
+        for path, n_rows in seen:
+            if first >= n_shelved:
+                ids.saw(read_batch(self.run.path / path).ids)
+            first += n_rows
 
 
 def _append(total: Outcome, more: Outcome) -> None:
@@ -269,21 +282,21 @@ def _row_id(batch: Batch, index: int) -> str:
     return batch.ids[index] if index < n_rows else batch.gone[index - n_rows].id
 
 
-def _rows_of(step: GeneratorStep, offset: int) -> Iterator[Row]:
+def _lists_of(step: GeneratorStep, offset: int) -> Iterator[list[Row]]:
     for rows, is_last in step.process(offset=offset):
-        yield from rows
+        yield rows
         if is_last:
             return
 
 
-def _going_on(name: str, rows: Iterator[Row], seen: list[str]) -> Iterator[Row]:
+def _going_on(name: str, rows: Iterator[Row], seen: list[str], n_seen: int) -> Iterator[Row]:
     """Return the rows, having made sure that a source which was opened again does not begin anew."""
     first = list(itertools.islice(rows, min(len(seen), 20)))
     digests = [row_digest(row) for row in first]
     before = [row_id.rsplit(":", 2)[1] for row_id in seen[: len(first)]]
     if digests == before and len(set(digests)) > 1:
         raise SpecError(
-            f"Source {name!r} was to go on after its first {len(seen)} rows, but began anew.",
+            f"Source {name!r} was to go on after its first {n_seen} rows, but began anew.",
             "Let `process` skip `offset` rows, or leave the parameter out: then the rows before are skipped.",
         )
     return itertools.chain(first, rows)

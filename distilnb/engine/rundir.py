@@ -7,6 +7,7 @@ steps.json       the dumped steps that workers build again
 code.pkl         the user's functions and classes; only workers of this run read it
 journal.sqlite   what is finished: batches, acknowledged rows, errors, counts, events
 batches/<stage>/ finished rows, JSON by column
+digests/         of a source with very many rows: what tells equal ones apart
 commands/        one file per command to the runner
 logs/            runner.log and one log per worker
 lock             held by the living runner
@@ -52,6 +53,10 @@ class RunDir:
         folder = self.path / "batches" / folder_name(stage)  # a step's name may hold any character
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
+
+    def digests(self, stage: str) -> Path:
+        """Return the file for the digests of a source's rows; it is made when there are very many."""
+        return self.path / "digests" / f"{folder_name(stage)}.sqlite"
 
     def log(self, who: str) -> Path:
         """Return the log file of the runner or of a worker."""

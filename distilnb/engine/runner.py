@@ -169,9 +169,9 @@ class Runner:
                 **self.deaths.orders(self.plan.stages.index(work.stage), work.batch.id),
             }
         if isinstance(work, Pull):
-            seen: list[str] = []
+            seen: list[tuple[str, int]] = []
             if work.offset and work.stage.name not in worker.pulled:
-                seen = [batch.path for batch in self.reader.batches(work.stage.name)]
+                seen = [(batch.path, batch.n_rows) for batch in self.reader.batches(work.stage.name)]
             worker.pulled.add(work.stage.name)
             limit = self.plan.options.get("rows")
             return {

@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import islice
 from typing import Annotated, Any, get_args, get_origin
 
 from distilnb.errors import MissingColumnError, SpecError
@@ -17,6 +18,7 @@ from distilnb.spec.digest import digest_of
 from distilnb.spec.step import StepInput
 from distilnb.spec.template import missing_value
 
+_CALLS_AT_ONCE = 50
 BATCH_PARAMETERS = frozenset({"rows", "inputs"})
 
 
@@ -65,6 +67,36 @@ class Signature:
             values = {**row, **values}
         leading = [values.pop(name) for name in self.positional_only if name in values]
         return function(*leading, **values)
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        columns: Mapping[str, list[Any]],
+        moved: Callable[[], None],
+        settings: Mapping[str, Any] | None = None,
+    ) -> list[Any] | None:
+        """Call the function on each row of columns; None where it takes more than values of columns.
+
+        `moved` is called whenever some rows are through. Raises KeyError when there is no such column, and whatever the function raises.
+        """
+        names = (*self.columns, *(name for name in self.optional_columns if name in columns))
+        takes_more = self.takes_row or self.takes_rest or self.batch
+        if takes_more or not names or _positional(function)[: len(names)] != names:
+            return None
+        call = partial(function, **settings) if settings else function
+        results: list[Any] = []
+        calls = map(call, *(columns[name] for name in names))
+        while piece := list(islice(calls, _CALLS_AT_ONCE)):
+            results += piece
+            moved()
+        return results
+
+
+@lru_cache(maxsize=512)
+def _positional(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the parameters that can be given by position."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(one.name for one in inspect.signature(function).parameters.values() if one.kind in kinds)
 
 
 @lru_cache(maxsize=512)

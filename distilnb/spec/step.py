@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from distilnb.errors import SpecError, StepConnectionError
-from distilnb.rows import Row
+from distilnb.rows import ColumnLists, Row
 from distilnb.spec.base import Spec, explain_validation
 from distilnb.spec.columns import Columns, check_columns
 from distilnb.spec.draft import Draft, current_draft
@@ -21,6 +21,9 @@ RuntimeParameter = Annotated[T | None, "runtime parameter"]
 
 ColumnNames: TypeAlias = "Sequence[str] | Mapping[str, bool]"  # a mapping says whether each is required
 StepInput: TypeAlias = list[Row]
+Moved: TypeAlias = Callable[
+    [], None
+]  # called whenever some rows are through: a worker that stands still is stuck
 StepOutput: TypeAlias = Iterator[list[Row]]
 GeneratorStepOutput: TypeAlias = Iterator[tuple[list[Row], bool]]
 
@@ -51,6 +54,21 @@ class StepResources(TypedDict, total=False):
     gpus: float | None
     memory: int | None
     resources: dict[str, float] | None
+
+
+class MadeColumns(NamedTuple):
+    """What a step made of the columns of a batch.
+
+    Without `keep` and `n_children` the rows are those that came in. `keep` says for each of them whether it stays;
+    `columns` are whole still. `n_children` says how many rows were made of each, which follow each other in
+    `columns`. Where the rows made differ in their columns, they are given as dicts instead.
+    """
+
+    columns: ColumnLists | None
+    keep: Sequence[object] | None = None
+    n_children: Sequence[int] | None = None
+    reason: str = ""  # why rows do not stay
+    rows: list[Row] | None = None  # in place of columns: only those that stay
 
 
 class Step(Spec):
@@ -127,6 +145,13 @@ class Step(Spec):
         raise StepConnectionError(
             f"Step {self.name or self.kind()!r} has no `process`.", "Write one that takes a list of dicts."
         )
+
+    def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns | None:
+        """Do what `process` does to columns (name → one value for each of `n_rows` rows), which is cheaper.
+
+        For steps of the library; one that takes long calls `moved` now and then. It must not change the lists, and returns None, or raises, for a batch that it
+        cannot do so: then the rows go through `process`, which tells whose fault it is.
+        """
 
     def columns_after(self, upstream: Sequence[Columns]) -> Columns:
         """Return the columns of the rows that leave, given those that arrive from each predecessor."""

@@ -6,6 +6,7 @@ import ast
 import keyword
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,12 +55,14 @@ class CompiledExpression(NamedTuple):
     """An expression with its variables; the name `row` stands for the whole row and is none of them.
 
     `quick` is the same as a plain function of the row, where it is made of columns, constants and comparisons
-    only: a tenth of the time. What it raises is left to `expression`, which tells it in words.
+    only: a tenth of the time. What it raises is left to `expression`, which tells it in words. `quick_columns` is the
+    same of whole columns: it returns a list of truths.
     """
 
     expression: TemplateExpression
     variables: tuple[str, ...]
     quick: Callable[[Mapping[str, Any]], Any] | None
+    quick_columns: Callable[[Mapping[str, list[Any]]], list[bool]] | None
 
 
 @lru_cache(maxsize=512)
@@ -115,7 +118,8 @@ def compile_expression(text: str) -> CompiledExpression:
             and isinstance(node.arg, nodes.Const)
         ):
             named.append(str(node.arg.value))
-    return CompiledExpression(compiled, tuple(dict.fromkeys(named)), quick)
+    forms = (None, None) if quick is None else (_of_row(quick), _of_columns(quick))
+    return CompiledExpression(compiled, tuple(dict.fromkeys(named)), *forms)
 
 
 def render_template(text: str, row: Mapping[str, Any]) -> str:
@@ -306,30 +310,70 @@ _COMPARISONS: Mapping[str, type[ast.cmpop]] = {
     "notin": ast.NotIn,
 }
 
+_ARITHMETIC: Mapping[str, type[ast.operator]] = {
+    "Add": ast.Add,
+    "Sub": ast.Sub,
+    "Mul": ast.Mult,
+    "Div": ast.Div,
+    "FloorDiv": ast.FloorDiv,
+    "Mod": ast.Mod,
+}
+
 
 class _NotQuick(Exception):
     """An expression has a part that only Jinja's sandbox may evaluate."""
 
 
-def _quick_form(tree: nodes.Template) -> Callable[[Mapping[str, Any]], Any] | None:
-    """Return a parsed `{{ expression }}` as a function of the row, or None when it calls or reaches into values."""
+def _quick_form(tree: nodes.Template) -> ast.expr | None:
+    """Return a parsed `{{ expression }}` as Python code over `row`, or None when it calls or reaches into values."""
     from jinja2 import nodes
 
     try:
         outputs = [_to_python(node) for output in tree.find_all(nodes.Output) for node in output.nodes]
     except _NotQuick:
         return None
-    if len(outputs) != 1:
+    return outputs[0] if len(outputs) == 1 else None
+
+
+def _of_row(quick: ast.expr) -> Callable[[Mapping[str, Any]], Any]:
+    of_row: Callable[[Mapping[str, Any]], Any] = _compiled(quick, "row")
+    return of_row
+
+
+def _of_columns(quick: ast.expr) -> Callable[[Mapping[str, list[Any]]], list[bool]] | None:
+    """Return the same for columns: `[… for cells in zip(columns)]`; None for a constant, which has no length."""
+    cells: dict[str, str] = {}
+
+    class Cells(ast.NodeTransformer):
+        def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+            name = node.slice.value if isinstance(node.slice, ast.Constant) else ""
+            return ast.Name(cells.setdefault(str(name), f"cell_{len(cells)}"), ast.Load())
+
+    condition = Cells().visit(deepcopy(quick))
+    if not cells:
         return None
-    arguments = ast.arguments(
-        posonlyargs=[], args=[ast.arg("row")], kwonlyargs=[], kw_defaults=[], defaults=[]
+    frame = ast.parse(
+        f"[True if CONDITION else False for {', '.join(cells.values())}, in "
+        f"zip({', '.join(f'columns[{name!r}]' for name in cells)})]",
+        mode="eval",
     )
-    function = ast.Expression(ast.Lambda(arguments, outputs[0]))
-    code = compile(ast.fix_missing_locations(function), "<expression>", "eval")
-    quick: Callable[[Mapping[str, Any]], Any] = eval(
-        code, {"__builtins__": {}}
-    )  # our own tree: names, no calls
-    return quick
+    listed = frame.body
+    if isinstance(listed, ast.ListComp) and isinstance(listed.elt, ast.IfExp):
+        listed.elt.test = condition
+    of_columns: Callable[[Mapping[str, list[Any]]], list[bool]] = _compiled(listed, "columns")
+    return of_columns
+
+
+def _compiled(body: ast.expr, parameter: str) -> Any:
+    arguments = ast.arguments(
+        posonlyargs=[], args=[ast.arg(parameter)], kwonlyargs=[], kw_defaults=[], defaults=[]
+    )
+    code = compile(
+        ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, body))), "<expression>", "eval"
+    )
+    return eval(
+        code, {"__builtins__": {}, "zip": zip}
+    )  # our own tree: names and operators, no calls of a user
 
 
 def _to_python(node: nodes.Node) -> ast.expr:
@@ -350,6 +394,9 @@ def _to_python(node: nodes.Node) -> ast.expr:
     if isinstance(node, nodes.Compare):
         operators = [_COMPARISONS[operand.op]() for operand in node.ops]
         return ast.Compare(_to_python(node.expr), operators, [_to_python(one.expr) for one in node.ops])
+    operator = _ARITHMETIC.get(type(node).__name__)
+    if operator is not None and isinstance(node, nodes.BinExpr):
+        return ast.BinOp(_to_python(node.left), operator(), _to_python(node.right))
     raise _NotQuick
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from distilnb.errors import SpecError, StepRowError
-from distilnb.rows import Row
+from distilnb.rows import ColumnLists, Row
 from distilnb.spec.columns import Columns
-from distilnb.spec.step import ColumnNames, Step, StepInput, StepOutput
+from distilnb.spec.step import ColumnNames, MadeColumns, Moved, Step, StepInput, StepOutput
 from distilnb.spec.template import missing_value
 
+T = TypeVar("T")
 
-def value_of(row: Row, column: str) -> Any:
+
+def value_of(row: Mapping[str, Any], column: str) -> Any:
     """Return a value of a row; raises MissingValueError with the near match when the column is absent."""
     try:
         return row[column]
@@ -55,6 +58,9 @@ class KeepColumns(Step):
         except KeyError:
             yield [{name: value_of(row, name) for name in columns} for row in rows]  # names the column
 
+    def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns:
+        return MadeColumns({name: columns[name] for name in self.columns})
+
 
 class DropColumns(Step):
     """Drop some columns and keep the others.
@@ -80,6 +86,9 @@ class DropColumns(Step):
     def process(self, rows: StepInput) -> StepOutput:  # type: ignore[override]  # a join takes several
         dropped = set(self.columns)
         yield [{name: value for name, value in row.items() if name not in dropped} for row in rows]
+
+    def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns:
+        return MadeColumns({name: values for name, values in columns.items() if name not in self.columns})
 
 
 class RenameColumns(Step):
@@ -131,7 +140,11 @@ class RenameColumns(Step):
     def process(self, rows: StepInput) -> StepOutput:  # type: ignore[override]  # a join takes several
         yield [self._renamed(row) for row in rows]
 
-    def _renamed(self, row: Row) -> Row:
+    def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns:
+        return MadeColumns(self._renamed(columns))
+
+    def _renamed(self, row: dict[str, T]) -> dict[str, T]:
+        """Return a row, or columns, under the new names."""
         for old, new in self.columns.items():
             value_of(row, old)
             if new in row and new not in self.columns:
@@ -173,13 +186,25 @@ class MergeColumns(Step):
     def process(self, rows: StepInput) -> StepOutput:  # type: ignore[override]  # a join takes several
         yield [self._merged(row) for row in rows]
 
+    def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns:
+        cells = zip(*(columns[name] for name in self.columns), strict=True)
+        kept = {name: values for name, values in columns.items() if name not in self.columns}
+        return MadeColumns({**kept, str(next(iter(self.outputs))): list(map(_joined, cells))})
+
     def _merged(self, row: Row) -> Row:
-        merged: list[Any] = []
-        for name in self.columns:
-            value = value_of(row, name)
-            merged += value if isinstance(value, list) else [value]
+        merged = _joined([value_of(row, name) for name in self.columns])
         kept = {name: value for name, value in row.items() if name not in self.columns}
         return {**kept, str(next(iter(self.outputs))): merged}
+
+
+def _joined(values: Iterable[Any]) -> list[Any]:
+    joined: list[Any] = []
+    for value in values:
+        if isinstance(value, list):
+            joined += value
+        else:
+            joined.append(value)
+    return joined
 
 
 def _as_renames(value: object) -> object:
@@ -224,6 +249,21 @@ class ExpandColumns(Step):
 
     def process(self, rows: StepInput) -> StepOutput:  # type: ignore[override]  # a join takes several
         yield [new for row in rows for new in self._expanded(row)]
+
+    def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns | None:
+        lists = [columns[name] for name in self.columns]
+        n_items = list(map(len, lists[0]))
+        for cells in lists:
+            if set(map(type, cells)) != {list} or list(map(len, cells)) != n_items:
+                return None  # JSON text, or a row to complain of
+        made = {
+            name: list(chain.from_iterable(map(repeat, values, n_items)))
+            for name, values in columns.items()
+            if self.columns.get(name, name) == name
+        }
+        for name, cells in zip(self.columns.values(), lists, strict=True):
+            made[name] = list(chain.from_iterable(cells))
+        return MadeColumns(made, n_children=n_items)
 
     def _expanded(self, row: Row) -> list[Row]:
         lists = {name: self._list_in(row, name) for name in self.columns}

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from distilnb.errors import InputError, SourceNotFoundError
 from distilnb.rows import Row
 from distilnb.steps.csv_files import count_csv, read_csv
+from distilnb.values import hides_long_integers
 
 FORMATS: Mapping[str, str] = {
     ".jsonl": "jsonl",
@@ -32,6 +35,8 @@ PEEKED_ROWS = 100  # rows looked at to know the columns
 _COUNTED_BYTES = 16_000_000  # a file larger than this is not read just to count its rows
 
 _BATCH_ROWS = 1000
+_BLOCK_BYTES = 1 << 18  # of JSON lines parsed at a time
+_FIRST_BLOCK_BYTES = 1 << 14  # less, for the many that want to see one row only
 _JSON = json.JSONDecoder(
     parse_constant={"NaN": None, "Infinity": float("inf"), "-Infinity": float("-inf")}.get
 )
@@ -229,24 +234,68 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _read_jsonl(file: DataFile, skip: int) -> Iterator[Row]:
-    for number, line in islice(_lines(file.path), skip, None):
-        try:
-            row = _JSON.decode(line.rstrip())
-        except (ValueError, RecursionError) as error:
-            told = (
-                f"{error.msg} at column {error.colno}"
-                if isinstance(error, json.JSONDecodeError)
-                else str(error)
-            )
-            raise InputError(
-                f"{file.path!r}, line {number}: no JSON: {told}.", f"The line begins {line.strip()[:60]!r}."
-            ) from error
-        if type(row) is not dict:
-            raise InputError(
-                f"{file.path!r}, line {number}: {type(row).__name__}, not an object.",
-                'Each line is one row: {"column": value, …}.',
-            )
-        yield row
+    return islice(chain.from_iterable(_jsonl_blocks(file.path)), skip, None)
+
+
+def _jsonl_blocks(path: str) -> Iterator[list[Row]]:
+    """Yield the rows of a file of JSON lines, some hundred at a time."""
+    n_lines = 0
+    with _open_bytes(path) as stream:
+        while lines := stream.readlines(_BLOCK_BYTES if n_lines else _FIRST_BLOCK_BYTES):
+            if not n_lines:
+                lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+            rows = _parse_quickly(lines)
+            if rows is not None:
+                n_lines += len(lines)
+                yield rows
+                continue
+            for line in io.StringIO(b"".join(lines).decode(), newline=""):
+                n_lines += 1
+                if not line.isspace():
+                    yield [_parse_line(path, n_lines, line)]  # those before a line that is no JSON are good
+
+
+@contextmanager
+def _open_bytes(path: str) -> Iterator[BinaryIO]:
+    if path.endswith(".gz"):
+        import gzip
+
+        with gzip.open(path, "rb") as packed:
+            yield cast("BinaryIO", packed)
+        return
+    with open(path, "rb") as stream:
+        yield stream
+
+
+def _parse_quickly(lines: list[bytes]) -> list[Row] | None:
+    """Return the rows of JSON lines, or None where only the careful reader tells what they mean, or what is wrong."""
+    import orjson
+
+    try:
+        rows = list(map(orjson.loads, lines))
+    except ValueError:  # a blank line, NaN, a lone surrogate, a carriage return that ends a line
+        return None
+    if set(map(type, rows)) != {dict} or hides_long_integers(rows):
+        return None
+    return rows
+
+
+def _parse_line(path: str, number: int, line: str) -> Row:
+    try:
+        row = _JSON.decode(line.rstrip())
+    except (ValueError, RecursionError) as error:
+        told = (
+            f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        )
+        raise InputError(
+            f"{path!r}, line {number}: no JSON: {told}.", f"The line begins {line.strip()[:60]!r}."
+        ) from error
+    if type(row) is not dict:
+        raise InputError(
+            f"{path!r}, line {number}: {type(row).__name__}, not an object.",
+            'Each line is one row: {"column": value, …}.',
+        )
+    return row
 
 
 def _read_json(file: DataFile, skip: int) -> Iterator[Row]:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from distilnb.errors import SpecError
-from distilnb.rows import Row
+from distilnb.rows import ColumnLists, Row
 from distilnb.spec.code import Code
 from distilnb.spec.columns import Columns
 from distilnb.spec.signature import Signature, check_reads, signature_of
-from distilnb.spec.step import ColumnNames, GlobalStep, Step, StepInput, StepOutput
+from distilnb.spec.step import ColumnNames, GlobalStep, MadeColumns, Moved, Step, StepInput, StepOutput
 from distilnb.spec.template import compile_expression, evaluate_expression
 
 
@@ -69,6 +69,13 @@ class FilterRows(Step):
     def process(self, rows: StepInput) -> StepOutput:  # type: ignore[override]  # a join takes several
         holds = self._holds()
         yield [row for row in rows if holds(row)]
+
+    def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns | None:
+        if isinstance(self.condition, str):
+            holds = compile_expression(self.condition).quick_columns
+            return None if holds is None else MadeColumns(columns, keep=holds(columns))
+        results = self._signature().map(self.condition.live, columns, moved)
+        return None if results is None else MadeColumns(columns, keep=list(map(bool, results)))
 
     def _holds(self) -> Callable[[Row], Any]:
         if isinstance(self.condition, str):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any, ClassVar, Literal, overload
 
 from distilnb.errors import SpecError, StepConnectionError, StepRowError, UnknownParameterError, did_you_mean
-from distilnb.rows import Row
+from distilnb.rows import ColumnLists, Row
 from distilnb.spec.code import Code, CodeField, source_of
 from distilnb.spec.columns import Columns
 from distilnb.spec.digest import digest_of
@@ -28,11 +28,13 @@ from distilnb.spec.step import (
     GeneratorStep,
     GeneratorStepOutput,
     GlobalStep,
+    MadeColumns,
+    Moved,
     Step,
     StepInput,
     StepOutput,
 )
-from distilnb.steps.results import merged, originals, rows_in, wrong_result
+from distilnb.steps.results import merged, merged_columns, originals, rows_in, wrong_result
 
 StepType = Literal["normal", "global", "generator"]
 
@@ -88,6 +90,10 @@ class MapRows(Step):
     def process(self, rows: StepInput) -> StepOutput:  # type: ignore[override]  # a join takes several
         signature, function = signature_of(self.function.live), self.function.live
         yield [merged(row, signature.call(function, dict(row), {}), self.function.name) for row in rows]
+
+    def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns | None:
+        live = self.function.live
+        return merged_columns(columns, signature_of(live).map(live, columns, moved), n_rows)
 
 
 class FunctionStep(Step):
@@ -159,6 +165,12 @@ class FunctionStep(Step):
                 for row in rows
                 for new in self._made_of(row, signature, len(rows) == 1)
             ]
+
+    def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns | None:
+        made = (
+            None if self.by_row else self._signature().map(self.function.live, columns, moved, self.settings)
+        )
+        return merged_columns(columns, made, n_rows, reason=f"{self.function.name} returned None")
 
     def _process_batch(self, signature: Signature, inputs: tuple[StepInput, ...]) -> StepOutput:
         """Call the function on whole batches; it gets copies, for it may change rows in place."""
@@ -436,7 +448,4 @@ def _listed(names: Sequence[str] | Mapping[str, bool] | None) -> list[str] | dic
 
 
 def _free_name(base: str, taken: Mapping[str, object]) -> str:
-    number = 0
-    while f"{base}_{number}" in taken:
-        number += 1
-    return f"{base}_{number}"
+    return next(name for number in count() if (name := f"{base}_{number}") not in taken)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from distilnb.errors import StepRowError
-from distilnb.rows import Row
+from distilnb.rows import ColumnLists, Row, to_columns, to_rows
+from distilnb.spec.step import MadeColumns
 
 
 def merged(row: Row, made: object, function: str) -> Row:
@@ -13,6 +14,27 @@ def merged(row: Row, made: object, function: str) -> Row:
     if not isinstance(made, Mapping):
         raise wrong_result(function, made)
     return {**row, **made}
+
+
+def merged_columns(
+    columns: ColumnLists, made: Sequence[object] | None, n_rows: int, *, reason: str = ""
+) -> MadeColumns | None:
+    """Return columns with those that a function made of each row; with a `reason`, None leaves a row out.
+
+    Returns None when something else than dicts was made: then row by row it is told what.
+    """
+    if made is None:
+        return None
+    kinds = set(map(type, made))
+    if kinds == {dict}:
+        added = to_columns(made)  # type: ignore[arg-type]  # they are dicts
+        if added is not None:
+            return MadeColumns({**columns, **added})
+    elif not reason or not kinds <= {dict, type(None)}:
+        return None
+    rows = to_rows(columns, n_rows)
+    merged_rows = [{**row, **new} for row, new in zip(rows, made, strict=True) if isinstance(new, dict)]
+    return MadeColumns(None, keep=[new is not None for new in made], reason=reason, rows=merged_rows)
 
 
 def wrong_result(function: str, made: object) -> StepRowError:

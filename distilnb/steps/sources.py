@@ -47,11 +47,12 @@ class LoadDataFromDicts(GeneratorStep):
     def process(self, offset: int = 0) -> GeneratorStepOutput:  # type: ignore[override]  # a source
         rows = self.data.require()
         later = rows[offset:] if offset else rows
-        yield from _in_batches(_renamed(later, self.output_mappings), self.batch_size)
+        copies = map(dict, later)  # a step downstream may change its rows in place
+        yield from _in_batches(_renamed(copies, self.output_mappings), self.batch_size)
 
     def peek(self, n: int) -> list[Row]:
         """Return the first `n` rows."""
-        return list(_renamed(self.data.rows[:n], self.output_mappings))
+        return list(_renamed(map(dict, self.data.rows[:n]), self.output_mappings))
 
     def columns_after(self, upstream: Sequence[Columns]) -> Columns:
         if not self.data.is_here:
@@ -345,9 +346,9 @@ def _of_split(files: Mapping[str, Any], split: str | None) -> Any:
 
 
 def _renamed(rows: Iterable[Row], names: Mapping[str, str]) -> Iterator[Row]:
-    """Yield copies of the rows with some columns renamed; a step downstream may change its rows in place."""
+    """Yield the rows with some columns renamed."""
     if not names:
-        return (dict(row) for row in rows)
+        return iter(rows)
     return ({names.get(name, name): value for name, value in row.items()} for row in rows)
 
 
