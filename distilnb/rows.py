@@ -19,7 +19,17 @@ from typing import Any, NamedTuple, TypeAlias
 
 from distilnb.errors import InputError, StoreError
 from distilnb.ids import IdMaker, RowId, root_id, row_digest
-from distilnb.values import ABSENT, dump_columns, dump_json, key_text, load, load_json, tagged, untagged
+from distilnb.values import (
+    ABSENT,
+    are_plain_columns,
+    dump_columns,
+    dump_json,
+    key_text,
+    load,
+    load_json,
+    tagged,
+    untagged,
+)
 
 __all__ = [
     "Batch",
@@ -65,7 +75,7 @@ class Batch:
     when it is first asked for. A step on columns must not change the lists that it is given: batches share them.
     """
 
-    __slots__ = ("_columns", "_orders", "_rows", "gone", "ids")
+    __slots__ = ("_are_plain", "_columns", "_orders", "_rows", "gone", "ids")
 
     def __init__(
         self,
@@ -78,9 +88,21 @@ class Batch:
     ) -> None:
         self._rows = [] if rows is None else rows
         self._columns = columns  # while it is set, `_rows` is empty
+        self._are_plain = False  # known of the columns: nothing in them needs a tag
         self.ids = [] if ids is None else ids
         self._orders: list[Any] = [] if orders is None else orders
         self.gone = [] if gone is None else gone
+
+    @classmethod
+    def of_source(cls, rows: list[Row], ids: IdMaker, first: int) -> Batch:
+        """Return rows of a source, named by `ids`; `first` is the index of the first in the source."""
+        columns = to_columns(rows)
+        are_plain = columns is not None and are_plain_columns(columns)
+        named = ids.make_all(rows, are_plain=are_plain)
+        batch = cls(rows, named, list(range(first, first + len(rows))))
+        if columns is not None:
+            batch._rows, batch._columns, batch._are_plain = [], columns, are_plain
+        return batch
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -195,10 +217,12 @@ def to_columns(rows: Sequence[Row]) -> ColumnLists | None:
     """Return rows by column, or None when not all of them have the same columns, or there is none."""
     if not rows:
         return None
-    names = rows[0].keys()
-    if not all(map(names.__eq__, map(dict.keys, rows))):
+    if len(set(map(len, rows))) > 1:
         return None
-    return {name: list(map(operator.itemgetter(name), rows)) for name in names}
+    try:  # as many columns, and none of them absent: the same columns
+        return {name: list(map(operator.itemgetter(name), rows)) for name in rows[0]}
+    except KeyError:
+        return None
 
 
 def _to_ragged_columns(rows: Sequence[Row]) -> ColumnLists:
@@ -245,7 +269,9 @@ def write_batch(path: Path, batch: Batch) -> None:
 def _encode(batch: Batch, columns: ColumnLists) -> bytes:
     import orjson
 
-    lists, tagged_at = dump_columns(list(columns.values()))
+    lists, tagged_at = list(columns.values()), list[int]()
+    if not (batch._are_plain and columns is batch._columns):
+        lists, tagged_at = dump_columns(lists)
     document = {
         "ids": batch.ids,
         "orders": batch.order_keys,

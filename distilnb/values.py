@@ -13,7 +13,7 @@ import datetime as dt
 import decimal
 import json
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -65,6 +65,12 @@ def load_json(text: str) -> Any:
     """Read what `dump_json` wrote, or any JSON; raises InputError when a tagged value is not what its tag says."""
     value = json.loads(text)  # not the fast reader: a file of the user may hold integers that it makes floats
     return untagged(value) if _TAG_TEXT in text else value
+
+
+def are_plain_columns(columns: Mapping[str, list[Any]]) -> bool:
+    """Whether rows that are given by column are plain."""
+    has_plain_names = TAG not in columns and set(map(type, columns)) <= {str}
+    return has_plain_names and all(map(is_plain, columns.values()))
 
 
 def dump_columns(columns: Sequence[list[Any]]) -> tuple[list[list[Any]], list[int]]:

@@ -218,7 +218,7 @@ def _keep_columns(step: Step, batch: Batch, made: MadeColumns, outcome: Outcome)
         n_done = len(ids)
         if columns is not None and n_done < len(batch):
             columns = {name: [*itertools.compress(cells, made.keep)] for name, cells in columns.items()}
-    outcome.batch = Batch(made.rows, ids, orders, outcome.batch.gone, columns=columns)
+    outcome.batch = Batch(made.rows, list(ids), list(orders), outcome.batch.gone, columns=columns)
     outcome.count(step.name, done=n_done, made=len(ids))
 
 
@@ -295,7 +295,7 @@ def _keep(
             lost_orders = map(batch.list_orders().__getitem__, lost)
             outcome.drop_all([ids[index] for index in lost], lost_orders, step.name, FILTERED)
         ids, orders = list(map(ids.__getitem__, indices)), list(map(orders.__getitem__, indices))
-    outcome.batch = Batch(outgoing, ids, orders, outcome.batch.gone)
+    outcome.batch = Batch(outgoing, list(ids), list(orders), outcome.batch.gone)
     outcome.count(step.name, done=len(outgoing), made=len(outgoing))
 
 

@@ -156,7 +156,7 @@ def _spool(run: RunDir, plan: Plan, graph: Graph) -> dict[str, list[dict[str, An
             piece = rows[
                 start : start + (stage.batch_rows if start else min(FIRST_SPOOLED_ROWS, stage.batch_rows))
             ]
-            batch = Batch(piece, [ids.make(row) for row in piece], [[start + i] for i in range(len(piece))])
+            batch = Batch.of_source(piece, ids, start)
             path = run.batches(stage.name) / f"{len(files):06d}.json"
             write_batch(path, batch)
             files.append({"path": str(path.relative_to(run.path)), "n_rows": len(piece)})

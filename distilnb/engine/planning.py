@@ -12,7 +12,7 @@ from distilnb.spec.step import GeneratorStep, GlobalStep, Step
 from distilnb.steps.sources import LoadDataFromDicts
 from distilnb.tasks.base import Task
 
-ROW_BATCH = 1000  # rows per file between row stages
+ROW_BATCH = 2000  # rows per file between row stages
 ASK_BATCH = 256  # rows per file towards a model: smaller, so that the first requests start early
 ROW_WINDOW = 3 * ROW_BATCH
 MAX_ROW_WORKERS = 2  # by default: each is an interpreter with the steps' imports

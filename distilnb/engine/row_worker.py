@@ -5,6 +5,7 @@ A thread reads the socket, so that the end of the runner is noticed while the ma
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import queue
@@ -36,6 +37,8 @@ from distilnb.errors import NoRowsError, SpecError
 from distilnb.rows import Batch, IdMaker, Row, read_batch, row_digest
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
 
+GC_THRESHOLD = 100_000  # new objects between two collections; a batch of rows makes some ten thousand
+
 
 def main() -> None:
     """Serve one runner until it says exit or dies."""
@@ -53,6 +56,9 @@ def main() -> None:
 
     threading.Thread(target=listen, name="listen", daemon=True).start()
     worker = RowWorker(RunDir(path), vitals)
+    # What is imported stays: the collector need not walk it again, nor come by several times a batch.
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     while (message := inbox.get())["do"] != "exit":
         for reply in worker.handle(message):
             connection.sendall(encode(reply))
@@ -232,8 +238,7 @@ class RowWorker:
             source.ids.shelve(source.offset)
         rows = list(itertools.islice(source.rows, max(0, wanted)))
         n_rows = len(rows)
-        orders = list(range(source.offset, source.offset + n_rows))
-        outcome = Outcome(Batch(rows, source.ids.make_all(rows), orders))
+        outcome = Outcome(Batch.of_source(rows, source.ids, source.offset))
         source.offset += n_rows
         is_last = n_rows < wanted or source.offset == limit
         if n_rows:

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from distilnb.errors import InputError, NoRowsError
-from distilnb.rows import IdMaker, Row, RowId, row_digest
+from distilnb.ids import IdMaker, RowId, row_digests
+from distilnb.rows import Row
+
+_PIECE_ROWS = (
+    1000  # digested at a time; the thread that needs the interpreter waits no longer than that takes
+)
 
 
 class Inline:
@@ -80,13 +85,13 @@ class Inline:
     def ids(self, source: str) -> list[RowId]:
         """Return the ids of all rows as rows of the source of that name."""
         maker = IdMaker(source)
-        return [maker.make(row) for row in self.rows]
+        return maker.make_all(self.rows)
 
     def _make_digest(self) -> None:
         whole = hashlib.blake2b(digest_size=16)
         try:
-            for row in self.rows:
-                whole.update(row_digest(row).encode())
+            for start in range(0, self.n_rows, _PIECE_ROWS):
+                whole.update(row_digests(self.rows[start : start + _PIECE_ROWS]))
             self._digest = whole.hexdigest()
         except Exception as error:  # noqa: BLE001 - raised again by `digest`, in the thread that asks
             self._error = error

@@ -12,6 +12,16 @@ from hypothesis import strategies as st
 from distilnb.engine.apply import FILTERED, apply_global, apply_step, apply_steps
 from distilnb.rows import Batch, IdMaker, Row
 from distilnb.spec.step import DropRow, GlobalStep, Step
+from distilnb.steps import (
+    DropColumns,
+    ExpandColumns,
+    FilterRows,
+    FunctionStep,
+    KeepColumns,
+    MapRows,
+    MergeColumns,
+    RenameColumns,
+)
 
 Rows = Iterator[list[Row]]
 
@@ -141,6 +151,112 @@ def test_a_users_step_gets_batches_of_its_own_size() -> None:
 
     apply_step(Sized(), make_batch(*range(5)))
     assert sizes == [2, 2, 1]
+
+
+# --- on columns ---
+
+
+def outcome_by_row(step: Step, batch: Batch) -> Any:
+    """What the step does when it has no form on columns."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distilnb.engine.apply._try_columns", lambda *_: None)
+        return apply_step(step, batch)
+
+
+def seen(outcome: Any) -> Any:
+    batch = outcome.batch
+    return (
+        batch.rows,
+        [*batch.rows[0]] if batch.rows else [],  # a batch has its columns in the order of its first row
+        batch.ids,
+        batch.orders,
+        sorted(batch.gone),
+        [(failure.row_id, failure.kind, failure.reason) for failure in outcome.failures],
+        outcome.counts,
+        outcome.drop_reasons,
+    )
+
+
+def picky(x: Any) -> dict[str, Any]:
+    return {"half": x // 2}
+
+
+def ragged(x: Any) -> dict[str, Any]:
+    return {"odd": x} if x % 2 else {"x": 0, "even": x}
+
+
+def sometimes_none(x: Any, items: Any = ()) -> dict[str, Any] | None:
+    return None if x == 2 else {"n": len(items)}
+
+
+def marked(x: Any, *, mark: str = "!") -> dict[str, str]:
+    return {"text": f"{x}{mark}"}
+
+
+STEPS: list[Step] = [
+    KeepColumns(columns=["items", "x"]),
+    KeepColumns(columns=["absent"]),
+    DropColumns(columns=["x", "absent"]),
+    DropColumns(columns=["x", "items"]),
+    RenameColumns(columns={"x": "y"}),
+    RenameColumns(columns={"x": "items"}),
+    MergeColumns(columns=["items", "x"], output_column="all"),
+    ExpandColumns(columns=["items"]),
+    ExpandColumns(columns={"items": "item"}, input_mappings={"items": "x"}),
+    ExpandColumns(columns={"items": "item"}, output_mappings={"item": "thing"}),
+    FilterRows(condition="x % 2 == 0"),
+    FilterRows(condition="x > 1 and items"),
+    FilterRows(condition="x is odd"),
+    FilterRows(condition=lambda x: x > 1),
+    FilterRows(condition=lambda row: row["x"] > 1),
+    MapRows(function=picky),
+    MapRows(function=ragged),
+    MapRows(function=lambda x: x),
+    MapRows(function=lambda row: {"x": row["x"], "z": 1}),
+    FunctionStep(function=sometimes_none),
+    FunctionStep(function=marked, settings={"mark": "?"}),
+    FunctionStep(function=picky, input_mappings={"x": "items"}, output_mappings={"half": "whole"}),
+]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.kind()}-{STEPS.index(step)}")
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"x": st.integers(0, 3) | st.integers(0, 3) | st.none() | st.just("text")},
+            optional={"items": st.lists(st.integers(0, 9), max_size=3) | st.just("no list")},
+        ),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_a_step_does_to_columns_what_it_does_to_rows(step: Step, rows: list[Row], is_flat: bool) -> None:
+    step = type(step)(**{**dict(step), "name": "tried"})
+    rows = [{name: row[name] for name in ("x", "items") if name in row} for row in rows]
+    orders: list[Any] = list(range(len(rows))) if is_flat else [[i, 4] for i in range(len(rows))]
+    ids = [f"id{i}" for i in range(len(rows))]
+    by_row = outcome_by_row(step, Batch([dict(row) for row in rows], list(ids), list(orders)))
+    assert seen(apply_step(step, Batch([dict(row) for row in rows], list(ids), list(orders)))) == seen(by_row)
+
+
+def test_a_subclass_with_a_process_of_its_own_is_not_run_on_columns() -> None:
+    class Shouting(KeepColumns):
+        def process(self, rows: list[Row]) -> Rows:  # type: ignore[override]
+            yield [{"x": str(row["x"]).upper()} for row in rows]
+
+    Shouting.__name__ = "KeepColumns"  # as a class of the library is called
+    outcome = apply_step(Shouting(name="shout", columns=["x"]), make_batch("a", "b"))
+    assert outcome.batch.rows == [{"x": "A"}, {"x": "B"}]
+
+
+def test_a_users_step_after_a_step_on_columns_gets_rows_of_its_own() -> None:
+    batch = Batch(columns={"x": [1, 2]}, ids=["a", "b"], orders=[0, 1])
+    outcome = apply_steps(
+        [RenameColumns(name="r", columns={"x": "z"}), RenameColumns(name="s", columns={"z": "x"}), InPlace()],
+        batch,
+    )
+    assert outcome.batch.rows == [{"x": 1, "y": 2}, {"x": 2, "y": 3}]
+    assert batch.columns() == {"x": [1, 2]}
 
 
 class Sorted(GlobalStep):
