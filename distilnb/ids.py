@@ -15,7 +15,7 @@ from distilnb.values import dump, is_plain
 
 RowId: TypeAlias = str
 
-KEPT_DIGESTS = 1 << 20  # in memory; more go to disk
+KEPT_DIGESTS = 1_000_000  # in memory, with room for a batch below half of 2**21 slots; more go to disk
 _FIRST_SLOTS = 1 << 12
 _DIGEST_BYTES = 8
 

@@ -172,12 +172,10 @@ class Batch:
 
     def extend(self, more: Batch) -> None:
         """Append the rows of another batch, not what is gone of it."""
-        if not self.ids and more._columns is None:
-            self._rows, self.ids, self._orders = list(more._rows), list(more.ids), list(more._orders)
-            return
-        self.rows += more.copies()
+        are_flat = more.is_flat and (self.is_flat or not self.ids)
+        self.rows += more.rows
         self.ids += more.ids
-        if self.is_flat and more.is_flat:
+        if are_flat:
             self._orders += more._orders
         else:
             self.orders += more.list_orders()

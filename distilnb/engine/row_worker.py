@@ -138,7 +138,7 @@ class RowWorker:
         batch = read_batch(self.run.path / message["path"])
         entries = message["todo"]
         if entries is None:
-            entries = range(len(batch.rows) + len(batch.gone))
+            entries = range(len(batch) + len(batch.gone))
         steps = [self._load(name) for name in stage.steps]
         if stage.kind == "join":
             yield from self._join(stage, batch, list(entries), message)
@@ -220,9 +220,7 @@ class RowWorker:
         whole = Batch()
         for path in paths:
             batch = read_batch(self.run.path / path)
-            whole.rows += batch.rows
-            whole.ids += batch.ids
-            whole.orders += batch.orders
+            whole.extend(batch)
             whole.gone += batch.gone
         return whole
 
@@ -277,8 +275,7 @@ class RowWorker:
 def _append(total: Outcome, more: Outcome) -> None:
     """Add all that became of some rows to what became of those before."""
     merge(total, more)
-    for row, row_id, order in zip(more.batch.rows, more.batch.ids, more.batch.orders, strict=True):
-        total.batch.add(row, row_id, order)
+    total.batch.extend(more.batch)
     total.batch.gone += more.batch.gone
 
 

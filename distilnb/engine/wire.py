@@ -73,7 +73,7 @@ def write_outcome(run: RunDir, stage: str, outcome: Outcome, took: Mapping[int, 
     The file is named by pid and time, so that a restarted worker never overwrites one.
     """
     files = []
-    if outcome.batch.rows or outcome.batch.gone:
+    if len(outcome.batch) or outcome.batch.gone:  # not `rows`, which would make dicts
         path = run.batches(stage) / f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}.json"
         try:
             write_batch(path, outcome.batch)

@@ -77,7 +77,8 @@ class Signature:
     ) -> list[Any] | None:
         """Call the function on each row of columns; None where it takes more than values of columns.
 
-        `moved` is called whenever some rows are through. Raises KeyError when there is no such column, and whatever the function raises.
+        `moved` is called whenever some rows are through. Raises KeyError when there is no such column, and
+        whatever the function raises.
         """
         names = (*self.columns, *(name for name in self.optional_columns if name in columns))
         takes_more = self.takes_row or self.takes_rest or self.batch

@@ -149,8 +149,9 @@ class Step(Spec):
     def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns | None:
         """Do what `process` does to columns (name → one value for each of `n_rows` rows), which is cheaper.
 
-        For steps of the library; one that takes long calls `moved` now and then. It must not change the lists, and returns None, or raises, for a batch that it
-        cannot do so: then the rows go through `process`, which tells whose fault it is.
+        For steps of the library; one that takes long calls `moved` now and then. It must not change the lists, and
+        returns None, or raises, for a batch that it cannot do so: then the rows go through `process`, which tells
+        whose fault it is.
         """
 
     def columns_after(self, upstream: Sequence[Columns]) -> Columns:

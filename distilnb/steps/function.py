@@ -442,9 +442,7 @@ def _takes_batches(function: Callable[..., Any], step_type: StepType) -> bool:
 
 
 def _listed(names: Sequence[str] | Mapping[str, bool] | None) -> list[str] | dict[str, bool] | None:
-    if names is None:
-        return None
-    return dict(names) if isinstance(names, Mapping) else list(names)
+    return dict(names) if isinstance(names, Mapping) else None if names is None else list(names)
 
 
 def _free_name(base: str, taken: Mapping[str, object]) -> str:
