@@ -271,9 +271,12 @@ def _parse_quickly(lines: list[bytes]) -> list[Row] | None:
     """Return the rows of JSON lines, or None where only the careful reader tells what they mean, or what is wrong."""
     import orjson
 
+    returns = [line for line in lines if b"\r" in line]
+    if any(line.find(b"\r") != len(line) - 2 for line in returns):  # one that ends a line by itself
+        return None
     try:
         rows = list(map(orjson.loads, lines))
-    except ValueError:  # a blank line, NaN, a lone surrogate, a carriage return that ends a line
+    except ValueError:  # a blank line, NaN, a lone surrogate
         return None
     if set(map(type, rows)) != {dict} or hides_long_integers(rows):
         return None

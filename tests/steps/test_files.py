@@ -214,3 +214,52 @@ def test_any_rows_come_back_from_json_lines(
 ) -> None:
     path = tmp_path_factory.mktemp("jsonl") / "a.jsonl"
     assert read(write(path, "".join(json.dumps(row) + "\n" for row in rows))) == rows
+
+
+LINES = st.sampled_from(
+    [
+        b'{"a": 1}',
+        b' {"a": [1.5, {"b": null}]} ',
+        b'{"a": 123456789012345678901234567890}',
+        b'{"a": [-99999999999999999999]}',
+        b'{"a": 1e300}',
+        b'{"a": NaN, "b": [Infinity]}',
+        b'{"a": "\\ud800"}',
+        b'{"a": 1}\xc2\xa0',
+        b'{"a":\r1}',
+        b"",
+        b" \t",
+        b"\xc2\xa0",
+        b"[1]",
+        b"{oops}",
+    ]
+)
+
+
+@given(
+    st.lists(st.tuples(LINES, st.sampled_from([b"\n", b"\r\n", b"\r"])), max_size=8),
+    st.integers(0, 4),
+    st.booleans(),
+)
+def test_json_lines_mean_the_same_by_the_block_as_line_by_line(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[bytes, bytes]], skip: int, has_mark: bool
+) -> None:
+    """Rows, and the line that is told of, whatever ends a line and whatever stands in it."""
+    text = (b"\xef\xbb\xbf" if has_mark else b"") + b"".join(line + end for line, end in lines)
+    path = write(tmp_path_factory.mktemp("lines") / "rows.jsonl", text)
+
+    def outcome() -> tuple[list[Row], str]:
+        rows: list[Row] = []
+        try:
+            for row in read_file(DataFile(str(path), "jsonl"), skip):
+                rows.append(row)
+        except InputError as error:
+            return rows, str(error)
+        return rows, ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distilnb.steps.files._FIRST_BLOCK_BYTES", 20)
+        patch.setattr("distilnb.steps.files._BLOCK_BYTES", 40)
+        by_block = outcome()
+        patch.setattr("distilnb.steps.files._parse_quickly", lambda _: None)
+        assert repr(by_block) == repr(outcome())
