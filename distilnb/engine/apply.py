@@ -12,7 +12,7 @@ import itertools
 import operator
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -67,6 +67,11 @@ class Outcome:
         self.batch.gone.append(Gone(failure.row_id, order, failure.step, failure.reason))
         self.count(failure.step, failed=1)
 
+    def note_kept(self, failure: Failure) -> None:
+        """List a failed row that goes on beside those in quarantine."""
+        self.failures.append(replace(failure, is_partial=True))
+        self.count(failure.step, partial=1)
+
     def quarantine_unstorable(self, step: str) -> None:
         """Quarantine the rows that hold a value which cannot be stored."""
         batch, self.batch = self.batch, Batch(gone=self.batch.gone)
@@ -92,11 +97,40 @@ class Outcome:
         reasons[reason] = reasons.get(reason, 0) + len(ids)
 
 
+@dataclass(frozen=True)
+class KeepFailed:
+    """How a failed row goes on (`on_error="null"`): with None in the columns that the step would have made.
+
+    `columns` are those of the rows that leave each step, None where they are not known before the run.
+    """
+
+    columns: Mapping[str, Sequence[str] | None]
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> KeepFailed | None:
+        """Return what the options of a run say; None when failed rows are quarantined."""
+        return cls(options.get("columns", {})) if options.get("on_error") == "null" else None
+
+    def kept(self, step: Step, row: Row, row_id: RowId, order: Order) -> tuple[Row, RowId, Order]:
+        """Return a row that failed as it leaves the step: with None, and as the first child where there are some."""
+        known = self.columns.get(step.name)
+        used_up = {name for name in step.needed() if known is not None and name not in known}
+        there = {name: value for name, value in row.items() if name not in used_up}
+        missing = [name for name in known or () if name not in there]
+        nulled = {**there, **dict.fromkeys(missing), **dict.fromkeys(step.made())}
+        return (nulled, f"{row_id}.0", [*order, 0]) if step.expands() else (nulled, row_id, order)
+
+
 FILTERED = "left out by the step"
 
 
-def apply_step(step: Step, batch: Batch, moved: Callable[[], None] = lambda: None) -> Outcome:
-    """Run a row step on a batch and say what became of each row; `moved` is called whenever some rows are through."""
+def apply_step(
+    step: Step, batch: Batch, moved: Callable[[], None] = lambda: None, keep: KeepFailed | None = None
+) -> Outcome:
+    """Run a row step on a batch and say what became of each row; failed ones are quarantined, or go on by `keep`.
+
+    `moved` is called whenever some rows are through.
+    """
     outcome = Outcome(Batch(gone=list(batch.gone)))
     if not batch.ids:
         return outcome
@@ -110,7 +144,7 @@ def apply_step(step: Step, batch: Batch, moved: Callable[[], None] = lambda: Non
         if matched is not None:
             _keep(step, batch, *matched, outcome)
             return outcome
-    _apply_by_row(step, batch, outcome, moved)
+    _apply_by_row(step, batch, outcome, moved, keep)
     return outcome
 
 
@@ -299,12 +333,15 @@ def _keep(
     outcome.count(step.name, done=len(outgoing), made=len(outgoing))
 
 
-def _apply_by_row(step: Step, batch: Batch, outcome: Outcome, moved: Callable[[], None]) -> None:
+def _apply_by_row(
+    step: Step, batch: Batch, outcome: Outcome, moved: Callable[[], None], keep: KeepFailed | None
+) -> None:
     """Run a step on each row by itself: its own error is its own, and what comes out are its children."""
     needed, expands, flatten = step.needed(), step.expands(), itertools.chain.from_iterable
     is_mapped = bool(step.input_mappings or step.output_mappings)
     n_done, made, ids, orders = 0, [], [], []
-    for row, row_id, order in zip(batch.copies(), batch.ids, batch.list_orders(), strict=True):
+    copies = zip(batch.copies(), batch.ids, batch.list_orders(), strict=True)
+    for index, (row, row_id, order) in enumerate(copies):
         moved()
         try:
             check_row(step, row, needed)
@@ -316,7 +353,16 @@ def _apply_by_row(step: Step, batch: Batch, outcome: Outcome, moved: Callable[[]
             outcome.drop(row_id, order, step.name, str(drop))
             continue
         except Exception as error:  # noqa: BLE001 - the worker's loop: any error of a step is an error of the row
-            outcome.fail(Failure.of(row_id, step.name, error), order)
+            failure = Failure.of(row_id, step.name, error)
+            if keep is None:
+                outcome.fail(failure, order)
+                continue
+            outcome.note_kept(failure)
+            n_done += 1
+            kept_row, kept_id, kept_order = keep.kept(step, batch.rows[index], row_id, order)
+            made.append(kept_row)
+            ids.append(kept_id)
+            orders.append(kept_order)
             continue
         if not children:
             outcome.drop(row_id, order, step.name, FILTERED)
@@ -331,6 +377,18 @@ def _apply_by_row(step: Step, batch: Batch, outcome: Outcome, moved: Callable[[]
             orders.append(order)
     outcome.batch = Batch(made, ids, orders, outcome.batch.gone)
     outcome.count(step.name, done=n_done, made=len(made))
+
+
+def fail_row(
+    step: Step, row: Row, failure: Failure, order: Order, outcome: Outcome, keep: KeepFailed | None
+) -> None:
+    """Quarantine a row that failed, or let it go on with None in the columns of the step."""
+    if keep is None:
+        outcome.fail(failure, order)
+    else:
+        outcome.note_kept(failure)
+        outcome.batch.add(*keep.kept(step, row, failure.row_id, order))
+        outcome.count(failure.step, done=1, made=1)
 
 
 def check_row(step: Step, row: Mapping[str, Any], needed: Iterable[str] | None = None) -> None:

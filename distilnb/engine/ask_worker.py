@@ -10,16 +10,18 @@ import gc
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
-from distilnb.engine.apply import Failure, Outcome
-from distilnb.engine.ask import Asked, Asker, FatalModelError, Models, model_of
+from distilnb.engine.apply import Failure, KeepFailed, Outcome, fail_row
+from distilnb.engine.ask import Asked, Asker, FatalModelError, model_of
 from distilnb.engine.budget import Budget, BudgetReached
 from distilnb.engine.building import read_steps
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.deaths import poison_of
+from distilnb.engine.models import Models
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import failure_of
 from distilnb.engine.repeats import Repeats
@@ -39,6 +41,7 @@ from distilnb.rows import Batch, read_batch
 from distilnb.tasks.base import Task
 
 FLUSH_ROWS = 256
+REFUSALS_EVERY_S = 1.0
 FLUSH_AFTER_S = 0.02  # shorter costs more files, longer delays the next stage
 
 # Thresholds of the garbage collector. A thousand requests in flight are hundreds of thousands of objects, and next to
@@ -93,6 +96,7 @@ class AskWorker:
     vitals: Vitals
     say: Callable[[Message], None]
     plan: Plan = field(init=False)
+    keep: KeepFailed | None = field(init=False)
     steps: dict[str, Task] = field(default_factory=dict)
     asker: Asker | None = None
     _flushes: dict[str, _Flush] = field(default_factory=dict)
@@ -103,6 +107,7 @@ class AskWorker:
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
+        self.keep = KeepFailed.of(self.plan.options)
 
     def handle(self, message: Message) -> None:
         """Begin one thing; what it brings is said later."""
@@ -111,6 +116,8 @@ class AskWorker:
             self._start(self._ask(self.plan.stage(message["stage"]), message))
         elif kind == "secrets":
             self._start(self._load(message))
+        elif kind in ("pause", "resume", "adjust"):
+            self._start(self._control(message))
         elif kind == "drain":
             self._start(self._drain())
 
@@ -137,7 +144,7 @@ class AskWorker:
         except FatalModelError as error:
             self.say(failed_message(error.step, error.error))
         except BudgetReached as reached:
-            self.say({"say": "budget", "reason": str(reached)})
+            self.say({"say": "budget", "reason": str(reached), "reached": reached.limits})
         except Exception as error:  # noqa: BLE001 - the worker's loop: the runner decides what follows
             self.say(failed_message("", error, traceback.format_exc()))
 
@@ -149,12 +156,7 @@ class AskWorker:
         self.asker = Asker(
             ReplyCache(run_id=self.run.run_id),
             Models(),
-            Budget(
-                options.get("max_cost"),
-                options.get("max_tokens"),
-                message["spent_cost"],
-                message["spent_tokens"],
-            ),
+            Budget(None, None, message["spent_cost"], message["spent_tokens"]),
             Repeats(self.run.path / "repeats.sqlite"),
             options.get("cache", "on"),
             at=self._at,
@@ -166,8 +168,34 @@ class AskWorker:
             except Exception as error:  # noqa: BLE001 - a user's `load` may raise anything; the run ends with it
                 self.say(failed_message(name, error, traceback.format_exc()))
                 return
+        self._adjust(self.asker, message["limits"])
+        self._tell_refusals()
         gc.freeze()  # modules and steps stay: no collection need look at them
         self.say({"say": "ready"})
+
+    async def _control(self, message: Message) -> None:
+        """Pause, go on, or take new limits: behind `_load`, which every worker begins with."""
+        if self.asker is None:
+            return
+        if message["do"] == "pause":
+            self.asker.pause()
+        elif message["do"] == "resume":
+            self.asker.resume()
+        else:
+            self._adjust(self.asker, message["limits"])
+
+    def _adjust(self, asker: Asker, limits: Mapping[str, Any]) -> None:
+        asker.budget.adjust(limits["max_cost"], limits["max_tokens"])
+        for name, of_model in limits["models"].items():
+            if name in self.steps:
+                asker.models.adjust(model_of(self.steps[name]), of_model)
+
+    def _tell_refusals(self) -> None:
+        """Tell once a second which models refused requests, and how far that has lowered their concurrency."""
+        if self.asker is not None:
+            for refusals in self.asker.models.take_refusals():
+                self.say({"say": "limited", **refusals._asdict()})
+        asyncio.get_running_loop().call_later(REFUSALS_EVERY_S, self._tell_refusals)
 
     async def _ask(self, stage: Stage, message: Message) -> None:
         batch = read_batch(self.run.path / message["path"])
@@ -203,7 +231,7 @@ class AskWorker:
         self, stage: Stage, task: Task, batch: Batch, index: int, asked: Asked, batch_id: int
     ) -> None:
         flush = self._flush_of(stage, batch_id, index)
-        add_asked(flush.outcome, task, batch.ids[index], batch.orders[index], asked)
+        add_asked(flush.outcome, task, batch, index, asked, self.keep)
         flush.n_rows += 1
         if not stage.tells_gone:
             flush.outcome.batch.gone.clear()
@@ -246,9 +274,11 @@ class AskWorker:
         self.say({"say": "drained"})
 
 
-def add_asked(outcome: Outcome, task: Task, row_id: str, order: list[int], asked: Asked) -> None:
+def add_asked(
+    outcome: Outcome, task: Task, batch: Batch, index: int, asked: Asked, keep: KeepFailed | None = None
+) -> None:
     """Add what became of one row at a task to the outcome of its stage."""
-    name = task.name
+    name, row_id, order = task.name, batch.ids[index], batch.orders[index]
     expands = task.expands()
     for number, row in enumerate(asked.rows):
         if expands:
@@ -257,7 +287,7 @@ def add_asked(outcome: Outcome, task: Task, row_id: str, order: list[int], asked
             outcome.batch.add(row, row_id, order)
     has_ended_well = asked.failure is None
     if asked.failure:
-        outcome.fail(asked.failure, order)
+        fail_row(task, batch.rows[index], asked.failure, order, outcome, keep)
     elif asked.partial:
         reason = "; ".join(asked.partial)
         outcome.failures.append(Failure(row_id, name, "Partial", reason, is_partial=True))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from distilnb.engine.apply import Failure, Outcome, call_process
+from distilnb.engine.apply import Failure, KeepFailed, Outcome, call_process, fail_row
 from distilnb.engine.deaths import Poison
 from distilnb.engine.poison import failure_of
 from distilnb.errors import MissingPartnerError
@@ -29,6 +29,7 @@ class Joiner:
 
     step: Step
     n_inputs: int
+    keep: KeepFailed | None = None
     _waiting: dict[str, dict[int, Entry]] = field(default_factory=dict)
 
     def add(self, input_index: int, batch: Batch, batch_id: int, indices: Iterable[int]) -> list[str]:
@@ -64,7 +65,7 @@ class Joiner:
             elif len(lost) == len(entries):
                 outcome.batch.gone.append(lost[0])  # lost before the branches: counted where it was
             else:
-                outcome.fail(_without_partner(self.step, row_id, lost[0]), entries[0].order)
+                self._fail(_without_partner(self.step, row_id, lost[0]), entries, outcome)
         self._join(whole, outcome)
         return outcome, used
 
@@ -91,7 +92,7 @@ class Joiner:
                 never = Gone(
                     row_id, partners[first].order, self.step.name, "no row of this id was made there"
                 )
-                outcome.fail(_without_partner(self.step, row_id, never), partners[first].order)
+                self._fail(_without_partner(self.step, row_id, never), list(partners.values()), outcome)
         self._waiting.clear()
         return outcome, used
 
@@ -113,13 +114,18 @@ class Joiner:
         try:
             rows = self._call([entries])
         except Exception as error:  # noqa: BLE001 - the worker's loop: any error of a step is an error of the row
-            outcome.fail(Failure.of(row_id, self.step.name, error), entries[0].order)
+            self._fail(Failure.of(row_id, self.step.name, error), entries, outcome)
             return
         for row in rows[:1]:
             outcome.batch.add(row, row_id, entries[0].order)
             outcome.count(self.step.name, done=1, made=1)
         if not rows:
             outcome.drop(row_id, entries[0].order, self.step.name, "left out by the join")
+
+    def _fail(self, failure: Failure, entries: list[Entry], outcome: Outcome) -> None:
+        """Quarantine a row, or let go on what there is of it."""
+        there = {name: value for entry in entries for name, value in (entry.row or {}).items()}
+        fail_row(self.step, there, failure, entries[0].order, outcome, self.keep)
 
     def _call(self, whole: list[list[Entry]]) -> list[Row]:
         if not whole:

@@ -15,6 +15,11 @@ WorkerRole = Literal["rows", "ask"]
 FORMAT = 1  # of the run directory; raised when an older runner could not read it
 
 
+def ask_window(max_concurrency: int) -> int:
+    """Return how many rows may be with a model's worker: enough that its slots never run empty."""
+    return max(64, 4 * max_concurrency)
+
+
 @dataclass(frozen=True)
 class Stage:
     """One or more fused steps between two files.

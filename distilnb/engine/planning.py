@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.plan import Plan, Stage, ask_window
 from distilnb.spec.graph import Graph
 from distilnb.spec.registry import KINDS
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
@@ -90,7 +90,7 @@ def _new_stage(graph: Graph, name: str, stage_of: dict[str, str]) -> Stage:
     replicas = _replicas(step) if kind == "rows" else 1
     window, worker = (_row_window(replicas), "rows") if kind == "rows" else (0, "rows")
     if isinstance(step, Task) and kind == "ask":
-        window, worker = max(64, 4 * (step.llm.max_concurrency if step.llm else 64)), "ask"
+        window, worker = ask_window(step.llm.max_concurrency if step.llm else 64), "ask"
     expected = step.n_rows() if isinstance(step, GeneratorStep) else None
     return Stage(name, kind, (name,), inputs, worker, window, expected_rows=expected, replicas=replicas)  # type: ignore[arg-type]
 

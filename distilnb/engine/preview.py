@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from distilnb.engine.apply import Failure, Outcome, apply_global, apply_step
-from distilnb.engine.ask import Asked, Asker, FatalModelError, Models
+from distilnb.engine.ask import Asked, Asker, FatalModelError
 from distilnb.engine.ask_worker import add_asked
 from distilnb.engine.budget import Budget
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.join import Joiner
+from distilnb.engine.models import Models
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.row_cache import RowCache
 from distilnb.llms.request import Message, Reply
@@ -138,7 +139,7 @@ def _ask(task: Task, result: StepResult, incoming: Batch, repeats: Repeats, on_r
 
     def done(index: int, asked: Asked) -> None:
         row_id = incoming.ids[index]
-        add_asked(outcome, task, row_id, incoming.orders[index], asked)
+        add_asked(outcome, task, incoming, index, asked)
         result.messages[row_id], result.replies[row_id] = asked.messages, asked.replies
         result.is_priced = result.is_priced and asked.cost_usd is not None
         if on_row:

@@ -8,12 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distilnb.engine.ending import read_end, what_ails
-from distilnb.engine.journal import Event, JournalReader, from_ranges
+from distilnb.engine.events import Event
+from distilnb.engine.journal import JournalReader, from_ranges
+from distilnb.engine.limits import RunLimits
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.status import ENDED, GOING, RunState, RunStatus, StepStatus
 from distilnb.errors import RunError, UnknownStepError, did_you_mean
 from distilnb.rows import Batch, read_batch
+from distilnb.spec.files import PipelineFile, load, read_data
+from distilnb.spec.registry import KINDS
+from distilnb.spec.step import Step, stand_in
 
 _RATE_WINDOW_S = 3.0  # how far back the shown rate looks
 _DROPPED = "dropped:"
@@ -71,6 +76,7 @@ class RunReader:
         is_alive = self.run.is_locked()  # before the facts: a run that ends in between is read as ended
         journal = self.journal()
         facts = journal.facts() if journal else {}
+        common["limits"] = self._limits(facts)
         if journal is None or "state" not in facts:
             if is_alive or self.run.was_just_started():
                 return RunStatus(state="starting", steps=self._steps({}, {}), **common)
@@ -80,8 +86,8 @@ class RunReader:
         notes = tuple(facts.get("notes", ())) if state in GOING and is_alive else ()
         if state in GOING and not is_alive and not self.run.was_just_started():
             state, error = self._end_of_the_dead()
-        elif state == "running" and self.run.has_command("stop", "abort"):
-            state = "stopping"
+        elif state in ("running", "paused"):
+            state = self._told(state)
         elif state in ENDED and self._was_resumed_after(facts.get("ended_at", 0.0)):
             state, error = "starting", ""
         return RunStatus(
@@ -92,8 +98,18 @@ class RunReader:
             ended_at=facts.get("ended_at") if state not in GOING else None,
             steps=self._steps(facts, journal.counts()),
             notes=notes,
+            ran_s=facts.get("ran_s", 0.0),
             **common,
         )
+
+    def _told(self, state: RunState) -> RunState:
+        """Return the state that a running or paused run has once it has taken the commands that wait."""
+        for command in self.run.commands():
+            if command.name in ("stop", "abort"):
+                return "stopping"
+            told: dict[str, RunState] = {"pause": "paused", "resume": "running"}
+            state = told.get(command.name, state)
+        return state
 
     def _end_of_the_dead(self) -> tuple[RunState, str]:
         """Return state and error of a run whose runner is gone and whose journal does not say that it ended."""
@@ -102,6 +118,24 @@ class RunReader:
             return ("stopped" if end.state == "stopped" else "failed"), end.error
         ails = what_ails(self.run)
         return ("failed", f"{ails} {self._lost_text()}") if ails else ("lost", self._lost_text())
+
+    def limits(self) -> RunLimits:
+        """Return the limits in force, with changes that no runner has taken yet."""
+        with self._lock:
+            journal = self.journal()
+            return self._limits(journal.facts() if journal else {})
+
+    def _limits(self, facts: dict[str, Any]) -> RunLimits:
+        waiting = [command.payload for command in self.run.commands() if command.name == "adjust"]
+        return RunLimits.of(self.plan, facts.get("limits"), waiting)
+
+    def limits_reached(self) -> list[str]:
+        """Return the limits that stopped the run and were not raised since, as text: "max_cost 2"."""
+        with self._lock:
+            journal = self.journal()
+            facts = journal.facts() if journal else {}
+        reached = facts.get("reached", {})
+        return [f"{name} {reached[name]:g}" for name in self._limits(facts).not_raised(reached)]
 
     def _was_resumed_after(self, ended_at: float) -> bool:
         """Whether a runner was started since the run ended, and has not written anything yet."""
@@ -203,7 +237,7 @@ class RunReader:
 
     def _rows_inside(self, stage: Stage, step: str, journal: JournalReader) -> Batch:
         """Make the rows in the middle of fused steps again: the steps are cheap, so only their end is kept."""
-        from distilnb.engine.apply import apply_steps
+        from distilnb.engine.apply import KeepFailed, Outcome, apply_step, apply_steps
         from distilnb.engine.building import read_plain_steps
 
         names = stage.steps[: stage.steps.index(step) + 1]
@@ -220,13 +254,25 @@ class RunReader:
             through = sorted(from_ranges(acknowledged.get((ref.id, stage.name), ())))
             batch = self._read([ref.path]).select(index for index in through if index < ref.n_rows)
             _extend(taken, batch)
-        return apply_steps([steps[name] for name in names], taken).batch.in_order()
+        keep = KeepFailed.of(self.plan.options)
+
+        def apply(step: Step, batch: Batch) -> Outcome:
+            return apply_step(step, batch, keep=keep)
+
+        return apply_steps([steps[name] for name in names], taken, apply).batch.in_order()
 
     def _read(self, paths: list[str]) -> Batch:
         whole = Batch()
         for path in paths:
             _extend(whole, read_batch(self.run.path / path))
         return whole
+
+    def pipeline_file(self) -> PipelineFile:
+        """Return the pipeline as it was started; classes of the user stand in it by name only."""
+        path = self.run.path / "pipeline.yaml"
+        steps = read_data(path.read_text(encoding="utf-8"))["steps"]
+        unknown = {str(step["kind"]) for step in steps} - KINDS.keys()
+        return load(path, classes={kind: stand_in(kind) for kind in unknown})
 
     def close(self) -> None:
         """Close the journal."""

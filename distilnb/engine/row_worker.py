@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from distilnb.engine.apply import Outcome, apply_global, apply_step, merge
+from distilnb.engine.apply import KeepFailed, Outcome, apply_global, apply_step, merge
 from distilnb.engine.building import read_steps
 from distilnb.engine.deaths import Poison, poison_of
 from distilnb.engine.digests import DigestFile
@@ -44,13 +44,20 @@ def main() -> None:
     """Serve one runner until it says exit or dies."""
     path, _, connection, vitals = join_runner()
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    may_work = threading.Event()  # cleared while the run is paused: what waits in the inbox is not begun
+    may_work.set()
 
     def listen() -> None:
         splitter = LineSplitter()
         try:
             while data := connection.recv(1 << 16):
                 for message in splitter.feed(data):
-                    inbox.put(message)
+                    if message["do"] == "pause":
+                        may_work.clear()
+                    else:
+                        inbox.put(message)
+                    if message["do"] in ("resume", "drain", "exit"):
+                        may_work.set()
         finally:
             leave()
 
@@ -60,6 +67,7 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     while (message := inbox.get())["do"] != "exit":
+        may_work.wait()
         for reply in worker.handle(message):
             connection.sendall(encode(reply))
     worker.unload()
@@ -82,6 +90,7 @@ class RowWorker:
     run: RunDir
     vitals: Vitals
     plan: Plan = field(init=False)
+    keep: KeepFailed | None = field(init=False)
     steps: dict[str, Step] = field(default_factory=dict)
     _loaded: set[str] = field(default_factory=set)
     _joiners: dict[str, Joiner] = field(default_factory=dict)
@@ -93,6 +102,7 @@ class RowWorker:
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
+        self.keep = KeepFailed.of(self.plan.options)
         self._numbers = {stage.name: number for number, stage in enumerate(self.plan.stages)}
 
     def handle(self, message: Message) -> Iterator[Message]:
@@ -171,13 +181,14 @@ class RowWorker:
         return total
 
     def _apply(self, step: Step, batch: Batch) -> Outcome:
+        def apply(step: Step, batch: Batch) -> Outcome:
+            return apply_step(step, batch, self.vitals.moved, self.keep)
+
         if not step.cache:
-            return apply_step(step, batch, self.vitals.moved)
+            return apply(step, batch)
         if self._row_cache is None:
             self._row_cache = RowCache(mode=self.plan.options.get("cache", "on"))
-        return self._row_cache.apply(
-            step, batch, lambda step, batch: apply_step(step, batch, self.vitals.moved)
-        )
+        return self._row_cache.apply(step, batch, apply)
 
     def _join(self, stage: Stage, batch: Batch, entries: list[int], message: Message) -> Iterator[Message]:
         """Take rows in and join those whose partners are there; row by row after a death at this batch."""
@@ -204,7 +215,7 @@ class RowWorker:
 
     def _joiner(self, stage: Stage) -> Joiner:
         if stage.name not in self._joiners:
-            self._joiners[stage.name] = Joiner(self._load(stage.name), len(stage.inputs))
+            self._joiners[stage.name] = Joiner(self._load(stage.name), len(stage.inputs), self.keep)
         return self._joiners[stage.name]
 
     def _global(self, stage: Stage, message: Message) -> Message:

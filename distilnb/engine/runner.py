@@ -14,15 +14,20 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
+from distilnb.engine import events
+from distilnb.engine.control import Control, Ending
 from distilnb.engine.crew import Crew, Death
 from distilnb.engine.deaths import Deaths
 from distilnb.engine.ending import take_space, tell_end
-from distilnb.engine.flow import End, Flow, Gather, Job, Pull
+from distilnb.engine.flow import Flow
 from distilnb.engine.journal import Journal, from_ranges
-from distilnb.engine.plan import Stage
+from distilnb.engine.limits import PER_MODEL, RunLimits
+from distilnb.engine.orders import first_order, order_for
+from distilnb.engine.plan import Stage, ask_window
 from distilnb.engine.roster import Roster
-from distilnb.engine.rundir import RunDir
+from distilnb.engine.rundir import Command, RunDir
 from distilnb.engine.vitals import LastWords
 from distilnb.engine.watch import BLOCKED_LIMIT_S, ROW_LIMIT_S, Finding, Watch
 from distilnb.engine.wire import Message, decode
@@ -77,8 +82,7 @@ class Runner:
         self.busy_at = time.monotonic()  # when there last was something to do
         self._journal_checked_at = 0.0
         self.end: tuple[str, str, str] | None = None  # state, reason, error: set when the run is to end
-        self.is_stopping = False
-        self.stop_reason = ""
+        self.control = Control()
         self.failed_step = ""
         self._is_stop_told = False
         self._is_abort = False
@@ -86,7 +90,7 @@ class Runner:
 
     def run(self) -> None:
         """Work until the run is complete, stopped or failed; always leaves a state in the journal."""
-        signal.signal(signal.SIGTERM, lambda *_: self._begin_stop("signal"))
+        signal.signal(signal.SIGTERM, lambda *_: self._begin_stop(Ending("stopped", "signal")))
         try:
             self._restore()
             for name in self.crew.names:
@@ -103,8 +107,10 @@ class Runner:
 
     def _turn(self) -> None:
         messages = self.crew.receive()
-        for command in self.run_dir.take_commands():
+        for command in self.run_dir.commands():
             self._obey(command)
+            self.run_dir.remove_command(command)  # after it is in the journal: a kill in between loses none
+        self._keep_time()
         if messages:
             with self.journal.turn():
                 for worker, message in messages:
@@ -121,24 +127,29 @@ class Runner:
         self._look_around()
 
     def _give_work(self) -> None:
-        if self.is_stopping:
-            self._note_stopping()
+        if self.control.ending:
+            self._note_stopping(self.control.ending)
             if self.crew.is_drained:
-                self.end = ("stopped", self.stop_reason, "")
+                self.end = self.control.ending[:3]
+            return
+        if self.control.is_paused:
             return
         for work in self.flow.next_work():
             worker = self.crew.workers[self.flow.holder(work)]
-            worker.tell(self._message(work, worker))
+            worker.tell(order_for(work, worker, self.plan, self.reader, self.deaths))
         self._note_done_stages()
         if self.flow.all_done():
             self.end = ("finished", "", "")
 
-    def _note_stopping(self) -> None:
+    def _note_stopping(self, ending: Ending) -> None:
         if not self._is_stop_told:
             self._is_stop_told = True
+            self.failed_step = ending.step
             with self.journal.turn():
                 self.journal.set_fact("state", "stopping")
-                self.journal.set_fact("reason", self.stop_reason)
+                self.journal.set_fact("reason", ending.reason)
+                self.journal.set_fact("reached", ending.reached)
+                self.journal.add_event(events.Stopping(reason=ending.reason))
 
     def _assign(self, stage: Stage) -> str | None:
         """Return the worker for a stage's next work; None while it is dead, and its work must stay queued."""
@@ -147,7 +158,8 @@ class Runner:
     def _look_around(self) -> None:
         """Notice that there is nothing to do for long, or that the journal is not there any more."""
         now = time.monotonic()
-        if any(self.flow.busy_stages(name) for name in self.crew.names) or not self.crew.is_idle:
+        is_at_work = any(self.flow.busy_stages(name) for name in self.crew.names) or not self.crew.is_idle
+        if is_at_work or self.control.is_paused:
             self.busy_at = now
         elif now - self.busy_at > self.idle_limit_s and self.end is None:
             self.end = ("stopped", "idle", "")
@@ -156,43 +168,13 @@ class Runner:
             if not self.journal.is_there():  # SQLite would write on into the deleted file
                 raise StoreError(f"The journal {str(self.run_dir.journal)!r} was deleted.")
 
-    def _message(self, work: Job | Pull | Gather | End, worker: Worker) -> Message:
-        if isinstance(work, Job):
-            return {
-                "do": "batch",
-                "stage": work.stage.name,
-                "batch": work.batch.id,
-                "path": work.batch.path,
-                "input": work.input_index,
-                "todo": work.todo,
-                "again": work.again,
-                **self.deaths.orders(self.plan.stages.index(work.stage), work.batch.id),
-            }
-        if isinstance(work, Pull):
-            seen: list[tuple[str, int]] = []
-            if work.offset and work.stage.name not in worker.pulled:
-                seen = [(batch.path, batch.n_rows) for batch in self.reader.batches(work.stage.name)]
-            worker.pulled.add(work.stage.name)
-            limit = self.plan.options.get("rows")
-            return {
-                "do": "pull",
-                "stage": work.stage.name,
-                "offset": work.offset,
-                "limit": limit,
-                "seen": seen,
-            }
-        if isinstance(work, Gather):
-            inputs = [[batch.path for batch in self.reader.batches(name)] for name in work.stage.inputs]
-            return {"do": "global", "stage": work.stage.name, "inputs": inputs}
-        return {"do": "end", "stage": work.stage.name}
-
     def _note_done_stages(self) -> None:
         new = [name for name in self.flow.done_stages() if name not in self._told_done]
         if new:
             with self.journal.turn():
                 for name in new:
                     for step in self.plan.stage(name).steps:
-                        self.journal.add_event("step_finished", step)
+                        self.journal.add_event(events.StepFinished(step=step))
                 self.journal.set_fact("done", sorted({*self._told_done, *new}))
             self._told_done.update(new)
 
@@ -209,7 +191,15 @@ class Runner:
         elif kind == "failed":
             self._fail(message)
         elif kind == "budget":
-            self._begin_stop("budget", message["reason"])
+            self._begin_stop(Ending("stopped", f"budget: {message['reason']}", reached=message["reached"]))
+        elif kind == "limited":
+            self.journal.add_event(
+                events.Limited(
+                    model=message["model"],
+                    n_refused=message["n_refused"],
+                    concurrency=message["concurrency"],
+                )
+            )
         elif kind == "drained":
             worker.is_drained = True
         elif kind == "ready":
@@ -230,6 +220,7 @@ class Runner:
             self.journal.count(step, figures)
         if message["errors"]:
             self.journal.add_errors(message["errors"])
+            self._fail_on_row(message["errors"])
         for batch in made:
             self.flow.arrived(batch)
         if stage.kind == "source":
@@ -240,8 +231,17 @@ class Runner:
     def _note_end(self, stage: str) -> None:
         """A source has no more rows, or a join or a global step has done its last work."""
         self.journal.set_fact(f"ended:{stage}", True)
-        self.journal.add_event("stage_ended", stage)
+        self.journal.add_event(events.StageEnded(step=stage))
         self.flow.ended(stage)
+
+    def _fail_on_row(self, errors: list[dict[str, Any]]) -> None:
+        """End the run at the first row that failed, where its user wants that."""
+        failed = next((error for error in errors if not error["is_partial"]), None)
+        if failed is None or self.plan.options.get("on_error") != "raise":
+            return
+        row, step = failed["row_id"], failed["step"]
+        error = f"Row {row!r} failed at step {step!r}: {failed['kind']}: {failed['reason']}"
+        self._begin_stop(Ending("failed", f"row: {row}", error, step))
 
     def _fail(self, message: Message) -> None:
         where = f"Step {message['step']!r} failed: " if message["step"] else ""
@@ -252,18 +252,12 @@ class Runner:
     # --- workers ---
 
     def _start_worker(self, name: str) -> None:
-        counts = self.reader.counts()
-        first: Message = {
-            "do": "secrets",
-            "values": self.secrets,
-            "spent_cost": sum(figures.get("cost_usd", 0.0) for figures in counts.values()),
-            "spent_tokens": int(
-                sum(f.get("input_tokens", 0) + f.get("output_tokens", 0) for f in counts.values())
-            ),
-        }
+        first = first_order(self.secrets, self.reader.counts(), self.control.limits)
         worker = self.crew.start(name, first)
+        if self.control.is_paused:
+            worker.tell({"do": "pause"})
         with self.journal.turn():
-            self.journal.add_event("worker_started", role=worker.role, name=name, pid=worker.pid)
+            self.journal.add_event(events.WorkerStarted(role=worker.role, name=name, pid=worker.pid))
 
     def _note_finding(self, finding: Finding) -> None:
         """Tell that a worker is stuck, busy, or well again; the stuck are killed already, and die like others."""
@@ -271,11 +265,11 @@ class Runner:
         at = self._step_at(worker.vitals.words(), worker.name)
         with self.journal.turn():
             if finding.kind == "awake":
-                self.journal.add_event("worker_awake", name=finding.worker)
+                self.journal.add_event(events.WorkerAwake(name=finding.worker))
                 self._well(finding.worker)
                 return
-            kind = "worker_busy" if finding.kind == "busy" else "worker_stuck"
-            self.journal.add_event(kind, at, name=finding.worker, pid=worker.pid, why=finding.why)
+            kind = events.WorkerBusy if finding.kind == "busy" else events.WorkerStuck
+            self.journal.add_event(kind(name=finding.worker, pid=worker.pid, why=finding.why, step=at))
             where = f" with {at!r}" if at else ""
             told = "busy" if finding.kind == "busy" else "stuck"
             end = "" if told == "busy" else "; it is started again"
@@ -302,8 +296,11 @@ class Runner:
             return
         name, words = death.worker.name, death.words
         with self.journal.turn():
-            data = {"role": death.worker.role, "name": name, "exit": death.exit, "how": death.text}
-            self.journal.add_event("worker_died", self._step_at(words, name), **data)
+            at = self._step_at(words, name)
+            died = events.WorkerDied(
+                role=death.worker.role, name=name, exit=death.exit, how=death.text, step=at
+            )
+            self.journal.add_event(died)
         if words is not None:
             self.deaths.note(words, death.text, is_own_doing=death.is_own_doing)
         if death.is_last:
@@ -311,7 +308,7 @@ class Runner:
             self.failed_step = self._step_at(words, name)
             return
         self.flow.lost_worker(name)
-        if self.is_stopping:
+        if self.control.is_stopping:
             self.crew.start_none()
 
     def _last_death_text(self, death: Death) -> str:
@@ -331,22 +328,55 @@ class Runner:
 
     # --- commands ---
 
-    def _obey(self, command: str) -> None:
+    def _obey(self, command: Command) -> None:
         with self.journal.turn():
-            self.journal.add_event("command", name=command)
-        if command == "stop":
-            self._begin_stop("user")
-        elif command == "abort":
+            self.journal.add_event(events.CommandTaken(name=command.name))
+            if command.name == "adjust":
+                self._adjust(command.payload)
+            elif command.name == "pause" and self.control.pause():
+                self._tell_state("paused", events.Paused(), {"do": "pause"})
+            elif command.name == "resume" and self.control.resume():
+                self._tell_state("running", events.Resumed(pid=os.getpid(), was="paused"), {"do": "resume"})
+        if command.name == "stop":
+            self._begin_stop(Ending("stopped", "user"))
+        elif command.name == "abort":
             self._is_abort = True
             self.end = ("stopped", "user", "")
 
-    def _begin_stop(self, reason: str, detail: str = "") -> None:
-        if self.is_stopping:
-            return
-        self.is_stopping = True
-        self.stop_reason = f"{reason}: {detail}" if detail else reason
-        self.crew.tell_all({"do": "drain"})
-        self.crew.start_none()
+    def _tell_state(self, state: str, event: events.Event, message: Message) -> None:
+        self.journal.set_fact("state", state)
+        self.journal.add_event(event)
+        self.crew.tell_all(message)
+
+    def _adjust(self, payload: dict[str, Any]) -> None:
+        """Put changed limits in force: in the journal for the next runner, in the windows, in the workers."""
+        limits = self.control.limits = self.control.limits.changed(payload)
+        changes = payload.get("changes", {})
+        of_models = [name for name in payload.get("steps", ()) if any(key in PER_MODEL for key in changes)]
+        self.journal.set_fact("limits", limits.to_json())
+        self.journal.add_event(events.Adjusted(steps=of_models, changes=changes))
+        self._set_windows()
+        self.crew.tell_all({"do": "adjust", "limits": limits.to_json()})
+
+    def _set_windows(self) -> None:
+        for step, limits in self.control.limits.models.items():
+            stage = self.plan.stage_of(step)
+            if stage.kind == "ask":
+                self.flow.set_window(stage.name, ask_window(limits["max_concurrency"] or 1))
+
+    def _begin_stop(self, ending: Ending) -> None:
+        if self.control.stop(ending):
+            self.crew.tell_all({"do": "drain"})
+            self.crew.start_none()
+
+    def _keep_time(self) -> None:
+        """Count the running time, and end a run whose time, or whose pause, is over."""
+        ending = self.control.tick()
+        if ending is not None:
+            self._begin_stop(ending)
+        if self.control.must_note_ran():
+            with self.journal.turn():
+                self.journal.set_fact("ran_s", self.control.ran_s)
 
     # --- begin and end ---
 
@@ -361,9 +391,15 @@ class Runner:
             self.journal.set_fact("reason", "")
             self.journal.set_fact("error", "")
             self.journal.set_fact("notes", [])
+            self.journal.set_fact("reached", {})
             if is_new:
                 self.journal.set_fact("started_at", time.time())
-            self.journal.add_event("started" if is_new else "resumed", pid=os.getpid())
+                self.journal.add_event(events.Started(pid=os.getpid()))
+            else:
+                self.journal.add_event(events.Resumed(pid=os.getpid(), was=facts["state"]))
+        self.control.limits = RunLimits.of(self.plan, facts.get("limits"), ())
+        self.control.ran_s = facts.get("ran_s", 0.0)
+        self._set_windows()
         acknowledged = self.reader.acknowledged()
         for batch in self.reader.batches():
             skip = (
@@ -396,7 +432,8 @@ class Runner:
                 self.journal.set_fact("failed_step", self.failed_step)
                 self.journal.set_fact("notes", [])
                 self.journal.set_fact("ended_at", time.time())
-                self.journal.add_event("ended", state=state, reason=reason)
+                self.journal.set_fact("ran_s", self.control.ran_s)
+                self.journal.add_event(events.Ended(state=state, reason=reason))
             if not self.journal.is_there():
                 raise StoreError("The journal was deleted.")
         except (DistilnbError, sqlite3.Error, OSError) as refused:

@@ -3,9 +3,11 @@
 runner → worker   {"do": "secrets", …}  {"do": "batch", stage, batch, path, input, todo, again, one_by_one?, poison?}
                   {"do": "pull", stage, offset, limit, seen}  {"do": "global", stage, inputs}
                   {"do": "end", stage}  {"do": "drain"}  {"do": "exit"}
+                  {"do": "pause"}  {"do": "resume"}  {"do": "adjust", limits}
 worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors}
                   {"say": "source_end", stage}  {"say": "failed", step, kind, what, trace}
-                  {"say": "budget", reason}  {"say": "drained"}
+                  {"say": "budget", reason, reached}  {"say": "drained"}
+                  {"say": "limited", model, n_refused, concurrency}
 """
 
 from __future__ import annotations

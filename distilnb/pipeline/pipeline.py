@@ -306,15 +306,9 @@ class Pipeline:
         tasks = wiring.generation_tasks(prompt, system, models, k=k, into=into)
         if len(tasks) == 1:
             return self._append(tasks[0], verb="generate", name=name, after=after)
-        return self._branches(tasks, wiring.group_generations(into), verb="generate", name=name, after=after)
-
-    def _branches(self, tasks: Sequence[Step], join: Step, *, verb: str, name: str, after: str) -> Pipeline:
-        """Append parallel tasks and the step that joins them; a second time they are replaced as one."""
-        tasks = [wiring.with_default_model(task, self.llm) for task in tasks]
-        wired = wiring.wire_branches(self._graph, self._heads, tasks, join, verb=verb, name=name, after=after)
-        check_flow(wired.graph)
-        branches = [task for head in wired.heads for task in wired.graph.predecessors(head)]
-        wiring.check_new_columns(wired.graph, branches)
+        join = wiring.group_generations(into)
+        options: dict[str, Any] = {"llm": self.llm, "verb": "generate", "name": name, "after": after}
+        wired = wiring.append_branches(self._graph, self._heads, tasks, join, **options)
         return self._with(wired.graph, wired.heads, note=wired.note)
 
     def judge(
@@ -394,18 +388,23 @@ class Pipeline:
         parameters: Mapping[str, Any] | None = None,
         max_cost: float | None = None,
         max_tokens: int | None = None,
+        max_time: float | None = None,
+        on_error: Literal["quarantine", "null", "raise"] = "quarantine",
+        executor: Literal["local"] = "local",
         cache: Literal["on", "off", "refresh"] = "on",
         new: bool = False,
     ) -> Run:
         """Start a background run and return its handle at once.
 
-        `rows` limits each source, `dataset` replaces the rows of the only source, `max_cost` (USD) and
-        `max_tokens` stop the run before they are passed. While an equal run is going, that one is returned; `new`
-        starts another.
+        `rows` limits each source, `dataset` replaces the rows of the only source. `max_cost` (USD), `max_tokens`
+        and `max_time` (seconds, without pauses) stop the run; they count over its whole life, and `run.adjust`
+        changes them. With `on_error="null"` a row that fails goes on, with None in the columns of that step; with
+        "raise" it ends the run. While an equal run is going, that one is returned; `new` starts another.
         """
         pipeline = self if dataset is None else self.with_rows(starting.rows_of(dataset))
         graph = with_parameters(pipeline.graph, parameters)
-        options = {"rows": rows, "max_cost": max_cost, "max_tokens": max_tokens, "cache": cache}
+        options: dict[str, Any] = {"on_error": on_error, "executor": executor, "cache": cache, "rows": rows}
+        options |= {"max_cost": max_cost, "max_tokens": max_tokens, "max_time": max_time}
         text = to_record(PipelineFile(self.name, graph, description=self.description, llm=self.llm))
         return starting.start(graph, name=self.name, text=text, options=options, new=new)
 

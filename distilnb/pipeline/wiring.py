@@ -9,7 +9,7 @@ from distilnb.errors import DuplicateStepError, SpecError, StepConnectionError, 
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
 from distilnb.rows import Row
-from distilnb.spec.check import takes_several
+from distilnb.spec.check import check_flow, takes_several
 from distilnb.spec.code import Code
 from distilnb.spec.draft import drafting, snake_case
 from distilnb.spec.graph import Graph
@@ -96,6 +96,28 @@ def wire_branches(
     graph = graph.replacing(named(join, name))
     graph = Graph(graph.steps, (*graph.edges, *((branch, name) for branch in branches)))
     return Wired(graph, tuple(heads), f"{name} is replaced.")
+
+
+def append_branches(
+    graph: Graph,
+    heads: Sequence[str],
+    tasks: Sequence[Step],
+    join: Step,
+    *,
+    llm: LLM | None,
+    verb: str,
+    name: str,
+    after: str,
+) -> Wired:
+    """Append parallel tasks, with a default model, and the step that joins them; a second time all are replaced.
+
+    Raises what `check_flow` and `check_new_columns` raise.
+    """
+    tasks = [with_default_model(task, llm) for task in tasks]
+    wired = wire_branches(graph, heads, tasks, join, verb=verb, name=name, after=after)
+    check_flow(wired.graph)
+    check_new_columns(wired.graph, [task for head in wired.heads for task in wired.graph.predecessors(head)])
+    return wired
 
 
 def _replace(graph: Graph, heads: Sequence[str], step: Step) -> Wired:

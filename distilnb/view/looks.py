@@ -39,6 +39,7 @@ _STEPS: dict[StepState, Look] = {
 _RUNS: dict[RunState, Look] = {
     "starting": Look("○", "starting", "idle"),
     "running": Look("►", "running", "busy"),
+    "paused": Look("‖", "paused", "warn"),
     "stopping": Look("■", "stopping", "warn"),
     "finished": Look("✓", "finished", "ok"),
     "stopped": Look("■", "stopped", "warn"),
