@@ -192,6 +192,13 @@ class RunDir:
         """Whether one of these commands waits for the runner."""
         return any(path.name.partition("-")[2] in names for path in (self.path / "commands").iterdir())
 
+    def is_told_to_abort(self) -> bool:
+        """Whether an abort waits for the runner; False too when the folder cannot be read."""
+        try:
+            return self.has_command("abort")
+        except OSError:
+            return False
+
     def drop_late_commands(self) -> None:
         """Remove what was meant for a runner that is gone; changed limits are for every runner."""
         for command in self.commands():

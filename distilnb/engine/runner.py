@@ -440,7 +440,8 @@ class Runner:
             # Nothing that the journal does not hold is finished: the run has failed, whatever it was about to say.
             tell_end(self.run_dir, "failed", "runner", error or str(refused))
         finally:
-            self.crew.end(gently=state in ("finished", "stopped") and not self._is_abort)
+            is_gentle = state in ("finished", "stopped") and not self._is_abort
+            self.crew.end(gently=is_gentle, is_hurried=self.run_dir.is_told_to_abort)
             with contextlib.suppress(sqlite3.Error):
                 self.journal.close()
 
