@@ -265,8 +265,7 @@ def run_pipeline(
     """Run a pipeline file; the first Ctrl-C stops gracefully, a second one at once."""
     pipeline = _open(config, trust_code, allow or [])
     run = pipeline.start(rows=rows, max_cost=max_cost, parameters=_parameters(param))
-    print(f"run {run.id} · follow it from elsewhere: distilnb attach {run.id}")
-    result = _wait(run)
+    result = _wait(run, f"run {run.id} · follow it from elsewhere: distilnb attach {run.id}")
     _say(repr(run))
     if out is not None and result is not None:
         result.save_to_disk(out)
@@ -301,11 +300,11 @@ def _follow(run: Run) -> None:
     follow(run.status, sys.stderr)
 
 
-def _wait(run: Run) -> Any:
-    """Follow a run to its end and return its result."""
+def _wait(run: Run, note: str = "") -> Any:
+    """Follow a run to its end and return its result; Ctrl-C stops it, from the note on."""
     from distilnb.pipeline.starting import wait_for_result
 
-    return wait_for_result(run, show=True)
+    return wait_for_result(run, show=True, note=note)
 
 
 def _open(config: str, trust_code: bool, allow: list[str]) -> Pipeline:

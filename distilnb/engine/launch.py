@@ -131,7 +131,7 @@ def start_runner(run: RunDir, secrets: Mapping[str, str]) -> None:
                 process.stdin.close()
     except BaseException:  # Ctrl-C in here: a caller who gets no handle must not be left with a run
         process.kill()
-        process.wait()
+        process.communicate()  # which closes its standard input too
         raise
     # Collect the exit status, or the ended runner would stay as a zombie as long as this process lives.
     threading.Thread(target=process.wait, name=f"reap-{run.run_id}", daemon=True).start()

@@ -86,9 +86,12 @@ def rows_of(dataset: object) -> Sequence[Row]:
     )
 
 
-def wait_for_result(run: Run, *, show: bool) -> Distiset:
-    """Wait for a run, showing how it stands, and return its result."""
+def wait_for_result(run: Run, *, show: bool, note: str = "") -> Distiset:
+    """Wait for a run, showing first a note and then how it stands, and return its result."""
     try:
+        if note:
+            sys.stdout.write(f"{note}\n")
+            sys.stdout.flush()
         if show:
             if is_kernel():
                 run.panel().show()
