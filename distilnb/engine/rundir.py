@@ -181,7 +181,8 @@ class RunDir:
                 continue
             except ValueError:
                 payload = {}
-            waiting.append(Command(path.name.partition("-")[2], payload, path))
+            name = path.name.partition("-")[2]
+            waiting.append(Command(name, payload if isinstance(payload, dict) else {}, path))
         return waiting
 
     def remove_command(self, command: Command) -> None:
