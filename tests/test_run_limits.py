@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ def same(i: int) -> dict[str, int]:
 
 def some_are_done(run: Run) -> bool:
     return run.status().step("generate").done >= 8
+
+
+def has_done(run: Run, n_rows: int) -> bool:
+    return run.status().step("generate").done >= n_rows
 
 
 def is_adjusted(run: Run) -> bool:
@@ -268,8 +273,8 @@ def test_a_budget_that_is_lowered_while_it_runs_stops_at_what_is_in_flight(serve
 
 def test_a_budget_is_not_passed_however_often_workers_are_killed(server: MockLLM) -> None:
     run = pipeline(server, concurrency=8).start(max_tokens=6000)
-    for _ in range(3):
-        wait_for(run, some_are_done)
+    for n_done in (8, 32, 56):
+        wait_for(run, partial(has_done, n_rows=n_done))
         kill_worker(run, "ask_worker")
     status = run.wait(60)
     assert status.state == "stopped"
