@@ -129,10 +129,10 @@ def test_logs_show_what_steps_print_and_nothing_that_a_terminal_obeys() -> None:
     run = Pipeline("loud").from_dicts(ROWS).map(prints).start()
     run.wait()
     text = run.logs()
-    assert text.index("== runner ==") < text.index("== rows ==")
+    assert text.index("== runner ==") < text.index("== rows-0 ==")
     assert all(row["text"] in text for row in ROWS)
     assert "to stderr" in text
-    last = run.logs(n=2).partition("== rows ==")[2].strip().splitlines()
+    last = run.logs(n=2).partition("== rows-0 ==")[2].strip().splitlines()
     assert len(last) == 2
     shown = said("logs", run.id, "-n", "100")
     assert "word 5" in shown

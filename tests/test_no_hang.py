@@ -61,7 +61,7 @@ def workers(run: Run) -> dict[str, int]:
     """Return the pids of living workers by name."""
     found = {}
     for process in processes_of(Path(run.path)):
-        command = process.cmdline()
+        command = process.info["cmdline"]  # as it was found: it may be gone by now
         if len(command) > 6 and is_alive(process):
             found[command[6]] = process.pid
     return found
