@@ -75,14 +75,15 @@ class Outcome:
     def quarantine_unstorable(self, step: str) -> None:
         """Quarantine the rows that hold a value which cannot be stored."""
         batch, self.batch = self.batch, Batch(gone=self.batch.gone)
-        for row, row_id, order in zip(batch.rows, batch.ids, batch.orders, strict=True):
+        routes: Sequence[list[str] | None] = batch.routes or [None] * len(batch)
+        for row, row_id, order, route in zip(batch.rows, batch.ids, batch.orders, routes, strict=True):
             try:
                 dump_json(row)
             except InputError as error:
                 self.count(step, done=-1, made=-1)
                 self.fail(Failure.of(row_id, step, error), order)
             else:
-                self.batch.add(row, row_id, order)
+                self.batch.add(row, row_id, order, route)
 
     def drop(self, row_id: str, order: list[int], step: str, reason: str) -> None:
         """Leave a row out on purpose, and say why."""
@@ -91,7 +92,9 @@ class Outcome:
     def drop_all(self, ids: Sequence[RowId], orders: Iterable[Order], step: str, reason: str) -> None:
         """Leave several rows out for one reason."""
         each = itertools.repeat
-        self.batch.gone += map(Gone._make, zip(ids, orders, each(step), each(reason), strict=False))
+        self.batch.gone += map(
+            Gone._make, zip(ids, orders, each(step), each(reason), each(False), strict=False)
+        )
         self.count(step, dropped=len(ids))
         reasons = self.drop_reasons.setdefault(step, {})
         reasons[reason] = reasons.get(reason, 0) + len(ids)
@@ -183,7 +186,9 @@ class Made(NamedTuple):
 
 def call_process(step: Step, *inputs: list[Row]) -> Made:
     """Call `process` with columns under the names that the step uses, and restore the names after."""
-    lists = [[_entering(step, row) for row in rows] for rows in inputs] if step.input_mappings else inputs
+    lists: Sequence[list[Row]] = inputs
+    if step.input_mappings:  # a join that keeps rows which a branch lost has None in their place
+        lists = [[row and _entering(step, row) for row in rows] for rows in inputs]
     numbers = dict(zip(map(id, itertools.chain.from_iterable(lists)), itertools.count()))
     outgoing = _checked(step, itertools.chain.from_iterable(step.process(*lists)))
     origins = list(map(numbers.get, map(id, outgoing)))
@@ -427,15 +432,29 @@ def apply_global(step: GlobalStep, inputs: Sequence[Batch], make_id: Callable[[R
     ids = [row_id for batch in ordered for row_id in batch.ids]
     made = call_process(step, *[batch.rows for batch in ordered])
     outcome = Outcome()
+    named: set[str] = set()
     for number, (row, origin) in enumerate(zip(made.rows, made.origins, strict=True)):
-        outcome.batch.add(row, make_id(row) if origin is None else ids[origin], [number])
-    kept = set(outcome.batch.ids)
-    for batch in ordered:
-        lost = [pair for pair in zip(batch.ids, batch.orders, strict=True) if pair[0] not in kept]
-        outcome.batch.gone += [*batch.gone, *(Gone(*pair, step.name, FILTERED) for pair in lost)]
+        is_new = origin is None or ids[origin] in named  # a row may come from several branches
+        row_id = make_id(row) if is_new or origin is None else ids[origin]
+        named.add(row_id)
+        outcome.batch.add(row, row_id, [number])
+    outcome.batch.gone = _lost_to_all(step, ordered, set(outcome.batch.ids))
     n_in = len(ids)
     n_dropped = max(0, n_in - len(made.rows))  # a step that makes new rows of all drops none
     outcome.count(step.name, done=n_in - n_dropped, dropped=n_dropped, made=len(made.rows))
     if n_dropped:
         outcome.drop_reasons[step.name] = {FILTERED: n_dropped}
     return outcome
+
+
+def _lost_to_all(step: Step, inputs: Sequence[Batch], kept: set[str]) -> list[Gone]:
+    """Return each row once that no input brought further; one that some input brought was routed nowhere else."""
+    lost: dict[str, Gone] = {}
+    for batch in inputs:
+        for gone in batch.gone:
+            if gone.id not in lost or lost[gone.id].is_skip:
+                lost[gone.id] = gone
+    for batch in inputs:
+        for row_id, order in zip(batch.ids, batch.orders, strict=True):
+            lost[row_id] = Gone(row_id, order, step.name, FILTERED)
+    return [gone for row_id, gone in lost.items() if row_id not in kept]

@@ -201,14 +201,15 @@ class AskWorker:
         batch = read_batch(self.run.path / message["path"])
         entries = message["todo"]
         if entries is None:
-            entries = list(range(len(batch.rows) + len(batch.gone)))
-        n_rows = len(batch.rows)
+            entries = list(range(len(batch) + len(batch.gone)))
+        n_rows = len(batch)
         task = self.steps[stage.name]
         assert self.asker is not None  # the runner sends no batch before `ready`
-        for index in (index for index in entries if index >= n_rows):
+        taken = [index for index in entries if index < n_rows and batch.goes_to(stage.name, index)]
+        for index in sorted(set(entries).difference(taken)):
             self._pass_gone(stage, batch, index, message["batch"])
         poison = poison_of(message)
-        rows = [index for index in entries if index < n_rows and index not in poison]
+        rows = [index for index in taken if index not in poison]
 
         def done(index: int, asked: Asked) -> None:
             self._finish(stage, task, batch, index, asked, message["batch"])
@@ -241,7 +242,7 @@ class AskWorker:
     def _pass_gone(self, stage: Stage, batch: Batch, index: int, batch_id: int) -> None:
         flush = self._flush_of(stage, batch_id, index)
         if stage.tells_gone:
-            flush.outcome.batch.gone.append(batch.gone[index - len(batch.rows)])
+            flush.outcome.batch.gone.append(batch.gone_at(index))
 
     def _flush_of(self, stage: Stage, batch_id: int, index: int) -> _Flush:
         flush = self._flushes.get(stage.name)

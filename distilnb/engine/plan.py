@@ -25,7 +25,9 @@ class Stage:
     """One or more fused steps between two files.
 
     `inputs` are stages in the order of the join; `window` is how many rows may be in flight (0: no limit);
-    `tells_gone` says that a join downstream waits for rows by id, so lost rows must be named.
+    `tells_gone` says that a join downstream waits for rows by id, so lost rows must be named; `columns` are those
+    that each input brings to a join, as far as they are known; `is_route` says that each row flows into some of the
+    stages that follow, as the batch file says.
     """
 
     name: str  # of its last step
@@ -40,6 +42,8 @@ class Stage:
     replicas: int = (
         0  # how many workers may do it at once: 1 where a process keeps its state, 0 for any number
     )
+    columns: tuple[tuple[str, ...], ...] = ()
+    is_route: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,14 @@ class Plan:
         """Read what `to_json` wrote."""
         data = json.loads(text)
         stages = tuple(
-            Stage(**{**stage, "steps": tuple(stage["steps"]), "inputs": tuple(stage["inputs"])})
+            Stage(
+                **{
+                    **stage,
+                    "steps": tuple(stage["steps"]),
+                    "inputs": tuple(stage["inputs"]),
+                    "columns": tuple(map(tuple, stage.get("columns", ()))),
+                }
+            )
             for stage in data.pop("stages")
         )
         return cls(stages=stages, **data)

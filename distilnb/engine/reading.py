@@ -13,7 +13,7 @@ from distilnb.engine.journal import JournalReader, from_ranges
 from distilnb.engine.limits import RunLimits
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.rundir import RunDir
-from distilnb.engine.status import ENDED, GOING, RunState, RunStatus, StepStatus
+from distilnb.engine.status import ENDED, GOING, ROUTED, RunState, RunStatus, StepStatus
 from distilnb.errors import RunError, UnknownStepError, did_you_mean
 from distilnb.rows import Batch, read_batch
 from distilnb.spec.files import PipelineFile, load, read_data
@@ -152,9 +152,14 @@ class RunReader:
     def _steps(self, facts: dict[str, Any], counts: dict[str, dict[str, float]]) -> tuple[StepStatus, ...]:
         done = set(facts.get("done", ()))
         expected: dict[str, float | None] = {}  # rows that will have left each stage, as far as can be told
+        below_routes: set[str] = set()
         statuses = []
         for stage in self.plan.stages:
-            total = self._total(stage, expected)
+            if self._is_below_route(stage, below_routes):
+                below_routes.add(stage.name)
+                total = self._routed_total(stage, expected, counts, done)
+            else:
+                total = self._total(stage, expected)
             for step in stage.steps:
                 figures = counts.get(step, {})
                 ended = int(sum(figures.get(name, 0) for name in ("done", "failed", "dropped")))
@@ -165,6 +170,25 @@ class RunReader:
                 total = int(figures.get("made", 0)) + left if left is not None else None
             expected[stage.name] = total
         return tuple(statuses)
+
+    def _is_below_route(self, stage: Stage, below: set[str]) -> bool:
+        return any(name in below or self.plan.stage(name).is_route for name in stage.inputs)
+
+    def _routed_total(
+        self,
+        stage: Stage,
+        expected: dict[str, float | None],
+        counts: dict[str, dict[str, float]],
+        done: set[str],
+    ) -> int | None:
+        """Return how many rows come to a stage of a branch: known once the route has decided on all."""
+        before = stage.inputs[0]
+        if len(stage.inputs) > 1:  # branches that meet: nobody knows how many rows took several
+            return None
+        if self.plan.stage(before).is_route:
+            routed = counts.get(before, {}).get(f"{ROUTED}{stage.steps[0]}", 0)
+            return int(routed) if before in done else None
+        return None if expected[before] is None else int(expected[before] or 0)
 
     def _total(self, stage: Stage, expected: dict[str, float | None]) -> int | None:
         if stage.inputs:
@@ -253,7 +277,7 @@ class RunReader:
         for ref in journal.batches(stage.inputs[0]):
             through = sorted(from_ranges(acknowledged.get((ref.id, stage.name), ())))
             batch = self._read([ref.path]).select(index for index in through if index < ref.n_rows)
-            _extend(taken, batch)
+            _extend(taken, batch.taken_by(stage.steps[0]))
         keep = KeepFailed.of(self.plan.options)
 
         def apply(step: Step, batch: Batch) -> Outcome:

@@ -21,8 +21,10 @@ from distilnb.engine.digests import DigestFile
 from distilnb.engine.join import Joiner
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import quarantine
+from distilnb.engine.routing import route_rows
 from distilnb.engine.row_cache import RowCache
 from distilnb.engine.rundir import RunDir
+from distilnb.engine.shelf import Shelf
 from distilnb.engine.vitals import WHOLE, Vitals
 from distilnb.engine.wire import (
     LineSplitter,
@@ -36,6 +38,7 @@ from distilnb.engine.wire import (
 from distilnb.errors import NoRowsError, SpecError
 from distilnb.rows import Batch, IdMaker, Row, read_batch, row_digest
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+from distilnb.steps.route import RouteRows
 
 GC_THRESHOLD = 100_000  # new objects between two collections; a batch of rows makes some ten thousand
 
@@ -98,12 +101,14 @@ class RowWorker:
     _row_cache: RowCache | None = None
     _numbers: dict[str, int] = field(init=False)  # of the stages in the plan
     _lost: dict[str, dict[str, Poison]] = field(default_factory=dict)  # join → poisonous rows that wait in it
+    _shelf: Shelf = field(init=False)
     _working_on: str = ""
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
         self.keep = KeepFailed.of(self.plan.options)
         self._numbers = {stage.name: number for number, stage in enumerate(self.plan.stages)}
+        self._shelf = Shelf(self.run.path)
 
     def handle(self, message: Message) -> Iterator[Message]:
         """Do one thing and yield what to tell the runner; an error is told as the step's."""
@@ -131,8 +136,7 @@ class RowWorker:
         elif kind == "global":
             yield self._global(self.plan.stage(message["stage"]), message)
         elif kind == "end":
-            outcome, took = self._joiner(self.plan.stage(message["stage"])).release_rest()
-            yield {**write_outcome(self.run, message["stage"], outcome, took), "is_last": True}
+            yield from self._end(self.plan.stage(message["stage"]))
         elif kind == "drain":
             yield {"say": "drained"}
 
@@ -145,27 +149,29 @@ class RowWorker:
         return step
 
     def _batch(self, stage: Stage, message: Message) -> Iterator[Message]:
-        batch = read_batch(self.run.path / message["path"])
+        is_join = stage.kind == "join"
+        path = message["path"]
+        batch = self._shelf.put(message["batch"], path) if is_join else read_batch(self.run.path / path)
         entries = message["todo"]
         if entries is None:
             entries = range(len(batch) + len(batch.gone))
         steps = [self._load(name) for name in stage.steps]
-        if stage.kind == "join":
+        if is_join:
             yield from self._join(stage, batch, list(entries), message)
             return
-        batch_id, poison = message["batch"], poison_of(message)
+        batch_id, poison, first = message["batch"], poison_of(message), stage.steps[0]
         if message.get("one_by_one"):
             outcome = Outcome(batch.select(index for index in entries if index >= len(batch)))
             for index in (index for index in entries if index < len(batch)):
                 is_good = index not in poison
                 with self.vitals.at(self._numbers[stage.name], batch_id, index, finishes=is_good):
-                    one = self._run(steps, batch.select([index]), poison.get(index))
+                    one = self._run(steps, batch.select([index]).taken_by(first), poison.get(index))
                 _append(outcome, one)
         else:
             if message["todo"] is not None:
                 batch = batch.select(entries)
             with self.vitals.at(self._numbers[stage.name], batch_id):
-                outcome = self._run(steps, batch)
+                outcome = self._run(steps, batch.taken_by(first))
         yield self._finished(stage, outcome, {batch_id: list(entries)})
 
     def _run(self, steps: list[Step], batch: Batch, poison: Poison | None = None) -> Outcome:
@@ -181,6 +187,9 @@ class RowWorker:
         return total
 
     def _apply(self, step: Step, batch: Batch) -> Outcome:
+        if isinstance(step, RouteRows):
+            return route_rows(step, batch, self.vitals.moved)
+
         def apply(step: Step, batch: Batch) -> Outcome:
             return apply_step(step, batch, self.vitals.moved, self.keep)
 
@@ -196,7 +205,7 @@ class RowWorker:
         lost = self._lost.setdefault(stage.name, {})
         lost.update({_row_id(batch, index): what for index, what in poison.items()})
         for group in [[index] for index in entries] if message.get("one_by_one") else [entries]:
-            complete = joiner.add(message["input"], batch, message["batch"], group)
+            complete = joiner.add(message["input"], message["batch"], group)
             dead = [row_id for row_id in complete if row_id in lost]
             if dead:
                 outcome, used = joiner.give_up({row_id: lost.pop(row_id) for row_id in dead})
@@ -204,35 +213,52 @@ class RowWorker:
             living = [row_id for row_id in complete if row_id not in dead]
             if living:
                 entry = group[0] if message.get("one_by_one") else WHOLE
-                with self.vitals.at(self._numbers[stage.name], message["batch"], entry):
-                    released = joiner.release(living)
-                yield self._finished(stage, *released)
+                released = joiner.release(living)
+                while True:
+                    with self.vitals.at(self._numbers[stage.name], message["batch"], entry):
+                        piece = next(released, None)
+                    if piece is None:
+                        break
+                    yield self._finished(stage, *piece)
+
+    def _end(self, stage: Stage) -> Iterator[Message]:
+        """Release what waits in a join in vain; the last message says that it was the last."""
+        held: Message | None = None
+        for outcome, took in self._joiner(stage).release_rest():
+            if held is not None:
+                yield held
+            held = self._finished(stage, outcome, took)
+        if held is not None:
+            yield {**held, "is_last": True}
 
     def _finished(self, stage: Stage, outcome: Outcome, took: dict[int, list[int]]) -> Message:
         if not stage.tells_gone:
             outcome.batch.gone.clear()
-        return write_outcome(self.run, stage.name, outcome, took)
+        return write_outcome(self.run, stage.name, outcome, took, batch_rows=stage.batch_rows)
 
     def _joiner(self, stage: Stage) -> Joiner:
         if stage.name not in self._joiners:
-            self._joiners[stage.name] = Joiner(self._load(stage.name), len(stage.inputs), self.keep)
+            self._joiners[stage.name] = Joiner(
+                self._load(stage.name), stage.columns, self._shelf.get, self.keep
+            )
         return self._joiners[stage.name]
 
     def _global(self, stage: Stage, message: Message) -> Message:
         step = self._load(stage.name)
         if not isinstance(step, GlobalStep):
             raise TypeError(f"{stage.name} is no global step")
-        inputs = [self._read_all(paths) for paths in message["inputs"]]
+        inputs = [self._read_all(paths, stage) for paths in message["inputs"]]
         outcome = apply_global(step, inputs, IdMaker(stage.name).make)
         reply = self._finished(stage, outcome, {})
         return {**reply, "is_last": True}
 
-    def _read_all(self, paths: list[str]) -> Batch:
+    def _read_all(self, paths: list[str], stage: Stage) -> Batch:
         whole = Batch()
         for path in paths:
-            batch = read_batch(self.run.path / path)
+            batch = read_batch(self.run.path / path).taken_by(stage.name)
             whole.extend(batch)
-            whole.gone += batch.gone
+            if stage.tells_gone:
+                whole.gone += batch.gone
         return whole
 
     # --- sources ---
@@ -291,8 +317,7 @@ def _append(total: Outcome, more: Outcome) -> None:
 
 
 def _row_id(batch: Batch, index: int) -> str:
-    n_rows = len(batch)
-    return batch.ids[index] if index < n_rows else batch.gone[index - n_rows].id
+    return batch.gone_at(index).id
 
 
 def _lists_of(step: GeneratorStep, offset: int) -> Iterator[list[Row]]:

@@ -12,6 +12,7 @@ StepState = Literal["waiting", "running", "finished", "failed"]
 
 GOING: frozenset[str] = frozenset({"running", "paused", "stopping"})  # as a living runner writes it
 ENDED: frozenset[str] = frozenset({"finished", "stopped", "failed", "lost"})
+ROUTED = "routed:"  # with a step's name behind it: the figure of a route, how many rows go there
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from distilnb.engine.vitals import Vitals
 from distilnb.errors import InputError
-from distilnb.rows import write_batch
+from distilnb.rows import Batch, write_batch
 
 if TYPE_CHECKING:
     from distilnb.engine.apply import Outcome
@@ -69,23 +69,18 @@ class LineSplitter:
         return [decode(line) for line in lines if line]
 
 
-def write_outcome(run: RunDir, stage: str, outcome: Outcome, took: Mapping[int, Sequence[int]]) -> Message:
-    """Write the rows of an outcome and return the message that announces them.
+def write_outcome(
+    run: RunDir, stage: str, outcome: Outcome, took: Mapping[int, Sequence[int]], *, batch_rows: int = 0
+) -> Message:
+    """Write the rows of an outcome, `batch_rows` to a file (0: all), and return the message that announces them.
 
-    The file is named by pid and time, so that a restarted worker never overwrites one.
+    A file is named by pid and time, so that a restarted worker never overwrites one.
     """
-    files = []
-    if len(outcome.batch) or outcome.batch.gone:  # not `rows`, which would make dicts
-        path = run.batches(stage) / f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}.json"
-        try:
-            write_batch(path, outcome.batch)
-        except InputError:  # some value has no stored form; the other rows must not suffer
-            outcome.quarantine_unstorable(stage)
-            write_batch(path, outcome.batch)
-        batch = outcome.batch
-        files.append(
-            {"path": str(path.relative_to(run.path)), "n_rows": len(batch), "n_gone": len(batch.gone)}
-        )
+    try:
+        files = _write_files(run, stage, outcome.batch, batch_rows)
+    except InputError:  # some value has no stored form; the other rows must not suffer
+        outcome.quarantine_unstorable(stage)
+        files = _write_files(run, stage, outcome.batch, batch_rows)
     counts = {step: dict(figures) for step, figures in outcome.counts.items()}
     for step, reasons in outcome.drop_reasons.items():
         counts.setdefault(step, {}).update(
@@ -99,6 +94,21 @@ def write_outcome(run: RunDir, stage: str, outcome: Outcome, took: Mapping[int, 
         "counts": counts,
         "errors": [asdict(failure) for failure in outcome.failures],
     }
+
+
+def _write_files(run: RunDir, stage: str, batch: Batch, batch_rows: int) -> list[Message]:
+    n_entries = len(batch) + len(batch.gone)
+    size = batch_rows or n_entries
+    files: list[Message] = []
+    for start in range(0, n_entries, size or 1):
+        is_all = n_entries <= size
+        piece = batch if is_all else batch.select(range(start, min(start + size, n_entries)))
+        path = run.batches(stage) / f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}.json"
+        write_batch(path, piece)
+        files.append(
+            {"path": str(path.relative_to(run.path)), "n_rows": len(piece), "n_gone": len(piece.gone)}
+        )
+    return files
 
 
 def failed_message(step: str, error: BaseException, trace: str = "") -> Message:
