@@ -283,21 +283,21 @@ def test_a_budget_is_not_passed_however_often_workers_are_killed(server: MockLLM
 
 
 def test_time_is_up_over_the_whole_life_and_can_be_extended(server: MockLLM) -> None:
-    run = pipeline(server, concurrency=2).start(max_time=1.2)
+    run = pipeline(server, concurrency=1).start(max_time=2)
     began = time.monotonic()
     status = run.wait(30)
-    assert time.monotonic() - began >= 1.2
-    assert (status.state, status.reason) == ("stopped", "time: max_time 1.2 s")
-    assert status.ran_s >= 1.2
-    assert "at most 0:01" in repr(run)
-    with pytest.raises(RunError, match=r"was stopped by max_time 1\.2"):
+    assert time.monotonic() - began >= 2
+    assert (status.state, status.reason) == ("stopped", "time: max_time 2 s")
+    assert status.ran_s >= 2
+    assert "at most 0:02" in repr(run)
+    with pytest.raises(RunError, match=r"was stopped by max_time 2"):
         run.resume()
     n_done = status.step("generate").done
     assert 0 < n_done < N_ROWS
-    run.adjust(max_time=2.0)
+    run.adjust(max_time=5)
     run.resume()
     status = run.wait(30)
-    assert status.reason == "time: max_time 2 s"
+    assert status.reason == "time: max_time 5 s"
     assert n_done < status.step("generate").done < N_ROWS
     run.adjust(max_time=INF, max_concurrency=32)
     run.resume()

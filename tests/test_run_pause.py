@@ -102,27 +102,27 @@ def test_nothing_that_waits_in_a_limit_is_sent(server_options: dict[str, Any], m
 
 
 class Slow(Step):
-    """Notes when it works, and takes a while."""
+    """Takes a while for each batch."""
 
     def process(self, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
-        time.sleep(0.02)
+        time.sleep(0.1)
         yield rows
 
 
 def test_row_steps_that_wait_for_their_turn_are_not_begun(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(f'{{"i": {i}}}\n' for i in range(8000)))
-    run = Pipeline("rows").from_files(path).then(Slow(name="slow")).start()
+    path.write_text("".join(f'{{"i": {i}}}\n' for i in range(20_000)))
+    run = Pipeline("rows").from_files(path).then(Slow(name="slow", input_batch_size=1000)).start()
     wait_for(run, lambda run: run.status().step("slow").done > 0)
     run.pause()
     wait_for(run, lambda run: is_kind(run, events.Paused))
-    run.wait(A_WHILE_S)  # the batch that it was at
+    run.wait(2 * A_WHILE_S)  # for the batches that workers are at
     n_done = run.status().step("slow").done
     run.wait(A_WHILE_S)
-    assert run.status().step("slow").done == n_done < 8000
+    assert run.status().step("slow").done == n_done < 20_000
     run.resume()
     assert run.wait(60).state == "finished"
-    assert list(run.to_pandas()["i"]) == list(range(8000))
+    assert list(run.to_pandas()["i"]) == list(range(20_000))
 
 
 @pytest.mark.parametrize("end", [Run.stop, Run.abort], ids=["stop", "abort"])
