@@ -251,12 +251,20 @@ def apply_global(step: GlobalStep, inputs: Sequence[Batch], make_id: Callable[[R
     ids = [row_id for batch in ordered for row_id in batch.ids]
     made = call_process(step, *[batch.rows for batch in ordered])
     outcome = Outcome()
+    kept: set[str] = set()
     for number, (row, origin) in enumerate(zip(made.rows, made.origins, strict=True)):
-        outcome.batch.add(row, make_id(row) if origin is None else ids[origin], [number])
-    kept = set(outcome.batch.ids)
+        # Two branches of one source bring rows of one id. An id names one row, so the second gets one of its own.
+        is_known = origin is not None and ids[origin] not in kept
+        row_id = ids[origin] if is_known and origin is not None else make_id(row)
+        kept.add(row_id)
+        outcome.batch.add(row, row_id, [number])
+    lost: dict[str, Gone] = {}
     for batch in ordered:
-        lost = [pair for pair in zip(batch.ids, batch.orders, strict=True) if pair[0] not in kept]
-        outcome.batch.gone += [*batch.gone, *(Gone(*pair, step.name, FILTERED) for pair in lost)]
+        pairs = zip(batch.ids, batch.orders, strict=True)
+        for gone in (*batch.gone, *(Gone(*pair, step.name, FILTERED) for pair in pairs)):
+            if gone.id not in kept:
+                lost.setdefault(gone.id, gone)
+    outcome.batch.gone += lost.values()
     n_in = len(ids)
     n_dropped = max(0, n_in - len(made.rows))  # a step that makes new rows of all drops none
     outcome.count(step.name, done=n_in - n_dropped, dropped=n_dropped, made=len(made.rows))

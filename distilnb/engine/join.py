@@ -86,12 +86,15 @@ class Joiner:
         for row_id, partners in self._waiting.items():
             for entry in partners.values():
                 used.setdefault(entry.origin[0], []).append(entry.origin[1])
-            first = min(partners)
-            if partners[first].gone is None:
-                never = Gone(
-                    row_id, partners[first].order, self.step.name, "no row of this id was made there"
-                )
-                outcome.fail(_without_partner(self.step, row_id, never), partners[first].order)
+            in_order = [partners[index] for index in sorted(partners)]
+            present = [entry for entry in in_order if entry.gone is None]
+            lost = [entry.gone for entry in in_order if entry.gone is not None]
+            if not present:
+                outcome.batch.gone.append(lost[0])
+                continue
+            order = present[0].order
+            never = Gone(row_id, order, self.step.name, "no row of this id was made there")
+            outcome.fail(_without_partner(self.step, row_id, lost[0] if lost else never), order)
         self._waiting.clear()
         return outcome, used
 

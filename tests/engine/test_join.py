@@ -58,3 +58,22 @@ def test_equal_ids_of_one_input_given_again_do_not_pair_with_themselves() -> Non
     joiner = Joiner(CombineOutputs(name="both"), 2)
     assert joiner.add(0, make_batch("a", 1), 10, [0]) == []
     assert joiner.add(0, make_batch("a", 1), 10, [0]) == []
+
+
+def test_of_three_partners_the_lost_one_is_the_cause_and_the_row_does_not_vanish() -> None:
+    joiner = Joiner(CombineOutputs(name="all"), 3)
+    lost = Batch(gone=[Gone("id1", [1], "filter", "left out by the step")])
+    joiner.add(0, lost, 10, [0])
+    joiner.add(2, make_batch("c", 1), 30, [0])
+    outcome, used = joiner.release_rest()
+    assert [(failure.row_id, failure.kind) for failure in outcome.failures] == [("id1", "MissingPartnerError")]
+    assert "step 'filter': left out by the step" in outcome.failures[0].reason
+    assert used == {10: [0], 30: [0]}
+
+
+def test_a_row_lost_everywhere_is_told_to_the_next_join() -> None:
+    joiner = Joiner(CombineOutputs(name="both"), 2)
+    lost = Batch(gone=[Gone("id1", [1], "filter", "left out by the step")])
+    joiner.add(0, lost, 10, [0])
+    outcome, _ = joiner.release_rest()
+    assert (outcome.failures, outcome.batch.gone) == ([], lost.gone)
