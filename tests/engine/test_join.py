@@ -66,7 +66,9 @@ def test_of_three_partners_the_lost_one_is_the_cause_and_the_row_does_not_vanish
     joiner.add(0, lost, 10, [0])
     joiner.add(2, make_batch("c", 1), 30, [0])
     outcome, used = joiner.release_rest()
-    assert [(failure.row_id, failure.kind) for failure in outcome.failures] == [("id1", "MissingPartnerError")]
+    assert [(failure.row_id, failure.kind) for failure in outcome.failures] == [
+        ("id1", "MissingPartnerError")
+    ]
     assert "step 'filter': left out by the step" in outcome.failures[0].reason
     assert used == {10: [0], 30: [0]}
 
