@@ -22,7 +22,7 @@ PARTS := browser or argilla or dot or crash or slow
 .PHONY: help demo test check lab lock format test-all test-parts crash-test property-test parts bench bench-peers clean
 
 help:             ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 demo: $(CORE)     ## run the demo pipeline; LLM=provider:model asks a real model, else it rehearses
 	@$(BIN)/distilnb demo $(if $(LLM),--llm "$(LLM)")
