@@ -22,9 +22,9 @@ from tests.crash.watching import PHASES, describe, phase_of, processes_of_home, 
 from tests.servers import MockLLM
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("kernel", "runner", "rows", "ask", "all")
-LOSE_REQUESTS = ("runner", "ask", "all")  # a runner's workers end with it
-AIMS = ("flow", "flow", "flow", "join")  # where requests are in flight: most of a run's kills
+KINDS = ("kernel", "runner", "rows-0", "rows-1", "ask-0", "all")
+LOSE_REQUESTS = ("runner", "ask-0", "all")  # a runner's workers end with it
+AIMS = ("flow", "flow", "flow", "flow", "join")  # where requests are in flight: most of a run's kills
 RARE_AIMS = ("start-up", "global", "finish")
 MIN_IN_FLIGHT = 3
 
@@ -224,8 +224,8 @@ class Assault:
     def _mend(self, kind: str) -> None:
         """Do what a user does after such a kill, in a fresh process."""
         if kind in ("runner", "all"):
-            is_gone = lambda: not set(processes_of_home(self.home).values()) & {"runner", "rows", "ask"}  # noqa: E731
-            wait_until(is_gone, "the workers to end with their runner", self.home, 10.0)
+            is_gone = lambda: set(processes_of_home(self.home).values()) <= {"kernel"}  # noqa: E731
+            wait_until(is_gone, "the workers to end with their runner", self.home, 60.0)
         if kind in ("kernel", "runner", "all"):
             self._drop(self._kernel)
             self._resume()

@@ -10,7 +10,7 @@ from pathlib import Path
 from distilnb.llms.openai import OpenAILLM
 from distilnb.pipeline import Pipeline
 from distilnb.rows import Row
-from distilnb.spec.step import Step
+from distilnb.spec.step import Step, StepResources
 from distilnb.steps.columns import ExpandColumns, KeepColumns
 from distilnb.steps.dedup import ExactDedup
 from distilnb.steps.filter import FilterRows
@@ -38,7 +38,8 @@ def build(variant: str, base_url: str, folder: Path) -> Pipeline:
             load: Step = LoadDataFromFileSystem(name="load", data_files=str(path))
         else:
             load = LoadDataFromDicts(name="load", data=rows)
-        prepare = Prepare(name="prepare")
+        # So there are two row workers, or three, whatever the machine; they share this step.
+        prepare = Prepare(name="prepare", input_batch_size=9, resources=StepResources(replicas=2))
         load >> prepare
         if variant == "rows":
             branches = [Prepare(name="left", input_batch_size=7), Prepare(name="right")]

@@ -39,7 +39,7 @@ def campaign(server: MockLLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         print(f"\n{campaign.table()}")  # noqa: T201 - the table is what the test is for
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_run_survives_the_kill_of_each_process(campaign: Campaign) -> None:
     campaign.assault(0)
     campaign.assault_start(0)

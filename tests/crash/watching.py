@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -15,13 +16,12 @@ from distilnb.engine.rundir import all_run_dirs
 from tests.conftest import is_alive
 
 PHASES = ("start()", "start-up", "flow", "join", "global", "finish", "over")
-WORKERS = {"engine.runner": "runner", "engine.row_worker": "rows", "engine.ask_worker": "ask"}
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0  # a hang is longer, also on a machine that others load
 POLL_S = 0.02
 
 
 def processes_of_home(home: Path) -> dict[int, str]:
-    """Return the living processes whose environment names the home, and what each is: kernel, runner, rows, ask."""
+    """Return the living processes whose environment names the home; each is runner, rows-0, …, else kernel."""
     found = {}
     for process in psutil.process_iter():
         try:
@@ -29,11 +29,20 @@ def processes_of_home(home: Path) -> dict[int, str]:
                 continue
             if not is_alive(process):
                 continue
-            command = " ".join(process.cmdline())
+            command = process.cmdline()
         except psutil.Error:
             continue
-        found[process.pid] = next((kind for part, kind in WORKERS.items() if part in command), "kernel")
+        found[process.pid] = _kind_of(command)
     return found
+
+
+def _kind_of(command: Sequence[str]) -> str:
+    program = " ".join(command[1:3])
+    if "engine.runner" in program:
+        return "runner"
+    if "engine.row_worker" in program or "engine.ask_worker" in program:
+        return next((word for word in command if re.fullmatch(r"(rows|ask)-\d+", word)), "kernel")
+    return "kernel"
 
 
 def phase_of(reader: RunReader) -> str:

@@ -76,7 +76,8 @@ def interpreted(
 ) -> tuple[Interpreter, Pairing]:
     """Return what the interpreter makes of the rows, given the run's choice among equal requests."""
     pairing = Pairing.of(run_dir)
-    interpreter = Interpreter(graph, rows, pairing.answer)
+    goes = [stage.steps for stage in run_dir.plan().stages]
+    interpreter = Interpreter(graph, rows, pairing.answer, goes)
     interpreter.interpret()
     return interpreter, pairing
 

@@ -17,7 +17,7 @@ from distilnb.errors import SpecError
 from distilnb.rows import Row
 from distilnb.spec.check import check_graph
 from distilnb.spec.graph import Graph
-from distilnb.spec.step import Step
+from distilnb.spec.step import Step, StepResources
 from distilnb.steps.columns import ExpandColumns, MergeColumns
 from distilnb.steps.dedup import ExactDedup
 from distilnb.steps.filter import FilterRows, TakeRows
@@ -27,10 +27,13 @@ from distilnb.steps.sources import LoadDataFromDicts, LoadDataFromFileSystem
 from distilnb.tasks.generation import TextGeneration
 from tests.property.steps import (
     Backwards,
+    Deadly,
+    DeadlyPrompt,
     InPlace,
     Mark,
     Oracle,
     Refuse,
+    Salted,
     Sift,
     Split,
     Stumble,
@@ -112,7 +115,10 @@ def _end(data: st.DataObject, steps: Sequence[str]) -> str:
 def _asking(data: st.DataObject, name: str) -> Step:
     n = data.draw(st.sampled_from([1, 1, 2, 3]), label="generations")
     sampling = {"temperature": 0.0} if data.draw(st.booleans(), label="deterministic") else {}
-    return TextGeneration(
+    kind = data.draw(
+        st.sampled_from([TextGeneration, TextGeneration, TextGeneration, DeadlyPrompt]), label="task"
+    )
+    return kind(
         name=name,
         template="Say {{ text }}",
         llm=Oracle(
@@ -127,10 +133,13 @@ def _asking(data: st.DataObject, name: str) -> Step:
     )
 
 
-def _salted(kind: type[Mark | Sift | Refuse | Stumble | Split | InPlace]) -> Drawn:
+def _salted(kind: type[Salted]) -> Drawn:
     def draw(data: st.DataObject, name: str) -> Step:
         salt = data.draw(st.integers(0, 3), label="salt")
-        return kind(name=name, salt=salt, input_batch_size=data.draw(st.sampled_from([1, 2, 50])))
+        replicas = data.draw(st.sampled_from([0, 0, 1, 2, 3]), label="replicas")
+        resources = StepResources(replicas=replicas) if replicas else StepResources()
+        size = data.draw(st.sampled_from([1, 2, 50]))
+        return kind(name=name, salt=salt, input_batch_size=size, resources=resources)
 
     return draw
 
@@ -140,7 +149,7 @@ def _pair(text: object) -> dict[str, object]:
 
 
 _ONE_TO_ONE: Sequence[Drawn] = (
-    *map(_salted, (Mark, InPlace, Sift, Refuse, Stumble, Split)),
+    *map(_salted, (Mark, InPlace, Sift, Refuse, Stumble, Split, Deadly)),
     lambda data, name: MapRows(name=name, function=_pair, made_columns=["text"]),
     lambda data, name: FilterRows(name=name, condition="n != 1"),
     lambda data, name: FilterRows(name=name, condition="text|length < n + 2"),

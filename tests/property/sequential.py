@@ -1,8 +1,9 @@
 """What a run must give, by plain loops: the meaning of a pipeline, on a page.
 
 Each step is done for all rows before the next one begins; there are no batches, workers or files. It knows rows, the
-classes of steps and one thing from the run: which of several equal requests a row was given (any pairing is right, as
-long as it is one, and `test_simulated` checks that it is).
+classes of steps and two things from the run. Which of several equal requests a row was given: any pairing is right, as
+long as it is one, and `test_simulated` checks that it is. And which steps are done in one go: of a row that kills its
+worker nothing is left, so what the steps of the same go had made of it before is lost with it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from distilnb.rows import Row, row_digest
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import DropRow, GeneratorStep, GlobalStep, Step
 from distilnb.tasks.base import Task
+from tests.property.steps import Deadly
 
 Answering = Callable[
     [Task, str, Request], Sequence[Reply]
@@ -56,8 +58,15 @@ class StepFailed(Exception):
 class Interpreter:
     """Interprets one graph over the rows of its sources."""
 
-    def __init__(self, graph: Graph, sources: Mapping[str, Sequence[Row]], answer: Answering) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        sources: Mapping[str, Sequence[Row]],
+        answer: Answering,
+        goes: Sequence[Sequence[str]] = (),
+    ) -> None:
         self.graph = graph
+        self.first_of_go = {name: go[0] for go in goes for name in go}
         self.sources = sources
         self.answer = answer
         self.endings: dict[str, Ending] = {}
@@ -78,8 +87,12 @@ class Interpreter:
             elif len(inputs) > 1:
                 self._join(step, inputs, ending)
             else:
+                dead = self._dead(step, inputs[0].items) if isinstance(step, Deadly) else set()
                 for item in inputs[0].items:
-                    self._one(step, item, ending)
+                    if item.id in dead:
+                        self._quarantine(item.id, step, "WorkerDied", ending)
+                    else:
+                        self._one(step, item, ending)
             ending.items.sort(key=lambda item: item.order)
             ending.figures["made"] = len(ending.items)
 
@@ -90,6 +103,17 @@ class Interpreter:
             ending.items.append(Item(f"{name}:{digest}:{seen[digest]}", [number], row))
             seen[digest] += 1
         ending.figures["done"] = len(ending.items)
+
+    def _dead(self, step: Deadly, items: Sequence[Item]) -> set[str]:
+        """Return the rows that kill their worker, with all that stem from the same row at the begin of the go."""
+        (before,) = self.graph.predecessors(self.first_of_go.get(step.name, step.name))
+        begun = {item.id for item in self.endings[before].items}
+
+        def origin(row_id: str) -> str:
+            return row_id if row_id in begun else origin(row_id.rpartition(".")[0])
+
+        killers = {origin(item.id) for item in items if step.is_deadly(item.row)}
+        return {item.id for item in items if origin(item.id) in killers}
 
     def _one(self, step: Step, item: Item, ending: Ending) -> None:
         """Give one row to a step or a task; its error, its loss or its children are its own."""

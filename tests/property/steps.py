@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
+
+from pydantic import Field
 
 from distilnb.errors import RefusedRequestError, ServerError
 from distilnb.llms.base import LLM
-from distilnb.llms.request import Answer, Reply, Request
+from distilnb.llms.request import Answer, Message, Reply, Request
 from distilnb.rows import Row
 from distilnb.spec.step import DropRow, GlobalStep, Step
+from distilnb.tasks.generation import TextGeneration
 
 
 def chance(*parts: object, below: int) -> int:
@@ -80,6 +85,50 @@ class Split(Salted):
 
     def process(self, rows: list[Row]) -> Iterator[list[Row]]:  # type: ignore[override]
         yield [{**row, "text": f"{row['text']}:{i}"} for row in rows for i in range(self.chance(row, 4))]
+
+
+FATES: list[Callable[[str], None]] = []  # the simulation's, which turns a death into one of its own
+
+
+class WorkerDied(Exception):
+    """What a row does where there is no worker to kill: in the process that drew it."""
+
+
+def perish(how: str, home: int) -> None:
+    """End this process, or hang it for ever without letting anything else in it run, unless it is `home`."""
+    for fate in FATES:
+        fate(how)
+    if os.getpid() == home:
+        raise WorkerDied(how)
+    if how == "hang":
+        ctypes.PyDLL(None).sleep(3600)  # keeps Python's lock
+    os._exit(7)
+
+
+class Deadly(Salted):
+    """Kills the worker at every third row, or hangs it."""
+
+    home: int = Field(default_factory=os.getpid)
+
+    def is_deadly(self, row: Row) -> bool:
+        return not self.chance(row, 3)
+
+    def process(self, rows: list[Row]) -> Iterator[list[Row]]:  # type: ignore[override]
+        for row in rows:
+            if self.is_deadly(row):
+                perish("hang" if self.salt % 2 else "death", self.home)
+        yield [{**row} for row in rows]
+
+
+class DeadlyPrompt(TextGeneration):
+    """Kills the worker while every sixth row is rendered."""
+
+    home: int = Field(default_factory=os.getpid)
+
+    def format_input(self, input: Row) -> list[Message]:
+        if not chance("DeadlyPrompt", input["text"], below=6):
+            perish("death", self.home)
+        return super().format_input(input)
 
 
 class Backwards(GlobalStep):

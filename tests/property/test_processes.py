@@ -23,7 +23,8 @@ from tests.property.graphs import draw_pipeline
 from tests.property.test_simulated import MEMORY, N_EXAMPLES, SEED
 
 N_REAL_EXAMPLES = max(4, N_EXAMPLES // 20)
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
+MAX_LIVES = 8
 
 
 @pytest.mark.timeout(3600)
@@ -40,7 +41,7 @@ def test_a_run_of_processes_makes_what_the_interpreter_makes(capsys: pytest.Capt
         phases=(Phase.generate,),  # not shrink: when a kill hits is chance here
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.data(), st.sampled_from(["", "rows", "ask", "runner"]), st.floats(0.0, 0.6))
+    @given(st.data(), st.sampled_from(["", "rows-0", "rows-1", "ask-0", "runner"]), st.floats(0.0, 0.6))
     def hold(data: st.DataObject, victim: str, moment_s: float) -> None:
         nonlocal n_killed
         with (
@@ -78,10 +79,12 @@ def _kill(home: Path, victim: str) -> int:
 
 
 def _see_to_its_end(run: Run, home: Path) -> None:
-    for _ in range(3):
+    for _ in range(MAX_LIVES):
         status = run.wait(PATIENCE_S)
         if status.state == "finished":
             return
-        assert status.state == "lost", f"{status!r} {status.error}\n{describe(home)}"
+        # Lost by the kill, or given up: twenty deadly rows in a row are the step's fault to the engine.
+        is_given_up = (status.state, status.reason) == ("failed", "worker")
+        assert status.state == "lost" or is_given_up, f"{status!r} {status.error}\n{describe(home)}"
         run = attach(run.id).resume()
     raise AssertionError(describe(home))

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from distilnb.engine.deaths import MAX_KILLS_OF_A_ROW
 from tests.property.comparing import compare, count_of, interpreted
 from tests.property.graphs import draw_pipeline
 from tests.property.simulation import MAX_LIVES, STROKES, Blow, Sizes, World, simulated
@@ -22,7 +23,7 @@ N_EXAMPLES = int(os.environ.get("DISTILNB_EXAMPLES") or 120)
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a disk would be most of the time
 
 BLOWS = st.lists(st.builds(Blow, st.integers(1, 200), st.sampled_from(STROKES)), max_size=8)
-SIZES = st.builds(Sizes, st.integers(1, 5), st.integers(2, 8), st.integers(1, 4))
+SIZES = st.builds(Sizes, st.integers(1, 5), st.integers(2, 8), st.integers(1, 4), st.integers(1, 3))
 
 
 @pytest.mark.timeout(3600)  # a failing example is made smaller, which may take minutes
@@ -48,6 +49,11 @@ def test_a_run_makes_what_the_interpreter_makes(capsys: pytest.CaptureFixture[st
             pipeline = draw_pipeline(data, Path(name))
             with simulated(pipeline.graph, sizes, blows, interleaving) as world:
                 live_to_the_end(world)
+                seen.update(world.strokes)
+                if world.n_found_most >= MAX_KILLS_OF_A_ROW:
+                    # A few kills from outside at the same row: to the engine, the row is the cause.
+                    seen["rows blamed for kills"] += 1
+                    return
                 interpreter, pairing = interpreted(pipeline.graph, pipeline.rows, world.run_dir)
                 compare(world.run_dir, interpreter)
                 n_needed, n_sent = len(pairing.replies_needed), world.n_sent()
@@ -61,7 +67,6 @@ def test_a_run_makes_what_the_interpreter_makes(capsys: pytest.CaptureFixture[st
                 else:
                     assert n_told == n_requests
                 seen.update({"pipelines": 1, "replies": n_sent, "asked twice": n_sent - n_needed})
-                seen.update(world.strokes)
 
     try:
         hold()
