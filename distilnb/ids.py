@@ -17,7 +17,7 @@ RowId: TypeAlias = str
 
 KEPT_DIGESTS = 1_000_000  # in memory, with room for a batch below half of 2**21 slots; more go to disk
 _FIRST_SLOTS = 1 << 12
-_DIGEST_BYTES = 8
+DIGEST_BYTES = 8
 
 
 def row_digest(row: Mapping[str, Any]) -> str:
@@ -80,10 +80,12 @@ class IdMaker:
         """Return the id of the next row."""
         return self.make_all([row])[0]
 
-    def make_all(self, rows: Sequence[Mapping[str, Any]], *, are_plain: bool = False) -> list[RowId]:
-        """Return the ids of the next rows; `are_plain` as for `row_digests`."""
-        joined = row_digests(rows, are_plain=are_plain)
-        text, head, step = joined.hex(), self._source + ":", 2 * _DIGEST_BYTES
+    def make_all(
+        self, rows: Sequence[Mapping[str, Any]], *, are_plain: bool = False, digests: bytes | None = None
+    ) -> list[RowId]:
+        """Return the ids of the next rows; `are_plain` as for `row_digests`, `digests` where they are known."""
+        joined = row_digests(rows, are_plain=are_plain) if digests is None else digests
+        text, head, step = joined.hex(), self._source + ":", 2 * DIGEST_BYTES
         ids = [head + text[i : i + step] + ":0" for i in range(0, len(text), step)]
         for place, k in self._count(joined):
             ids[place] = f"{ids[place][:-1]}{k}"
@@ -93,9 +95,14 @@ class IdMaker:
         """Count rows that were named before, by another process."""
         self._count(bytes.fromhex("".join([row_id.rsplit(":", 2)[1] for row_id in ids])))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are so many digests that they are to go to disk."""
+        return self._shelf is not None and self._kept.n >= KEPT_DIGESTS
+
     def shelve(self, n_rows: int) -> None:
         """Put the digests on disk when there are many; call it when the first `n_rows` rows are safe, and no more."""
-        if self._shelf is not None and self._kept.n >= KEPT_DIGESTS:
+        if self._shelf is not None and self.is_full:
             self._shelf.put(self._kept.counted(), n_rows)
             self._kept = _Digests()
 

@@ -15,6 +15,7 @@ from distilnb.engine.journal import BatchRef
 from distilnb.engine.plan import Plan, Stage
 
 _GATHER_LOAD = 1_000_000
+PULLS_AHEAD = 3  # a source has so many pulls to do, or it would wait for the runner after each
 QUEUE_WINDOWS = 4  # a stage is not fed while a consumer has this many windows of rows waiting
 
 
@@ -65,7 +66,7 @@ class _State:
     n_queued: int = 0
     n_flying: int = 0
     n_made: int = 0  # rows that left it
-    is_pulled: bool = False  # a pull, gather or end is on its way
+    n_asked: int = 0  # pulls on their way; of a gather or an end there is one
     has_ended: bool = False  # a source has no more rows; a global stage or a join has done its last work
     holders: dict[int, str] = field(default_factory=dict)  # batch in flight → the worker that has it
     puller: str = ""  # the worker that has the pull, gather or end
@@ -120,15 +121,17 @@ class Flow:
             del state.holders[batch]
 
     def pulled(self, stage: str) -> None:
-        """A source has answered its pull."""
+        """A source has answered a pull."""
         state = self._states[stage]
-        state.is_pulled, state.puller = False, ""
+        state.n_asked = max(0, state.n_asked - 1)
+        if not state.n_asked:
+            state.puller = ""
 
     def ended(self, stage: str) -> None:
         """A source has no more rows, or a global stage or a join has done its last work."""
         state = self._states[stage]
         state.has_ended = True
-        state.is_pulled, state.puller = False, ""
+        state.n_asked, state.puller = 0, ""
 
     def lost_worker(self, worker: str) -> None:
         """A worker died: what it had in flight waits again, in its old order."""
@@ -141,7 +144,7 @@ class Flow:
                 state.n_flying -= len(left)
                 jobs.append(Job(job.stage, job.input_index, job.batch, sorted(left), again=True))
             if state.puller == worker:
-                state.is_pulled, state.puller = False, ""
+                state.n_asked, state.puller = 0, ""
             for job in reversed(jobs):
                 state.queue.appendleft(job)
                 state.n_queued += job.n_entries
@@ -156,10 +159,11 @@ class Flow:
         """Yield all that can start now; what is yielded counts as started, by the worker that `holder` names."""
         for state in self._states.values():
             yield from self._feed(state)
-            work = self._last_work(state)
-            worker = None if work is None else self.assign(state.stage)
-            if work is not None and worker is not None:
-                state.is_pulled, state.puller = True, worker
+            while (work := self._last_work(state)) is not None:
+                worker = self.assign(state.stage)
+                if worker is None:
+                    break
+                state.n_asked, state.puller = state.n_asked + 1, worker
                 yield work
 
     def holder(self, work: Job | Pull | Gather | End) -> str:
@@ -190,9 +194,9 @@ class Flow:
         )
 
     def _last_work(self, state: _State) -> Pull | Gather | End | None:
-        if state.is_pulled or state.has_ended:
-            return None
         stage = state.stage
+        if state.has_ended or state.n_asked >= (PULLS_AHEAD if stage.kind == "source" else 1):
+            return None
         if stage.kind == "source":
             return Pull(stage, state.n_made) if self._has_room_after(state) else None
         if stage.kind == "global" and self._inputs_done(state):

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from distilnb.engine.database import open_database
 from distilnb.engine.events import Event, Record, read_event, write_event
+from distilnb.engine.ranges import to_ranges
 from distilnb.errors import StoreError
 
 _TABLES = """
@@ -211,23 +212,3 @@ class JournalReader:
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
-
-
-def to_ranges(indices: Sequence[int]) -> list[list[int]]:
-    """Return sorted indices as inclusive ranges.
-
-    >>> to_ranges([0, 1, 2, 7, 9, 8])
-    [[0, 2], [7, 9]]
-    """
-    ranges: list[list[int]] = []
-    for index in sorted(indices):
-        if ranges and index == ranges[-1][1] + 1:
-            ranges[-1][1] = index
-        else:
-            ranges.append([index, index])
-    return ranges
-
-
-def from_ranges(ranges: Iterable[Sequence[int]]) -> set[int]:
-    """Return the indices of inclusive ranges."""
-    return {index for first, last in ranges for index in range(first, last + 1)}

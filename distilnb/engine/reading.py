@@ -9,9 +9,10 @@ from typing import Any
 
 from distilnb.engine.ending import read_end, what_ails
 from distilnb.engine.events import Event
-from distilnb.engine.journal import JournalReader, from_ranges
+from distilnb.engine.journal import JournalReader
 from distilnb.engine.limits import RunLimits
 from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.ranges import from_ranges
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.status import ENDED, GOING, ROUTED, RunState, RunStatus, StepStatus
 from distilnb.errors import RunError, UnknownStepError, did_you_mean

@@ -272,7 +272,10 @@ class RowWorker:
             source = self._sources[stage.name] = self._open(stage, message)
         limit = message["limit"]
         wanted = stage.batch_rows if limit is None else min(stage.batch_rows, limit - source.offset)
-        if source.offset == message["offset"]:  # everything that was named so far is journaled
+        if source.ids.is_full:
+            if source.offset != message["offset"]:  # not everything that was named is journaled: in a moment
+                yield {"say": "again", "stage": stage.name}
+                return
             source.ids.shelve(source.offset)
         rows = list(itertools.islice(source.rows, max(0, wanted)))
         n_rows = len(rows)

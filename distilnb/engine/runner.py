@@ -22,10 +22,11 @@ from distilnb.engine.crew import Crew, Death
 from distilnb.engine.deaths import Deaths
 from distilnb.engine.ending import take_space, tell_end
 from distilnb.engine.flow import Flow
-from distilnb.engine.journal import Journal, from_ranges
+from distilnb.engine.journal import Journal
 from distilnb.engine.limits import PER_MODEL, RunLimits
 from distilnb.engine.orders import first_order, order_for
 from distilnb.engine.plan import Stage, ask_window
+from distilnb.engine.ranges import from_ranges
 from distilnb.engine.roster import Roster
 from distilnb.engine.rundir import Command, RunDir
 from distilnb.engine.vitals import LastWords
@@ -186,6 +187,8 @@ class Runner:
             self._take(message)
             self.crew.bore_fruit(worker.name)
             self._well(worker.name)
+        elif kind == "again":
+            self.flow.pulled(message["stage"])
         elif kind == "source_end":
             self._note_end(message["stage"])
         elif kind == "failed":
@@ -213,7 +216,8 @@ class Runner:
             self.journal.add_batch(stage.name, file["path"], file["n_rows"], file["n_gone"])
             for file in message["files"]
         ]
-        for batch_id, indices in message["took"]:
+        for batch_id, ranges in message["took"]:
+            indices = sorted(from_ranges(ranges))
             self.journal.acknowledge(batch_id, stage.name, indices)
             self.flow.acknowledged(stage.name, batch_id, indices)
         for step, figures in message["counts"].items():
@@ -230,6 +234,8 @@ class Runner:
 
     def _note_end(self, stage: str) -> None:
         """A source has no more rows, or a join or a global step has done its last work."""
+        if self.flow.has_ended(stage):  # pulls that were under way when a source ended are answered too
+            return
         self.journal.set_fact(f"ended:{stage}", True)
         self.journal.add_event(events.StageEnded(step=stage))
         self.flow.ended(stage)

@@ -5,7 +5,7 @@ runner → worker   {"do": "secrets", …}  {"do": "batch", stage, batch, path, 
                   {"do": "end", stage}  {"do": "drain"}  {"do": "exit"}
                   {"do": "pause"}  {"do": "resume"}  {"do": "adjust", limits}
 worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors}
-                  {"say": "source_end", stage}  {"say": "failed", step, kind, what, trace}
+                  {"say": "again", stage}  {"say": "source_end", stage}  {"say": "failed", step, kind, what, trace}
                   {"say": "budget", reason, reached}  {"say": "drained"}
                   {"say": "limited", model, n_refused, concurrency}
 """
@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
+from distilnb.engine.ranges import to_ranges
 from distilnb.engine.vitals import Vitals
 from distilnb.errors import InputError
 from distilnb.rows import Batch, write_batch
@@ -90,7 +91,7 @@ def write_outcome(
         "say": "out",
         "stage": stage,
         "files": files,
-        "took": [[batch_id, list(indices)] for batch_id, indices in took.items()],
+        "took": [[batch_id, to_ranges(indices)] for batch_id, indices in took.items()],
         "counts": counts,
         "errors": [asdict(failure) for failure in outcome.failures],
     }

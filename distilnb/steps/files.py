@@ -35,7 +35,9 @@ PEEKED_ROWS = 100  # rows looked at to know the columns
 _COUNTED_BYTES = 16_000_000  # a file larger than this is not read just to count its rows
 
 _BATCH_ROWS = 1000
-_BLOCK_BYTES = 1 << 18  # of JSON lines parsed at a time
+_BLOCK_BYTES = (
+    1 << 16
+)  # of JSON lines parsed at a time: with their rows no more than a processor's cache holds
 _FIRST_BLOCK_BYTES = 1 << 14  # less, for the many that want to see one row only
 _JSON = json.JSONDecoder(
     parse_constant={"NaN": None, "Infinity": float("inf"), "-Infinity": float("-inf")}.get

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distilnb.engine.flow import End, Flow, Gather, Job, Pull
+from distilnb.engine.flow import PULLS_AHEAD, End, Flow, Gather, Job, Pull
 from distilnb.engine.journal import BatchRef
 from distilnb.engine.plan import Plan, Stage
 
@@ -19,9 +19,9 @@ def batch(number: int, stage: str, n_rows: int, n_gone: int = 0) -> BatchRef:
     return BatchRef(number, stage, f"{number}.json", n_rows, n_gone)
 
 
-def test_a_source_is_pulled_once_until_it_answers() -> None:
+def test_a_source_is_pulled_a_little_ahead_and_again_for_each_answer() -> None:
     flow = make_flow(LOAD, ASK)
-    assert list(flow.next_work()) == [Pull(LOAD, 0)]
+    assert list(flow.next_work()) == [Pull(LOAD, 0)] * PULLS_AHEAD
     assert list(flow.next_work()) == []
     flow.arrived(batch(1, "load", 10))
     flow.pulled("load")
@@ -139,9 +139,21 @@ def test_a_death_gives_back_only_what_that_worker_had() -> None:
     assert [job.batch.id for job in again] == [0]
 
 
+def test_pulls_that_are_answered_after_the_end_of_their_source_change_nothing() -> None:
+    flow = make_flow(LOAD, ASK)
+    list(flow.next_work())
+    flow.arrived(batch(1, "load", 10))
+    flow.pulled("load")
+    flow.ended("load")
+    for _ in range(PULLS_AHEAD):
+        flow.pulled("load")
+    assert list(flow.next_work()) == [Job(ASK, 0, batch(1, "load", 10), None)]
+    assert flow.busy_stages("rows") == []
+
+
 def test_work_waits_while_nobody_may_do_it() -> None:
     worker: list[str | None] = [None]
     flow = Flow(Plan("run", "p", "digest", (LOAD, ASK)), lambda stage: worker[0])
     assert list(flow.next_work()) == []
     worker[0] = "rows-0"
-    assert list(flow.next_work()) == [Pull(LOAD, 0)]
+    assert list(flow.next_work()) == [Pull(LOAD, 0)] * PULLS_AHEAD

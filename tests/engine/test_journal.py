@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilnb.engine.events import Started
-from distilnb.engine.journal import Journal, JournalReader, from_ranges, to_ranges
+from distilnb.engine.journal import Journal, JournalReader
+from distilnb.engine.ranges import from_ranges, to_ranges
 
 
 @given(st.sets(st.integers(0, 200)))
