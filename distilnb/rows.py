@@ -100,11 +100,14 @@ class Batch:
         self.routes = [] if routes is None else routes  # the steps that each row goes to; empty: to all
 
     @classmethod
-    def of_source(cls, rows: list[Row], ids: IdMaker, first: int) -> Batch:
-        """Return rows of a source, named by `ids`; `first` is the index of the first in the source."""
+    def of_source(cls, rows: list[Row], ids: IdMaker, first: int, *, digests: bytes | None = None) -> Batch:
+        """Return rows of a source, named by `ids`; `first` is the index of the first in the source.
+
+        `digests` are those of the rows where they are known (`row_digests`).
+        """
         columns = to_columns(rows)
         are_plain = columns is not None and are_plain_columns(columns)
-        named = ids.make_all(rows, are_plain=are_plain)
+        named = ids.make_all(rows, are_plain=are_plain, digests=digests)
         batch = cls(rows, named, list(range(first, first + len(rows))))
         if columns is not None:
             batch._rows, batch._columns, batch._are_plain = [], columns, are_plain

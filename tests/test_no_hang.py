@@ -53,8 +53,9 @@ def numbered(name: str, n_rows: int = N_ROWS) -> Pipeline:
 def start(pipeline: Pipeline, **options: Any) -> Run:
     """Start with options that only the engine knows: limits that nobody wants to wait for."""
     graph = pipeline.graph
-    text = pipeline.to_yaml()
-    return Run(launch(graph, pipeline=pipeline.name, text=text, options={"rows": None, **options}))
+    return Run(
+        launch(graph, pipeline=pipeline.name, text=pipeline.to_yaml, options={"rows": None, **options})
+    )
 
 
 def workers(run: Run) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from distilnb.engine.intake import START_AGAIN, missing_rows
 from distilnb.engine.launch import start_runner
 from distilnb.engine.limits import checked_change
 from distilnb.engine.reading import RunReader
@@ -72,6 +73,9 @@ def go_on(reader: RunReader, secrets: Mapping[str, str]) -> None:
             f"Run {run.run_id!r} is still stopping: what is in flight ends first.",
             "Try again in a moment, or stop it at once with run.abort().",
         )
+    lack = missing_rows(run, reader.plan)
+    if lack:
+        raise RunError(f"Run {run.run_id!r} cannot go on to its end. {lack}", START_AGAIN)
     start_runner(run, secrets)
 
 

@@ -233,6 +233,10 @@ class Flow:
         """Whether the run is complete."""
         return all(self.is_done(name) for name in self._states)
 
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to do, and nothing being done."""
+        return not any(state.queue or state.in_flight or state.n_asked for state in self._states.values())
+
     def done_stages(self) -> Sequence[str]:
         """Return the stages from which nothing more will come."""
         return [name for name in self._states if self.is_done(name)]

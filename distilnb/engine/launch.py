@@ -10,63 +10,101 @@ import secrets as random_secrets
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from distilnb.engine.building import literal_secrets, write_steps
+from distilnb.engine.intake import is_being_written
 from distilnb.engine.plan import Plan
 from distilnb.engine.planning import make_plan
 from distilnb.engine.reading import RunReader
 from distilnb.engine.rundir import RunDir, all_run_dirs, make_run_dir
+from distilnb.engine.spool import Spool, given_rows, is_spooled_here
 from distilnb.engine.wire import encode
 from distilnb.engine.workers import child_environment, interpreter
 from distilnb.errors import StoreError
 from distilnb.home import private_folder
 from distilnb.llms.base import limits_key
-from distilnb.rows import Batch, IdMaker, write_batch, write_text
+from distilnb.rows import write_text
 from distilnb.spec.digest import digest_of
 from distilnb.spec.graph import Graph
+from distilnb.spec.inline import named_by_number
 from distilnb.spec.step import GeneratorStep
-from distilnb.steps.sources import LoadDataFromDicts
 from distilnb.tasks.base import Task
 
-FIRST_SPOOLED_ROWS = 64  # the first file is small, so that the first requests start early
+_DIGEST_POLL_S = 0.05
 
 
-def launch(graph: Graph, *, pipeline: str, text: str, options: dict[str, Any]) -> RunDir:
+def launch(graph: Graph, *, pipeline: str, text: Callable[[], str], options: dict[str, Any]) -> RunDir:
     """Write the run directory of a checked graph and start its runner; returns at once.
+
+    Of many rows given in the program the first are written here and the others from a thread; what names them by
+    their digest is written when that is known. `text` makes the text of the pipeline.
 
     Raises StoreError when the disk refuses and CodeNotPortableError when a function cannot travel.
     """
     run = make_run_dir(new_run_id(pipeline))
+    spool: Spool | None = None
     try:
-        _write(run, graph, pipeline=pipeline, text=text, options=options)
+        is_late = any(rows.is_pending for rows in given_rows(graph))
+        with named_by_number() if is_late else contextlib.nullcontext():
+            plan = _plan(run, graph, pipeline=pipeline, options=options)
+            spool = Spool(run, plan, graph)
+            is_whole = spool.write_first(is_named=not is_late)
+            write_steps(run.path, graph)
+            write_text(run.path / "pipeline.yaml", text())
+        digest = "" if is_late else plan.digest
+        plan = Plan(**{**vars(plan), "digest": digest, "options": {**plan.options, "spooled": spool.files()}})
+        write_text(run.path / "plan.json", plan.to_json())  # last: a folder without a plan is no run
         start_runner(run, literal_secrets(graph))
     except BaseException:  # nothing was started: half a run must not stay
+        if spool is not None:
+            spool.give_up()
         shutil.rmtree(run.path, ignore_errors=True)
         raise
+
+    def name_by_digest() -> None:
+        known = _plan(run, graph, pipeline=pipeline, options=options)
+        write_text(run.path / "pipeline.yaml", text())
+        known_options = {**known.options, "spooled": plan.options["spooled"]}
+        _replace_plan(run, Plan(**{**vars(known), "options": known_options}))
+
+    if is_late or not is_whole:
+        spool.write_rest(name_by_digest if is_late else lambda: None)
     return run
 
 
-def _write(run: RunDir, graph: Graph, *, pipeline: str, text: str, options: dict[str, Any]) -> None:
+def _plan(run: RunDir, graph: Graph, *, pipeline: str, options: dict[str, Any]) -> Plan:
     plan = make_plan(
         graph, run_id=run.run_id, pipeline=pipeline, digest=run_digest(graph, options), options=options
     )
-    write_steps(run.path, graph)
-    write_text(run.path / "pipeline.yaml", text)
     options = {
         **plan.options,
+        "shape": run_shape(graph, options),
         "kinds": {name: step.kind() for name, step in graph.steps.items()},
         "is_rehearsed": any(is_rehearsed(step) for step in graph.steps.values()),
         "secrets": sorted(literal_secrets(graph)),  # their places, never their values
-        "spooled": _spool(run, plan, graph),
         "models": models_of(graph),
     }
     if options.get("on_error") == "null":
         columns = graph.columns()
         options["columns"] = {name: None if c.is_open else c.names for name, c in columns.items()}
-    # Written last: a folder without a plan is no run.
-    write_text(run.path / "plan.json", Plan(**{**vars(plan), "options": options}).to_json())
+    return Plan(**{**vars(plan), "options": options})
+
+
+def _replace_plan(run: RunDir, plan: Plan) -> None:
+    """Write the plan anew under its old time, by which runs are sorted."""
+    path = run.path / "plan.json"
+    stat = path.stat()
+    write_text(path, plan.to_json())
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def run_shape(graph: Graph, options: Mapping[str, Any]) -> str:
+    """Return what equal runs have in common and can be told at once: many rows count by their number."""
+    with named_by_number():
+        return run_digest(graph, options)
 
 
 def run_digest(graph: Graph, options: Mapping[str, Any]) -> str:
@@ -77,15 +115,30 @@ def run_digest(graph: Graph, options: Mapping[str, Any]) -> str:
     return digest_of([graph.digest, sources, limits])
 
 
-def find_running(digest: str) -> RunDir | None:
-    """Return a run of that digest that is going and was not told to stop, or None."""
+def find_running(graph: Graph, options: Mapping[str, Any]) -> RunDir | None:
+    """Return an equal run that is going and was not told to stop, or None.
+
+    Only where a run of the same shape is going are the digests of many rows waited for, those of its kernel too.
+    """
+    shape = run_shape(graph, options)
     for run in all_run_dirs():
         try:
-            if run.is_alive() and run.plan().digest == digest and is_going(run):
+            if not run.is_alive() or run.plan().options.get("shape") != shape or not is_going(run):
+                continue
+            if is_spooled_here(run, given_rows(graph)) or digest_in(run) == run_digest(graph, options):
                 return run
         except StoreError:  # a run of another version of distilnb
             continue
     return None
+
+
+def digest_in(run: RunDir) -> str:
+    """Return the digest of a run, once the kernel that started it has it; "" when that ended before."""
+    while not (digest := run.plan().digest):
+        if not is_being_written(run):
+            return run.plan().digest  # it may have come in between
+        time.sleep(_DIGEST_POLL_S)
+    return digest
 
 
 def is_going(run: RunDir) -> bool:
@@ -166,28 +219,3 @@ def models_of(graph: Graph) -> dict[str, dict[str, Any]]:
 def is_rehearsed(step: object) -> bool:
     """Whether a step asks the rehearsal model."""
     return isinstance(step, Task) and step.llm is not None and step.llm.provider == "rehearsal"
-
-
-def _spool(run: RunDir, plan: Plan, graph: Graph) -> dict[str, list[dict[str, Any]]]:
-    """Write the rows given in the program to the run directory, so that the kernel may die."""
-    spooled: dict[str, list[dict[str, Any]]] = {}
-    for stage in plan.stages:
-        step = graph.steps[stage.name]
-        if stage.kind != "spool" or not isinstance(step, LoadDataFromDicts):
-            continue
-        rows = [row for rows, _ in step.process() for row in rows]
-        rows = rows[: plan.options.get("rows") or len(rows)]
-        ids = IdMaker(stage.name)
-        files: list[dict[str, Any]] = []
-        start = 0
-        while start < len(rows):
-            piece = rows[
-                start : start + (stage.batch_rows if start else min(FIRST_SPOOLED_ROWS, stage.batch_rows))
-            ]
-            batch = Batch.of_source(piece, ids, start)
-            path = run.batches(stage.name) / f"{len(files):06d}.json"
-            write_batch(path, batch)
-            files.append({"path": str(path.relative_to(run.path)), "n_rows": len(piece)})
-            start += len(piece)
-        spooled[stage.name] = files
-    return spooled

@@ -11,6 +11,8 @@ digests/         of a source with very many rows: what tells equal ones apart
 commands/        one file per command to the runner, JSON, named by time and command
 logs/            runner.log and one log per worker
 lock             held by the living runner
+spool.lock       held by the kernel while it writes many rows given in the program
+spool.error      why it could not write them all
 end.json         how the run ended, when the journal could not be written any more
 """
 

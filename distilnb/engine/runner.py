@@ -22,6 +22,7 @@ from distilnb.engine.crew import Crew, Death
 from distilnb.engine.deaths import Deaths
 from distilnb.engine.ending import take_space, tell_end
 from distilnb.engine.flow import Flow
+from distilnb.engine.intake import Intake
 from distilnb.engine.journal import Journal
 from distilnb.engine.limits import PER_MODEL, RunLimits
 from distilnb.engine.orders import first_order, order_for
@@ -71,6 +72,7 @@ class Runner:
         self.reader = self.journal.reader()
         self.flow = Flow(self.plan, self._assign)
         self.roster = Roster(self.plan)
+        self.intake = Intake(run_dir, self.plan)
         options = self.plan.options
         watch = Watch(
             blocked_limit_s=options.get("blocked_limit_s", BLOCKED_LIMIT_S),
@@ -135,12 +137,12 @@ class Runner:
             return
         if self.control.is_paused:
             return
+        self.intake.feed(self.journal, self.flow)
         for work in self.flow.next_work():
             worker = self.crew.workers[self.flow.holder(work)]
             worker.tell(order_for(work, worker, self.plan, self.reader, self.deaths))
         self._note_done_stages()
-        if self.flow.all_done():
-            self.end = ("finished", "", "")
+        self.end = ("finished", "", "") if self.flow.all_done() else self.intake.ending(self.flow)
 
     def _note_stopping(self, ending: Ending) -> None:
         if not self._is_stop_told:
@@ -387,12 +389,10 @@ class Runner:
     # --- begin and end ---
 
     def _restore(self) -> None:
-        """Take the state of the run from the journal; on the first start that is the spooled rows alone."""
+        """Take the state of the run from the journal; on the first start there is none but what is spooled."""
         facts = self.reader.facts()
         is_new = "state" not in facts
         with self.journal.turn():
-            if is_new:
-                self._add_spooled()
             self.journal.set_fact("state", "running")
             self.journal.set_fact("reason", "")
             self.journal.set_fact("error", "")
@@ -417,16 +417,10 @@ class Runner:
                 }
             )
             self.flow.arrived(batch, skip)
+            self.intake.took_before(batch.stage)
         for stage in self.plan.stages:
-            if stage.kind == "spool" or facts.get(f"ended:{stage.name}"):
+            if facts.get(f"ended:{stage.name}"):
                 self.flow.ended(stage.name)
-
-    def _add_spooled(self) -> None:
-        for stage in self.plan.stages:
-            if stage.kind == "spool":
-                for file in self.plan.options["spooled"][stage.name]:
-                    self.journal.add_batch(stage.name, file["path"], file["n_rows"], 0)
-                    self.journal.count(stage.name, {"done": file["n_rows"], "made": file["n_rows"]})
 
     def _finish(self, state: str, reason: str, error: str) -> None:
         """Write the end of the run, where it can be written, then let the workers go."""

@@ -396,6 +396,10 @@ class Pipeline(Written):
         over its whole life, and `run.adjust` changes them. With `on_error="null"` a row that fails goes on, with
         None in the columns of that step; with "raise" it ends the run. While an equal run is going, that one is
         returned; `new` starts another.
+
+        Of many rows given in the program the first are written before it returns and the others by a thread of this
+        process. Do not change them. A script that ends waits for that thread; a process that is killed before has
+        lost the rest of the rows, and its run fails and says so.
         """
         pipeline = self
         for source, given in wiring.rows_by_source(self.graph, dataset).items():
@@ -403,8 +407,8 @@ class Pipeline(Written):
         graph = with_parameters(pipeline.graph, parameters)
         options: dict[str, Any] = {"on_error": on_error, "executor": executor, "cache": cache, "rows": rows}
         options |= {"max_cost": max_cost, "max_tokens": max_tokens, "max_time": max_time}
-        text = to_record(PipelineFile(self.name, graph, description=self.description, llm=self.llm))
-        return starting.start(graph, name=self.name, text=text, options=options, new=new)
+        file = PipelineFile(self.name, graph, description=self.description, llm=self.llm)
+        return starting.start(graph, name=self.name, text=lambda: to_record(file), options=options, new=new)
 
     def run(self, *, show: bool = True, **options: Any) -> Distiset:
         """Start, wait, and return the result; takes what `start` takes.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distilnb.engine.building import literal_secrets
-from distilnb.engine.launch import find_running, launch, one_start_at_a_time, run_digest
+from distilnb.engine.launch import find_running, launch, one_start_at_a_time
 from distilnb.engine.limits import BUDGET, check_limit
+from distilnb.engine.spool import given_rows
 from distilnb.engine.status import RunStatus
 from distilnb.errors import InputError, UnknownPriceError, did_you_mean
 from distilnb.export.distiset import Distiset
@@ -26,13 +27,16 @@ from distilnb.view.panel import follow
 _WORDS = {"on_error": ("quarantine", "null", "raise"), "executor": ("local",)}
 
 
-def start(graph: Graph, *, name: str, text: str, options: dict[str, Any], new: bool) -> Run:
+def start(graph: Graph, *, name: str, text: Callable[[], str], options: dict[str, Any], new: bool) -> Run:
     """Check everything that can be known, then start a run, or return the equal one that is going."""
+    for rows in given_rows(graph):
+        if rows.is_long:
+            rows.give_way()
     check_graph(graph)
     check_limits(options)
     check_models(graph, max_cost=options.get("max_cost"))
     with one_start_at_a_time():
-        running = None if new else find_running(run_digest(graph, options))
+        running = None if new else find_running(graph, options)
         if running is not None:
             run = Run(running, secrets=literal_secrets(graph))
             is_paused = run.status().state == "paused"

@@ -44,7 +44,7 @@ def wire(
     if explicit in graph.steps:
         return _replace(graph, heads, named(step, explicit))
     before = _predecessors(graph, heads, step, after, explicit or _base_name(step, verb))
-    if not explicit and len(before) == 1 and verb and graph.steps[before[0]].digest == step.digest:
+    if not explicit and len(before) == 1 and verb and _are_equal(graph.steps[before[0]], step):
         return Wired(graph, tuple(heads), f"{before[0]!r} is an equal step already; nothing was added.")
     step = named(step, explicit or free_name(graph, _base_name(step, verb)))
     graph = followed(graph.appending(step, before), before, step.name, [step.name])
@@ -52,6 +52,11 @@ def wire(
     if after and kept:  # a branch from the middle: it becomes what the next verb follows
         return Wired(graph, (step.name,))
     return Wired(graph, (*kept, step.name))
+
+
+def _are_equal(one: Step, other: Step) -> bool:
+    """Whether two steps do the same; the kind comes first, for the digest of a source takes all its rows."""
+    return type(one) is type(other) and one.digest == other.digest
 
 
 def wire_parallel(graph: Graph, heads: Sequence[str], steps: Sequence[Step]) -> Wired:

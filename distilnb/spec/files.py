@@ -160,11 +160,15 @@ def _write_value(value: Any, inlines: Mapping[str, Inline], codes: Mapping[str, 
 
 
 def _write_rows(inline: Inline) -> dict[str, Any]:
-    if inline.is_here:
-        text = dump_json(list(inline.rows))
-        if len(text.encode("utf-8", "surrogatepass")) <= MAX_INLINE_BYTES:
-            return {"rows": json.loads(text)}
-    return inline.dump()
+    written: list[Any] = []
+    n_bytes = 2
+    for row in inline.rows if inline.is_here else ():
+        text = dump_json(row)
+        n_bytes += len(text.encode("utf-8", "surrogatepass")) + 1
+        if n_bytes > MAX_INLINE_BYTES:  # as early as that: there may be millions
+            return inline.dump()
+        written.append(json.loads(text))
+    return {"rows": written} if len(written) == inline.n_rows else inline.dump()
 
 
 def _write_code(code: Code) -> dict[str, Any]:

@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from distilnb.errors import InputError, NoRowsError
-from distilnb.ids import IdMaker, RowId, row_digests
+from distilnb.ids import DIGEST_BYTES, IdMaker, RowId, row_digests
 from distilnb.rows import Row
 
-_PIECE_ROWS = (
-    1000  # digested at a time; the thread that needs the interpreter waits no longer than that takes
-)
+_PIECE_ROWS = 1000  # digested at a time: who needs the interpreter waits no longer than that takes
+MANY_ROWS = 5000  # from here on a start does not wait for the digest
+
+_by_number: ContextVar[bool] = ContextVar("rows named by their number", default=False)
+
+
+@contextmanager
+def named_by_number() -> Iterator[None]:
+    """Inside, many rows are named by how many they are, and nobody waits for their digest."""
+    token = _by_number.set(True)
+    try:
+        yield
+    finally:
+        _by_number.reset(token)
 
 
 class Inline:
-    """A list of rows inside a pipeline.
+    """A list of rows inside a pipeline, held by reference: do not change them once they are given.
 
-    Its digest is made once, in the background from the moment the pipeline is built, so that `start` rarely
-    waits for it.
+    Each row is digested once, in the background from the moment the pipeline is built, or by whoever needs the digest
+    earlier.
     """
 
     def __init__(self, rows: Sequence[Row], *, digest: str = "", n_rows: int | None = None) -> None:
         self.rows = rows
         self.n_rows = len(rows) if n_rows is None else n_rows
         self._digest = digest
-        self._error: Exception | None = None
-        self._thread: threading.Thread | None = None
+        self._joined = bytearray()  # the digests of the first rows
+        self._lock = threading.Lock()  # of the two above
+        self._is_needed = threading.Event()  # the background gives way to who waits
         if not digest:
-            self._thread = threading.Thread(target=self._make_digest, name="distilnb-digest", daemon=True)
-            self._thread.start()
+            threading.Thread(target=self._digest_ahead, name="distilnb-digest", daemon=True).start()
 
     @classmethod
     def of(cls, value: object) -> Inline:
@@ -55,12 +70,50 @@ class Inline:
     @property
     def digest(self) -> str:
         """The digest of all rows in their order."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            raise self._error
+        if _by_number.get() and self.is_long:
+            return f"{self.n_rows} rows"
+        if not self._digest:
+            self.give_way()
+            while not self._digest:
+                self._digest_some()
         return self._digest
+
+    @property
+    def is_long(self) -> bool:
+        """Whether there are so many rows that a start does not wait for their digest."""
+        return self.is_here and self.n_rows > MANY_ROWS
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a start would have to wait for the digest."""
+        return self.is_long and not self._digest
+
+    def row_digests(self, first: int, last: int) -> bytes:
+        """Return the digests of some rows, eight bytes each; made now where they are not yet."""
+        self.give_way()
+        while len(self._joined) < DIGEST_BYTES * min(last, self.n_rows):
+            self._digest_some()
+        return bytes(self._joined[DIGEST_BYTES * first : DIGEST_BYTES * last])
+
+    def give_way(self) -> None:
+        """Digest no more in the background: somebody needs the interpreter, and will ask for what is missing."""
+        self._is_needed.set()
+
+    def _digest_some(self) -> None:
+        """Digest the next rows, or, when all are, the whole."""
+        with self._lock:
+            n_done = len(self._joined) // DIGEST_BYTES
+            if n_done < self.n_rows:
+                self._joined += row_digests(self.rows[n_done : n_done + _PIECE_ROWS])
+            elif not self._digest:
+                self._digest = hashlib.blake2b(self._joined, digest_size=16).hexdigest()
+
+    def _digest_ahead(self) -> None:
+        try:
+            while not self._digest and not self._is_needed.is_set():
+                self._digest_some()
+        except Exception:  # noqa: BLE001 - it is raised again in the thread that asks for the digest
+            pass
 
     @property
     def is_here(self) -> bool:
@@ -84,20 +137,13 @@ class Inline:
 
     def ids(self, source: str) -> list[RowId]:
         """Return the ids of all rows as rows of the source of that name."""
-        maker = IdMaker(source)
-        return maker.make_all(self.rows)
+        return IdMaker(source).make_all(self.rows)
 
-    def _make_digest(self) -> None:
-        whole = hashlib.blake2b(digest_size=16)
-        try:
-            for start in range(0, self.n_rows, _PIECE_ROWS):
-                whole.update(row_digests(self.rows[start : start + _PIECE_ROWS]))
-            self._digest = whole.hexdigest()
-        except Exception as error:  # noqa: BLE001 - raised again by `digest`, in the thread that asks
-            self._error = error
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(Inline, digest=self._digest, n_rows=self.n_rows), (self.rows,)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Inline) and self.digest == other.digest
+        return self is other or (isinstance(other, Inline) and self.digest == other.digest)
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -113,6 +159,8 @@ def check_rows(value: object) -> list[Row]:
             f"Rows were given as {type(value).__name__!r}.", "Give a list of dicts, one per row."
         )
     rows = list(value)
+    if set(map(type, rows)) <= {dict} and set(map(type, set(itertools.chain.from_iterable(rows)))) <= {str}:
+        return rows
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InputError(
