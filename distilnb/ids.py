@@ -15,7 +15,7 @@ from distilnb.values import dump, is_plain
 
 RowId: TypeAlias = str
 
-KEPT_DIGESTS = 1_000_000  # in memory, with room for a batch below half of 2**21 slots; more go to disk
+KEPT_DIGESTS = (1 << 20) - (1 << 14)  # in memory: half of 2**21 slots, with room for a batch; more go to disk
 _FIRST_SLOTS = 1 << 12
 DIGEST_BYTES = 8
 
@@ -152,7 +152,7 @@ class _Digests:
 
     def _grow(self) -> None:
         old = self._slots
-        self._slots = slots = array("q", bytes(2 * len(old) * old.itemsize))
+        self._slots = slots = array("q", [0]) * (2 * len(old))  # not from bytes, which would stand beside it
         mask = len(slots) - 1
         for digest in old:
             if digest:

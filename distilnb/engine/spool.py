@@ -157,9 +157,14 @@ def given_rows(graph: Graph) -> list[Inline]:
 
 
 def is_spooled_here(run: RunDir, rows: list[Inline]) -> bool:
-    """Whether this process is spooling these very rows for a run."""
+    """Whether this process is spooling these very rows for a run: the same objects, in a list of the same length."""
     mine = _here.get(run.run_id, [])
-    return bool(mine) and len(mine) == len(rows) and all(map(operator.is_, mine, rows))
+    return bool(mine) and len(mine) == len(rows) and all(map(_are_same, mine, rows))
+
+
+def _are_same(one: Inline, other: Inline) -> bool:
+    is_as_long = one.n_rows == other.n_rows
+    return one is other or (is_as_long and all(map(operator.is_, one.rows, other.rows)))
 
 
 def _take_lock(path: Path) -> int:

@@ -119,9 +119,11 @@ def test_the_rows_option_limits_what_is_spooled() -> None:
 
 
 def test_a_second_start_returns_the_run_whose_rows_are_on_their_way(gate: threading.Event) -> None:
-    written = pipeline()
+    rows = rows_with_equals()
+    written = pipeline(rows)
     run = written.start()
     assert written.start().id == run.id  # the very objects: no digest is waited for
+    assert pipeline(rows).start().id == run.id  # as in a cell that runs again
     gate.set()
     assert pipeline().start().id == run.id  # equal ones: their digests are
     assert pipeline([*rows_with_equals(N_ROWS - 1), {"i": 0, "text": "other"}]).start().id != run.id
