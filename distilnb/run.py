@@ -7,18 +7,23 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from distilnb.engine.editing import EditedPipeline, edit_steps
 from distilnb.engine.launch import start_runner
+from distilnb.engine.orders import RetryOrder, read_orders, write_order
+from distilnb.engine.quarantine import ERROR_COLUMNS, RowChoice, choose_errors
 from distilnb.engine.reading import RunReader
 from distilnb.engine.rundir import RunDir, all_run_dirs, find_run_dir
 from distilnb.engine.status import RunStatus
+from distilnb.engine.versions import read_versions
 from distilnb.errors import RunError, RunFailedError, RunNotFinishedError, StoreError
 from distilnb.export.distiset import Distiset
-from distilnb.export.info import RunInfo
+from distilnb.export.info import RunInfo, count_edited, count_failures
 from distilnb.rows import Batch, Row
 from distilnb.spec.files import PipelineFile, load, read_data
 from distilnb.spec.registry import KINDS
 from distilnb.spec.step import stand_in
 from distilnb.view.card import run_card, status_line, status_text
+from distilnb.view.figures import plural
 from distilnb.view.panel import RunPanel
 
 if TYPE_CHECKING:
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 _FIRST_POLL_S = 0.005  # a short run must not wait for a long poll
 _SLOWEST_POLL_S = 0.25
 _LOCK_POLL_S = 0.01  # to look at the lock costs a hundredth of a status
+_TAKES_ORDERS = ("starting", "running")  # of a run whose runner carries out what it is told
 RESUME_PATIENCE_S = 30.0  # for a stopping run to let go
 
 
@@ -129,17 +135,31 @@ class Run:
         written down.
         """
         self._secrets.update(secrets or {})
-        missing = [path for path in self._reader.plan.options["secrets"] if path not in self._secrets]
-        if missing:
-            raise RunError(
-                f"Run {self.id!r} was started with keys that are not stored: {missing}.",
-                f"Give them again: run.resume(secrets={{{missing[0]!r}: '...'}}).",
-            )
+        self._check_secrets("resume")
         state = self.status().state
-        if state == "finished":
+        if state == "finished" and not self._has_waiting_order():
             raise RunError(f"Run {self.id!r} is finished.", "Start the pipeline again for new rows.")
         if state in ("starting", "running"):
             return self
+        return self._go_on()
+
+    def _check_secrets(self, verb: str) -> None:
+        places = [*self._reader.plan.options["secrets"]]
+        places += [place for version in read_versions(self._dir) for place in version.secrets]
+        missing = [path for path in places if path not in self._secrets]
+        if missing:
+            raise RunError(
+                f"Run {self.id!r} was started with keys that are not stored: {missing}.",
+                f"Give them again: run.{verb}(secrets={{{missing[0]!r}: '...'}}).",
+            )
+
+    def _has_waiting_order(self) -> bool:
+        """Whether a retry was ordered that no runner has taken up: it was killed before."""
+        known = self._reader.orders()
+        return any(order.name not in known for order in read_orders(self._dir))
+
+    def _go_on(self) -> Run:
+        """Start a runner for a run that has ended, or is about to."""
         self._await_exit(RESUME_PATIENCE_S)  # it may be stopping still
         if self._dir.is_locked():
             raise RunError(
@@ -148,6 +168,54 @@ class Run:
             )
         start_runner(self._dir, self._secrets)
         return self
+
+    def retry(
+        self,
+        step: str | None = None,
+        rows: RowChoice | None = None,
+        using: EditedPipeline | None = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> Run:
+        """Do failed rows again: all, those of a step, or `rows` by id or by ordinal (`errors()` has both).
+
+        A row that a model answered in vain is asked anew; its good replies are kept. What followed from the
+        failure is made good: partners at a join meet, a global step below runs again. Of a run that has ended, a
+        new runner does it (and whatever else was left to do); `wait()` as after a start.
+
+        `using` is an edited pipeline: the failed rows are done by its version of the failed step, and by the run's
+        own steps after it. Upstream of a failed step it must equal the run's pipeline. `parameters` are those that
+        the run was started with; `secrets` are as in `resume`.
+
+        Raises RunError when there is nothing to retry, or when `using` differs upstream.
+        """
+        self._secrets.update(secrets or {})
+        chosen = choose_errors(self._reader.errors(), self._reader.plan, step=step, rows=rows)
+        steps = sorted({error["step"] for error in chosen})
+        versions: dict[str, int] = {}
+        if using is not None:
+            held = self._secrets if self.status().state in _TAKES_ORDERS else None
+            versions, keys = edit_steps(
+                self._dir, self._reader.plan, using, steps, parameters=parameters, held_keys=held
+            )
+            self._secrets.update(keys)
+        self._check_secrets("retry")
+        self._carry_out(write_order(self._dir, [error["id"] for error in chosen], versions))
+        n_rows = len({(error["step"], error["row_id"]) for error in chosen})
+        self.note = (
+            f"{plural(n_rows, 'row')} of {', '.join(steps)} {'is' if n_rows == 1 else 'are'} done again"
+        )
+        return self
+
+    def _carry_out(self, order: RetryOrder) -> None:
+        """See that a runner takes an order up: the living one, else a new one."""
+        if self.status().state in _TAKES_ORDERS:
+            self._dir.command("retry")
+            while self.status().state in _TAKES_ORDERS and order.name not in self._reader.orders():
+                time.sleep(_FIRST_POLL_S)
+        if order.name not in self._reader.orders():
+            self._go_on()
 
     def _command(self, name: str) -> RunStatus:
         status = self.status()
@@ -167,23 +235,26 @@ class Run:
     def errors(self) -> pd.DataFrame:
         """Return the rows in quarantine, and what is partial about rows that went on.
 
-        Columns: row_id, step, kind, reason, prompt, reply, traceback, attempts, is_partial.
+        Columns: row_id, row (the ordinal in the source), step, kind, reason, prompt (as it was sent), reply (raw),
+        traceback, attempts (requests sent), is_partial; state, which is "open" for a row in quarantine, "retried"
+        when it was done again (a failure that came of it has a line of its own), "mended" when it passed the step
+        then, "kept" for what is partial; version, of the step that failed; mended_by, the version that passed.
         """
         import pandas as pd
 
-        columns = [
-            "row_id",
-            "step",
-            "kind",
-            "reason",
-            "prompt",
-            "reply",
-            "traceback",
-            "attempts",
-            "is_partial",
-        ]
-        errors = pd.DataFrame(self._reader.errors(), columns=columns)
-        return errors.astype({"is_partial": bool})
+        errors = pd.DataFrame(self._reader.errors(with_texts=True), columns=ERROR_COLUMNS)
+        return errors.astype({"is_partial": bool, "row": "Int64", "mended_by": "Int64"})
+
+    def versions(self) -> pd.DataFrame:
+        """Return the steps that `retry(using=...)` has edited, and which rows each version has made.
+
+        Columns: step, version (from 2 on; 1 is the run's own), digest, at (seconds since the epoch), rows (how
+        many), row_ids. Every other row was made by version 1.
+        """
+        import pandas as pd
+
+        found = [{**version, "rows": len(version["row_ids"])} for version in self._reader.versions()]
+        return pd.DataFrame(found, columns=["step", "version", "digest", "at", "rows", "row_ids"])
 
     def distiset(self, *, partial: bool = False) -> Distiset:
         """Return the result: one subset per leaf.
@@ -198,19 +269,14 @@ class Run:
         text = (self._dir.path / "pipeline.yaml").read_text(encoding="utf-8")
         file = self.pipeline_file()
         known = file.graph.columns()
-        info = RunInfo.of(status, description=file.description, failures=self._count_failures())
+        info = RunInfo.of(
+            status,
+            description=file.description,
+            failures=count_failures(self._reader.errors()),
+            edited=count_edited(self._reader.versions()),
+        )
         columns = {leaf: known[leaf].names for leaf in leaves}
         return Distiset.from_rows(leaves, pipeline_text=text, info=info, columns=columns)
-
-    def _count_failures(self) -> dict[str, dict[str, int]]:
-        """Return the quarantined rows by step and reason, for the card."""
-        counted: dict[str, dict[str, int]] = {}
-        for error in self._reader.errors():
-            if not error["is_partial"]:
-                reasons = counted.setdefault(error["step"], {})
-                reason = f"{error['kind']}: {error['reason'].splitlines()[0] if error['reason'] else ''}"
-                reasons[reason] = reasons.get(reason, 0) + 1
-        return counted
 
     def rows_of_leaf(self, leaf: str) -> list[Row]:
         """Return the finished rows of a leaf in their order."""

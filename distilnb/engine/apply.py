@@ -37,6 +37,7 @@ class Failure:
     traceback: str = ""
     attempts: int = 1
     is_partial: bool = False
+    order: list[int] = field(default_factory=list)  # of the row; empty where it is not known yet
 
     @classmethod
     def of(cls, row_id: str, step: str, error: BaseException, **more: Any) -> Failure:
@@ -63,6 +64,7 @@ class Outcome:
 
     def fail(self, failure: Failure, order: list[int]) -> None:
         """Quarantine a row."""
+        failure.order = order
         self.failures.append(failure)
         self.batch.gone.append(Gone(failure.row_id, order, failure.step, failure.reason))
         self.count(failure.step, failed=1)

@@ -9,7 +9,7 @@ that counts, joins and acknowledgements are the ordinary ones.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -54,6 +54,12 @@ class Deaths:
         suspect.named.setdefault(words.entry, []).append(how)
         suspect.steps[words.entry] = words.step
         return self._is_poison(suspect, words.entry)
+
+    def forgive(self, stage: int, batch: int, entries: Iterable[int]) -> None:
+        """Give rows that are done again another chance."""
+        suspect = self._suspects.get((stage, batch), _Suspect())
+        for entry in entries:
+            suspect.named.pop(entry, None)
 
     def orders(self, stage: int, batch: int) -> dict[str, Any]:
         """Return what a batch's message says besides: nothing, or how to treat its suspects."""

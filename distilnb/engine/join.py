@@ -95,6 +95,15 @@ class Joiner:
         self._waiting.clear()
         return outcome, used
 
+    def forget(self, origin: tuple[int, int]) -> None:
+        """Let go of an entry that waits here: a retry has taken back that its row is lost."""
+        for row_id, partners in list(self._waiting.items()):
+            left = {index: entry for index, entry in partners.items() if entry.origin != origin}
+            if not left:
+                del self._waiting[row_id]
+            elif len(left) < len(partners):
+                self._waiting[row_id] = left
+
     def _join(self, whole: list[tuple[str, list[Entry]]], outcome: Outcome) -> None:
         """Join all in one call; row by row when that raises."""
         try:

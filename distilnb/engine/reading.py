@@ -8,15 +8,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distilnb.engine.ending import read_end, what_ails
+from distilnb.engine.failures import unpack_failure
 from distilnb.engine.journal import Event, JournalReader, from_ranges
+from distilnb.engine.lineage import Lineage
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.status import ENDED, GOING, RunState, RunStatus, StepStatus
+from distilnb.engine.versions import FIRST, folder_of, names_in, read_versions
 from distilnb.errors import RunError, UnknownStepError, did_you_mean
-from distilnb.rows import Batch, read_batch
+from distilnb.rows import Batch, read_batch, root_id
+from distilnb.spec.step import Step
 
 _RATE_WINDOW_S = 3.0  # how far back the shown rate looks
 _DROPPED = "dropped:"
+_OF_EARLIER_RUNS: dict[str, Any] = {  # columns that a journal of an earlier version lacks
+    "row": None,
+    "texts": None,
+    "state": "open",
+    "version": FIRST,
+    "mended_by": None,
+}
 
 
 @dataclass
@@ -45,11 +56,73 @@ class RunReader:
             journal = self.journal()
             return journal.events(after) if journal else []
 
-    def errors(self) -> list[dict[str, Any]]:
-        """Return the quarantined and partial rows."""
+    def errors(self, *, with_texts: bool = False) -> list[dict[str, Any]]:
+        """Return the quarantined and partial rows; `row` is the ordinal in the source where it can be told.
+
+        Prompts and replies that are long are read from their files only `with_texts`. Of a partial row `state` is
+        "kept": it went on.
+        """
         with self._lock:
             journal = self.journal()
-            return journal.errors() if journal else []
+            errors = [{**_OF_EARLIER_RUNS, **error} for error in journal.errors()] if journal else []
+            for error in errors:
+                if error["is_partial"]:
+                    error["state"] = "kept"
+            if journal:
+                self._find_ordinals(errors, journal)
+        return [unpack_failure(error, self.run.path) for error in errors] if with_texts else errors
+
+    def _find_ordinals(self, errors: list[dict[str, Any]], journal: JournalReader) -> None:
+        """Below a global step the order key counts that step's rows: there the id tells the source's row."""
+        globals_ = [stage.name for stage in self.plan.stages if stage.kind == "global"]
+        below = {name for one in globals_ for name in (one, *self.plan.downstream(one))}
+        for source in [stage for stage in self.plan.stages if not stage.inputs] if below else ():
+            start = f"{source.name}:"
+            lost = [
+                e
+                for e in errors
+                if self.plan.stage_of(e["step"]).name in below and e["row_id"].startswith(start)
+            ]
+            if lost:
+                batch = self._read([ref.path for ref in journal.batches(source.name)])
+                ordinals = {row_id: order[0] for row_id, order in zip(batch.ids, batch.orders, strict=True)}
+                for error in lost:
+                    error["row"] = ordinals.get(root_id(error["row_id"]))
+
+    def orders(self) -> dict[str, int]:
+        """Return the retries that the runner has taken up, with the number of rows that each opened again."""
+        with self._lock:
+            lineage = self._lineage()
+            return lineage.orders() if lineage else {}
+
+    def _lineage(self) -> Lineage | None:
+        """Return what is known of retries; None in a journal of an earlier version, which had none."""
+        journal = self.journal()
+        lineage = Lineage(journal.connection) if journal else None
+        return lineage if lineage and lineage.is_kept() else None
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Return for each version that a retry has added and each step of it: digest, time, and rows made by it."""
+        with self._lock:
+            lineage = self._lineage()
+            undone = lineage.open_rows() if lineage else set()
+            undone |= {(e["step"], e["row_id"]) for e in self.errors() if e["state"] == "open"}
+            found = []
+            for version in read_versions(self.run):
+                for step, digest in version.steps.items():
+                    known = lineage.attempts(step) if lineage else {}
+                    ids = [row_id for row_id, attempt in known.items() if attempt.version == version.number]
+                    made = [row_id for row_id in ids if (step, row_id) not in undone]
+                    found.append(
+                        {
+                            "step": step,
+                            "version": version.number,
+                            "digest": digest,
+                            "at": version.at,
+                            "row_ids": made,
+                        }
+                    )
+            return found
 
     # --- status ---
 
@@ -203,24 +276,40 @@ class RunReader:
 
     def _rows_inside(self, stage: Stage, step: str, journal: JournalReader) -> Batch:
         """Make the rows in the middle of fused steps again: the steps are cheap, so only their end is kept."""
-        from distilnb.engine.apply import apply_steps
-        from distilnb.engine.building import read_plain_steps
+        from distilnb.engine.redoing import Marks, apply_versions
 
         names = stage.steps[: stage.steps.index(step) + 1]
-        steps = read_plain_steps(self.run.path, names)
-        if len(steps) < len(names):
-            raise RunError(
-                f"The rows of step {step!r} were not kept: it ran together with {stage.name!r}, "
-                "and user code is never run to read a run.",
-                f"Read run.rows({stage.name!r}), or preview the step.",
-            )
+        lineage = self._lineage()
+        marks = Marks(attempts={name: lineage.attempts(name) for name in names} if lineage else {})
+        versions = {FIRST, *(attempt.version for of in marks.attempts.values() for attempt in of.values())}
+        steps = {
+            (name, version): self._plain_step(stage, step, name, version)
+            for name in names
+            for version in versions
+        }
         acknowledged = journal.acknowledged()
         taken = Batch()
         for ref in journal.batches(stage.inputs[0]):
             through = sorted(from_ranges(acknowledged.get((ref.id, stage.name), ())))
             batch = self._read([ref.path]).select(index for index in through if index < ref.n_rows)
             _extend(taken, batch)
-        return apply_steps([steps[name] for name in names], taken).batch.in_order()
+        return apply_versions(names, lambda *key: steps[key], taken, marks).batch.in_order()
+
+    def _plain_step(self, stage: Stage, step: str, name: str, version: int) -> Step:
+        """Build a step that holds no code of the user, as a version has it; the plan's where it has not."""
+        from distilnb.engine.building import read_plain_steps
+
+        folder = self.run.path if version == FIRST else folder_of(self.run, version)
+        if version != FIRST and name not in names_in(folder):
+            return self._plain_step(stage, step, name, FIRST)
+        steps = read_plain_steps(folder, [name])
+        if not steps:
+            raise RunError(
+                f"The rows of step {step!r} were not kept: it ran together with {stage.name!r}, "
+                "and user code is never run to read a run.",
+                f"Read run.rows({stage.name!r}), or preview the step.",
+            )
+        return steps[name]
 
     def _read(self, paths: list[str]) -> Batch:
         whole = Batch()

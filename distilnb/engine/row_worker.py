@@ -20,9 +20,11 @@ from distilnb.engine.deaths import Poison, poison_of
 from distilnb.engine.digests import DigestFile
 from distilnb.engine.join import Joiner
 from distilnb.engine.plan import Plan, Stage
-from distilnb.engine.poison import quarantine
+from distilnb.engine.poison import failure_of, quarantine
+from distilnb.engine.redoing import Marks, apply_with_marks, read_marks
 from distilnb.engine.row_cache import RowCache
 from distilnb.engine.rundir import RunDir
+from distilnb.engine.versions import FIRST, plan_secrets, read_version_steps
 from distilnb.engine.vitals import WHOLE, Vitals
 from distilnb.engine.wire import (
     LineSplitter,
@@ -84,7 +86,9 @@ class RowWorker:
     plan: Plan = field(init=False)
     steps: dict[str, Step] = field(default_factory=dict)
     _loaded: set[str] = field(default_factory=set)
-    _joiners: dict[str, Joiner] = field(default_factory=dict)
+    _edited: dict[tuple[str, int], Step] = field(default_factory=dict)  # by step and version
+    _secrets: dict[str, str] = field(default_factory=dict)
+    _joiners: dict[str, tuple[int, Joiner]] = field(default_factory=dict)  # with the era of its rows
     _sources: dict[str, _Source] = field(default_factory=dict)
     _row_cache: RowCache | None = None
     _numbers: dict[str, int] = field(init=False)  # of the stages in the plan
@@ -99,7 +103,8 @@ class RowWorker:
         """Do one thing and yield what to tell the runner; an error is told as the step's."""
         self._working_on = str(message.get("stage", ""))
         try:
-            yield from self._do(message)
+            for reply in self._do(message):
+                yield {**reply, "era": message["era"]} if message.get("era") else reply
         except Exception as error:  # noqa: BLE001 - the worker's loop: whatever a step raised as a whole
             yield failed_message(self._working_on, error, traceback.format_exc())
 
@@ -107,12 +112,15 @@ class RowWorker:
         """Let every loaded step release what it holds."""
         for name in self._loaded:
             self.steps[name].unload()
+        for step in self._edited.values():
+            step.unload()
 
     def _do(self, message: Message) -> Iterator[Message]:
         kind = message["do"]
         if kind == "secrets":
             names = [step for stage in self.plan.stages if stage.worker == "rows" for step in stage.steps]
-            self.steps = read_steps(self.run.path, names, message["values"])
+            self._secrets = message["values"]
+            self.steps = read_steps(self.run.path, names, plan_secrets(self._secrets))
             yield {"say": "ready"}
         elif kind == "batch":
             yield from self._batch(self.plan.stage(message["stage"]), message)
@@ -121,8 +129,12 @@ class RowWorker:
         elif kind == "global":
             yield self._global(self.plan.stage(message["stage"]), message)
         elif kind == "end":
-            outcome, took = self._joiner(self.plan.stage(message["stage"])).release_rest()
+            joiner = self._joiner(self.plan.stage(message["stage"]), message)
+            outcome, took = joiner.release_rest()
             yield {**write_outcome(self.run, message["stage"], outcome, took), "is_last": True}
+        elif kind == "forget":
+            joiner = self._joiner(self.plan.stage(message["stage"]), message)
+            joiner.forget((message["batch"], message["entry"]))
         elif kind == "drain":
             yield {"say": "drained"}
 
@@ -134,14 +146,26 @@ class RowWorker:
             self._loaded.add(name)
         return step
 
+    def _version(self, name: str, version: int) -> Step:
+        """Return a step as a retry has edited it; version 1 is the plan's."""
+        if version == FIRST:
+            return self._load(name)
+        if (name, version) not in self._edited:
+            self._working_on = name
+            step = read_version_steps(self.run, version, [name], self._secrets)[name]
+            step.load()
+            self._edited[name, version] = step
+        return self._edited[name, version]
+
     def _batch(self, stage: Stage, message: Message) -> Iterator[Message]:
         batch = read_batch(self.run.path / message["path"])
         entries = message["todo"]
         if entries is None:
             entries = range(len(batch) + len(batch.gone))
         steps = [self._load(name) for name in stage.steps]
+        marks = read_marks(self.run, stage, message["batch"], batch.ids) if message.get("retried") else None
         if stage.kind == "join":
-            yield from self._join(stage, batch, list(entries), message)
+            yield from self._join(stage, batch, list(entries), message, marks)
             return
         batch_id, poison = message["batch"], poison_of(message)
         if message.get("one_by_one"):
@@ -149,14 +173,40 @@ class RowWorker:
             for index in (index for index in entries if index < len(batch)):
                 is_good = index not in poison
                 with self.vitals.at(self._numbers[stage.name], batch_id, index, finishes=is_good):
-                    one = self._run(steps, batch.select([index]), poison.get(index))
+                    one = self._run_marked(stage, batch, [index], marks, poison.get(index))
                 _append(outcome, one)
+        elif marks is not None:
+            with self.vitals.at(self._numbers[stage.name], batch_id):
+                outcome = self._run_marked(stage, batch, list(entries), marks)
         else:
             if message["todo"] is not None:
                 batch = batch.select(entries)
             with self.vitals.at(self._numbers[stage.name], batch_id):
                 outcome = self._run(steps, batch)
         yield self._finished(stage, outcome, {batch_id: list(entries)})
+
+    def _run_marked(
+        self,
+        stage: Stage,
+        batch: Batch,
+        entries: list[int],
+        marks: Marks | None,
+        poison: Poison | None = None,
+    ) -> Outcome:
+        """Run fused steps on entries of which some were retried; `poison` is of the only one."""
+        if marks is None or (poison and entries[0] not in marks.redo):
+            return self._run([self._load(name) for name in stage.steps], batch.select(entries), poison)
+        if poison:  # its sisters went on long ago
+            outcome = Outcome()
+            for step, row_id in marks.redo[entries[0]]:
+                outcome.fail(failure_of(row_id, step, poison), batch.orders[entries[0]])
+            return outcome
+
+        def apply(step: Step, rows: Batch) -> Outcome:
+            self.vitals.at_step(stage.steps.index(step.name))
+            return self._apply(step, rows)
+
+        return apply_with_marks(stage.steps, self._version, batch, entries, marks, apply)
 
     def _run(self, steps: list[Step], batch: Batch, poison: Poison | None = None) -> Outcome:
         """Run fused steps on a batch, one after the other, as far as the one at which a row is poison."""
@@ -179,9 +229,11 @@ class RowWorker:
             step, batch, lambda step, batch: apply_step(step, batch, self.vitals.moved)
         )
 
-    def _join(self, stage: Stage, batch: Batch, entries: list[int], message: Message) -> Iterator[Message]:
+    def _join(
+        self, stage: Stage, batch: Batch, entries: list[int], message: Message, marks: Marks | None
+    ) -> Iterator[Message]:
         """Take rows in and join those whose partners are there; row by row after a death at this batch."""
-        joiner, poison = self._joiner(stage), poison_of(message)
+        joiner, poison = self._joiner(stage, message), poison_of(message)
         lost = self._lost.setdefault(stage.name, {})
         lost.update({_row_id(batch, index): what for index, what in poison.items()})
         for group in [[index] for index in entries] if message.get("one_by_one") else [entries]:
@@ -191,10 +243,11 @@ class RowWorker:
                 outcome, used = joiner.give_up({row_id: lost.pop(row_id) for row_id in dead})
                 yield self._finished(stage, outcome, used)
             living = [row_id for row_id in complete if row_id not in dead]
-            if living:
+            for version, ids in _by_version(stage.name, living, marks).items():
+                joiner.step = self._version(stage.name, version)
                 entry = group[0] if message.get("one_by_one") else WHOLE
                 with self.vitals.at(self._numbers[stage.name], message["batch"], entry):
-                    released = joiner.release(living)
+                    released = joiner.release(ids)
                 yield self._finished(stage, *released)
 
     def _finished(self, stage: Stage, outcome: Outcome, took: dict[int, list[int]]) -> Message:
@@ -202,24 +255,28 @@ class RowWorker:
             outcome.batch.gone.clear()
         return write_outcome(self.run, stage.name, outcome, took)
 
-    def _joiner(self, stage: Stage) -> Joiner:
-        if stage.name not in self._joiners:
-            self._joiners[stage.name] = Joiner(self._load(stage.name), len(stage.inputs))
-        return self._joiners[stage.name]
+    def _joiner(self, stage: Stage, message: Message) -> Joiner:
+        era = message.get("era", 0)
+        if self._joiners.get(stage.name, (-1,))[0] != era:
+            self._joiners[stage.name] = (era, Joiner(self._load(stage.name), len(stage.inputs)))
+        return self._joiners[stage.name][1]
 
     def _global(self, stage: Stage, message: Message) -> Message:
         step = self._load(stage.name)
         if not isinstance(step, GlobalStep):
             raise TypeError(f"{stage.name} is no global step")
-        inputs = [self._read_all(paths) for paths in message["inputs"]]
+        inputs = [self._read_all(paths, message["without"]) for paths in message["inputs"]]
         outcome = apply_global(step, inputs, IdMaker(stage.name).make)
         reply = self._finished(stage, outcome, {})
         return {**reply, "is_last": True}
 
-    def _read_all(self, paths: list[str]) -> Batch:
+    def _read_all(self, paths: list[str], without: dict[str, list[int]]) -> Batch:
         whole = Batch()
         for path in paths:
             batch = read_batch(self.run.path / path)
+            if path in without:
+                n_entries = len(batch) + len(batch.gone)
+                batch = batch.select(index for index in range(n_entries) if index not in without[path])
             whole.extend(batch)
             whole.gone += batch.gone
         return whole
@@ -282,6 +339,14 @@ def _append(total: Outcome, more: Outcome) -> None:
 def _row_id(batch: Batch, index: int) -> str:
     n_rows = len(batch)
     return batch.ids[index] if index < n_rows else batch.gone[index - n_rows].id
+
+
+def _by_version(step: str, ids: list[str], marks: Marks | None) -> dict[int, list[str]]:
+    groups: dict[int, list[str]] = {}
+    for row_id in ids:
+        version = marks.of(step, row_id).version if marks else FIRST
+        groups.setdefault(version, []).append(row_id)
+    return groups
 
 
 def _lists_of(step: GeneratorStep, offset: int) -> Iterator[list[Row]]:

@@ -6,9 +6,11 @@ pipeline.yaml    the pipeline as its user wrote it
 steps.json       the dumped steps that workers build again
 code.pkl         the user's functions and classes; only workers of this run read it
 journal.sqlite   what is finished: batches, acknowledged rows, errors, counts, events
-batches/<stage>/ finished rows, JSON by column
+batches/<stage>/ finished rows, JSON by column; long texts of failures beside them
 digests/         of a source with very many rows: what tells equal ones apart
 commands/        one file per command to the runner
+retries/         one file per retry that was ordered (engine/orders.py)
+versions/<n>/    steps that a retry has edited (engine/versions.py)
 logs/            runner.log and one log per worker
 lock             held by the living runner
 end.json         how the run ended, when the journal could not be written any more

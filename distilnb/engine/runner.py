@@ -21,6 +21,7 @@ from distilnb.engine.ending import take_space, tell_end
 from distilnb.engine.flow import End, Flow, Gather, Job, Pull
 from distilnb.engine.journal import Journal, from_ranges
 from distilnb.engine.plan import Stage
+from distilnb.engine.retrying import Changes, Retrying
 from distilnb.engine.roster import Roster
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.vitals import LastWords
@@ -64,6 +65,7 @@ class Runner:
         self.journal = Journal(run_dir.journal)
         self.reader = self.journal.reader()
         self.flow = Flow(self.plan, self._assign)
+        self.retrying = Retrying(run_dir, self.plan, self.journal)
         self.roster = Roster(self.plan)
         options = self.plan.options
         watch = Watch(
@@ -127,6 +129,10 @@ class Runner:
                 self.end = ("stopped", self.stop_reason, "")
             return
         for work in self.flow.next_work():
+            if isinstance(work, Gather) and self.retrying.is_unchanged(work.stage):
+                with self.journal.turn():
+                    self._note_end(work.stage.name)
+                continue
             worker = self.crew.workers[self.flow.holder(work)]
             worker.tell(self._message(work, worker))
         self._note_done_stages()
@@ -165,7 +171,8 @@ class Runner:
                 "path": work.batch.path,
                 "input": work.input_index,
                 "todo": work.todo,
-                "again": work.again,
+                "again": work.again and not self.retrying.was_replaced(work.stage),
+                **self.retrying.marks(work.stage),
                 **self.deaths.orders(self.plan.stages.index(work.stage), work.batch.id),
             }
         if isinstance(work, Pull):
@@ -183,8 +190,9 @@ class Runner:
             }
         if isinstance(work, Gather):
             inputs = [[batch.path for batch in self.reader.batches(name)] for name in work.stage.inputs]
-            return {"do": "global", "stage": work.stage.name, "inputs": inputs}
-        return {"do": "end", "stage": work.stage.name}
+            marks = {**self.retrying.marks(work.stage), **self.retrying.gather_marks(work.stage)}
+            return {"do": "global", "stage": work.stage.name, "inputs": inputs, **marks}
+        return {"do": "end", "stage": work.stage.name, **self.retrying.marks(work.stage)}
 
     def _note_done_stages(self) -> None:
         new = [name for name in self.flow.done_stages() if name not in self._told_done]
@@ -218,7 +226,13 @@ class Runner:
 
     def _take(self, message: Message) -> None:
         """Journal a stage's finished rows and what they were made of, then let them flow on."""
+        if self.retrying.is_stale(message):
+            self.retrying.count_money(message)
+            return
         stage = self.plan.stage(message["stage"])
+        out = self.journal.begin_out()
+        if stage.kind == "global":
+            self._told_done -= self.retrying.make_way(stage, self.flow)
         made = [
             self.journal.add_batch(stage.name, file["path"], file["n_rows"], file["n_gone"])
             for file in message["files"]
@@ -230,8 +244,10 @@ class Runner:
             self.journal.count(step, figures)
         if message["errors"]:
             self.journal.add_errors(message["errors"])
+        self.retrying.heard(stage, out, message)
         for batch in made:
             self.flow.arrived(batch)
+        self._change_flow(self.retrying.take_changes())
         if stage.kind == "source":
             self.flow.pulled(stage.name)
         if message.get("is_last"):
@@ -239,9 +255,22 @@ class Runner:
 
     def _note_end(self, stage: str) -> None:
         """A source has no more rows, or a join or a global step has done its last work."""
-        self.journal.set_fact(f"ended:{stage}", True)
-        self.journal.add_event("stage_ended", stage)
-        self.flow.ended(stage)
+        if self.flow.ended(stage):
+            self.journal.set_fact(f"ended:{stage}", True)
+            self.journal.add_event("stage_ended", stage)
+
+    # --- retries ---
+
+    def _retry(self) -> None:
+        """Open the rows again that waiting orders name."""
+        with self.journal.turn():
+            self._change_flow(self.retrying.take_orders())
+
+    def _change_flow(self, changes: Changes) -> None:
+        self._told_done -= changes.touched
+        for name, message in self.retrying.tell(self.flow, self.deaths, changes):
+            if name in self.crew.workers:
+                self.crew.workers[name].tell(message)
 
     def _fail(self, message: Message) -> None:
         where = f"Step {message['step']!r} failed: " if message["step"] else ""
@@ -336,6 +365,8 @@ class Runner:
             self.journal.add_event("command", name=command)
         if command == "stop":
             self._begin_stop("user")
+        elif command == "retry":
+            self._retry()
         elif command == "abort":
             self._is_abort = True
             self.end = ("stopped", "user", "")
@@ -364,13 +395,19 @@ class Runner:
             if is_new:
                 self.journal.set_fact("started_at", time.time())
             self.journal.add_event("started" if is_new else "resumed", pid=os.getpid())
+            self.retrying.take_orders()
+        facts = self.reader.facts()
         acknowledged = self.reader.acknowledged()
         for batch in self.reader.batches():
             skip = (
                 None
                 if is_new
                 else {
-                    stage.name: from_ranges(acknowledged.get((batch.id, stage.name), ()))
+                    stage.name: self.retrying.through(
+                        batch.id,
+                        stage.name,
+                        from_ranges(acknowledged.get((batch.id, stage.name), ())),
+                    )
                     for stage in self.plan.consumers(batch.stage)
                 }
             )

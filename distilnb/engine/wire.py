@@ -1,11 +1,15 @@
 """What runner and workers say to each other: small JSON lines over a socket; rows go by file.
 
-runner → worker   {"do": "secrets", …}  {"do": "batch", stage, batch, path, input, todo, again, one_by_one?, poison?}
-                  {"do": "pull", stage, offset, limit, seen}  {"do": "global", stage, inputs}
-                  {"do": "end", stage}  {"do": "drain"}  {"do": "exit"}
-worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors}
+runner → worker   {"do": "secrets", …}
+                  {"do": "batch", stage, batch, path, input, todo, again, one_by_one?, poison?, era, retried?}
+                  {"do": "pull", stage, offset, limit, seen}  {"do": "global", stage, inputs, without, era}
+                  {"do": "end", stage, era}  {"do": "forget", stage, batch, entry, era}
+                  {"do": "drain"}  {"do": "exit"}
+worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors, era}
                   {"say": "source_end", stage}  {"say": "failed", step, kind, what, trace}
                   {"say": "budget", reason}  {"say": "drained"}
+`era` counts how often a global step upstream has replaced the stage's rows; `retried` says that rows of the stage were
+retried, so that the worker looks up which (docs/architecture/retry.md).
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
+from distilnb.engine.failures import pack_failures
 from distilnb.engine.vitals import Vitals
 from distilnb.errors import InputError
 from distilnb.rows import write_batch
@@ -70,11 +74,13 @@ class LineSplitter:
 def write_outcome(run: RunDir, stage: str, outcome: Outcome, took: Mapping[int, Sequence[int]]) -> Message:
     """Write the rows of an outcome and return the message that announces them.
 
-    The file is named by pid and time, so that a restarted worker never overwrites one.
+    The file is named by pid and time, so that a restarted worker never overwrites one. Long prompts and replies
+    of failed rows go to a file beside it.
     """
     files = []
+    name = f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}"
     if len(outcome.batch) or outcome.batch.gone:  # not `rows`, which would make dicts
-        path = run.batches(stage) / f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}.json"
+        path = run.batches(stage) / f"{name}.json"
         try:
             write_batch(path, outcome.batch)
         except InputError:  # some value has no stored form; the other rows must not suffer
@@ -84,6 +90,9 @@ def write_outcome(run: RunDir, stage: str, outcome: Outcome, took: Mapping[int, 
         files.append(
             {"path": str(path.relative_to(run.path)), "n_rows": len(batch), "n_gone": len(batch.gone)}
         )
+    errors: list[Message] = []
+    if outcome.failures:
+        errors = pack_failures(outcome.failures, run.path, run.batches(stage) / f"{name}.errors.jsonl")
     counts = {step: dict(figures) for step, figures in outcome.counts.items()}
     for step, reasons in outcome.drop_reasons.items():
         counts.setdefault(step, {}).update(
@@ -95,7 +104,7 @@ def write_outcome(run: RunDir, stage: str, outcome: Outcome, took: Mapping[int, 
         "files": files,
         "took": [[batch_id, list(indices)] for batch_id, indices in took.items()],
         "counts": counts,
-        "errors": [asdict(failure) for failure in outcome.failures],
+        "errors": errors,
     }
 
 

@@ -58,3 +58,16 @@ def test_equal_ids_of_one_input_given_again_do_not_pair_with_themselves() -> Non
     joiner = Joiner(CombineOutputs(name="both"), 2)
     assert joiner.add(0, make_batch("a", 1), 10, [0]) == []
     assert joiner.add(0, make_batch("a", 1), 10, [0]) == []
+
+
+def test_what_is_forgotten_is_waited_with_no_longer() -> None:
+    joiner = Joiner(CombineOutputs(name="both"), 2)
+    joiner.add(0, Batch(gone=[Gone("id1", [1], "a", "it failed")]), 10, [0])
+    joiner.add(1, make_batch("b", 2), 20, [0])
+    joiner.forget((10, 0))
+    assert joiner.add(1, make_batch("b", 1), 21, [0]) == []
+    assert joiner.add(0, make_batch("a", 1), 11, [0]) == ["id1"]
+    outcome, used = joiner.release(["id1"])
+    assert outcome.batch.rows == [{"a": 1, "b": 1}]
+    assert used == {11: [0], 21: [0]}
+    assert joiner.release_rest()[1] == {20: [0]}
