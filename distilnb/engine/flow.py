@@ -156,10 +156,13 @@ class Flow:
 
     # --- what a retry changes ---
 
-    def revived(self, stage: str, batch: BatchRef, indices: Iterable[int]) -> None:
-        """A stage is to do entries again that it was through with."""
+    def revived(self, stage: str, batch: BatchRef, indices: Iterable[int], *, is_urgent: bool = True) -> None:
+        """A stage is to do entries again that it was through with: before all that waits, when it is urgent."""
         state = self._states[stage]
-        self._enqueue(state, Job(state.stage, state.stage.inputs.index(batch.stage), batch, sorted(indices)))
+        job = Job(state.stage, state.stage.inputs.index(batch.stage), batch, sorted(indices))
+        self._enqueue(state, job)
+        if is_urgent:
+            state.queue.rotate(1)
 
     def reopened(self, stage: str) -> None:
         """A join or a global stage will get more rows: whatever end it was told does not count."""

@@ -343,4 +343,5 @@ class Retrying:
                 for stage in self._plan.consumers(before):
                     if stage.name in names and stage.kind != "global":
                         skip = self._withdrawn.get(batch.id, {})
-                        flow.revived(stage.name, batch, set(range(batch.n_entries)) - skip.keys())
+                        entries = set(range(batch.n_entries)) - skip.keys()
+                        flow.revived(stage.name, batch, entries, is_urgent=False)
