@@ -169,8 +169,16 @@ def stop(
 
 
 @app.command()
+def pause(run_id: RunId) -> None:
+    """Pause a run: nothing new is started until `distilnb resume`; after an hour it stops."""
+    run = _run(run_id)
+    run.pause()
+    print(run.line())
+
+
+@app.command()
 def resume(run_id: RunId) -> None:
-    """Go on with a run that stopped, failed or was lost; Ctrl-C stops it again, a second one at once."""
+    """Go on with a run that is paused, stopped, failed or was lost; Ctrl-C stops it again, a second one at once."""
     run = _run(run_id).resume()
     _wait(run)
     _say(repr(run))
@@ -186,6 +194,42 @@ def retry(
     _say(run.note)
     _wait(run)
     _say(run.line())
+
+
+@app.command()
+def adjust(
+    run_id: RunId,
+    step: Annotated[str | None, typer.Option(help="The step whose model is meant [all models].")] = None,
+    max_concurrency: Annotated[int | None, typer.Option(help="Requests in flight.")] = None,
+    rpm: Annotated[float | None, typer.Option(help="Requests per minute.", metavar="INTEGER|inf")] = None,
+    tpm: Annotated[float | None, typer.Option(help="Tokens per minute.", metavar="INTEGER|inf")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stop before more USD are spent.")] = None,
+    max_tokens: Annotated[
+        float | None, typer.Option(help="Stop before more tokens are used.", metavar="INTEGER|inf")
+    ] = None,
+    max_time: Annotated[float | None, typer.Option(help="Stop after so many seconds of running.")] = None,
+) -> None:
+    """Change the limits of a run while it goes on, or before it is resumed; inf lifts one."""
+    run = _run(run_id)
+    run.adjust(
+        step,
+        max_concurrency=max_concurrency,
+        rpm=_whole(rpm),
+        tpm=_whole(tpm),
+        max_cost=max_cost,
+        max_tokens=_whole(max_tokens),
+        max_time=max_time,
+    )
+    print(run.line())
+
+
+@app.command()
+def logs(
+    run_id: RunId,
+    n: Annotated[int, typer.Option("-n", help="Lines of each process.")] = 50,
+) -> None:
+    """Show the end of what each process of a run wrote; what steps print is there too."""
+    _say(_run(run_id).logs(n))
 
 
 @app.command()
@@ -234,8 +278,7 @@ def run_pipeline(
     """Run a pipeline file; the first Ctrl-C stops gracefully, a second one at once."""
     pipeline = _open(config, trust_code, allow or [])
     run = pipeline.start(rows=rows, max_cost=max_cost, parameters=_parameters(param))
-    print(f"run {run.id} · follow it from elsewhere: distilnb attach {run.id}")
-    result = _wait(run)
+    result = _wait(run, f"run {run.id} · follow it from elsewhere: distilnb attach {run.id}")
     _say(repr(run))
     if out is not None and result is not None:
         result.save_to_disk(out)
@@ -259,17 +302,22 @@ def _run(run_id: str) -> Run:
     return find(run_id)
 
 
+def _whole(number: float | None) -> Any:
+    """Return a whole number as one; anything else is left to the check of its value."""
+    return int(number) if number is not None and number.is_integer() else number
+
+
 def _follow(run: Run) -> None:
     from distilnb.view.panel import follow
 
     follow(run.status, sys.stderr)
 
 
-def _wait(run: Run) -> Any:
-    """Follow a run to its end and return its result."""
+def _wait(run: Run, note: str = "") -> Any:
+    """Follow a run to its end and return its result; Ctrl-C stops it, from the note on."""
     from distilnb.pipeline.starting import wait_for_result
 
-    return wait_for_result(run, show=True)
+    return wait_for_result(run, show=True, note=note)
 
 
 def _open(config: str, trust_code: bool, allow: list[str]) -> Pipeline:

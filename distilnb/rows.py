@@ -60,22 +60,26 @@ _serial = itertools.count()  # of the files that this process writes
 
 
 class Gone(NamedTuple):
-    """A row that will never arrive: it failed or was filtered. Joins downstream wait for it no longer."""
+    """A row that will never arrive: it failed, was filtered, or was routed to other branches (`is_skip`).
+
+    Joins downstream wait for it no longer.
+    """
 
     id: RowId
     order: Order
     step: str
     reason: str
+    is_skip: bool = False
 
 
 class Batch:
-    """Rows on their way between two stages; `ids` and `orders` run beside `rows`.
+    """Rows on their way between two stages; `ids` and `orders` run beside `rows`, and `routes` behind a route.
 
     A batch that was read from a file, or came from a step on columns, holds columns; `rows` turns them into dicts
     when it is first asked for. A step on columns must not change the lists that it is given: batches share them.
     """
 
-    __slots__ = ("_are_plain", "_columns", "_orders", "_rows", "gone", "ids")
+    __slots__ = ("_are_plain", "_columns", "_orders", "_rows", "gone", "ids", "routes")
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class Batch:
         gone: list[Gone] | None = None,
         *,
         columns: ColumnLists | None = None,
+        routes: list[list[str]] | None = None,
     ) -> None:
         self._rows = [] if rows is None else rows
         self._columns = columns  # while it is set, `_rows` is empty
@@ -92,6 +97,7 @@ class Batch:
         self.ids = [] if ids is None else ids
         self._orders: list[Any] = [] if orders is None else orders
         self.gone = [] if gone is None else gone
+        self.routes = [] if routes is None else routes  # the steps that each row goes to; empty: to all
 
     @classmethod
     def of_source(cls, rows: list[Row], ids: IdMaker, first: int) -> Batch:
@@ -110,7 +116,7 @@ class Batch:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Batch):
             return NotImplemented
-        mine, others = ((list(b.copies()), b.ids, b.list_orders(), b.gone) for b in (self, other))
+        mine, others = ((list(b.copies()), b.ids, b.list_orders(), b.gone, b.routes) for b in (self, other))
         return mine == others
 
     __hash__ = None  # type: ignore[assignment]  # it can be changed
@@ -164,17 +170,20 @@ class Batch:
             return to_rows(self._columns, len(self.ids))
         return list(map(dict.copy, self._rows))
 
-    def add(self, row: Row, row_id: RowId, order: Order) -> None:
+    def add(self, row: Row, row_id: RowId, order: Order, route: list[str] | None = None) -> None:
         """Append one row."""
         self.rows.append(row)
         self.ids.append(row_id)
         self.orders.append(order)
+        if route is not None:
+            self.routes.append(route)
 
     def extend(self, more: Batch) -> None:
         """Append the rows of another batch, not what is gone of it."""
         are_flat = more.is_flat and (self.is_flat or not self.ids)
         self.rows += more.rows
         self.ids += more.ids
+        self.routes += more.routes
         if are_flat:
             self._orders += more._orders
         else:
@@ -193,7 +202,8 @@ class Batch:
         """Return the same rows sorted by their order key."""
         keys = self._orders
         if all(map(operator.le, keys, itertools.islice(keys, 1, None))):
-            return Batch(list(self._rows), self.ids, keys, list(self.gone), columns=self._columns)
+            kept = list(self._rows), self.ids, keys, list(self.gone)
+            return Batch(*kept, columns=self._columns, routes=self.routes)
         chosen = self._at(sorted(range(len(keys)), key=keys.__getitem__))
         chosen.gone = list(self.gone)
         return chosen
@@ -202,10 +212,34 @@ class Batch:
         def pick(values: list[Any]) -> list[Any]:
             return list(map(values.__getitem__, places))
 
+        routes = pick(self.routes) if self.routes else []
         if self._columns is None:
-            return Batch(pick(self._rows), pick(self.ids), pick(self._orders))
+            return Batch(pick(self._rows), pick(self.ids), pick(self._orders), routes=routes)
         columns = {name: pick(values) for name, values in self._columns.items()}
-        return Batch(None, pick(self.ids), pick(self._orders), columns=columns)
+        return Batch(None, pick(self.ids), pick(self._orders), columns=columns, routes=routes)
+
+    # --- behind a route ---
+
+    def goes_to(self, step: str, index: int) -> bool:
+        """Whether the row at `index` flows into a step that follows."""
+        return not self.routes or step in self.routes[index]
+
+    def gone_at(self, index: int) -> Gone:
+        """Return the lost row at `index`, counted behind the rows; a row itself is one that was routed elsewhere."""
+        if index >= len(self.ids):
+            return self.gone[index - len(self.ids)]
+        order = self._orders[index]
+        return Gone(self.ids[index], [order] if self.is_flat else order, "", "", is_skip=True)
+
+    def taken_by(self, step: str) -> Batch:
+        """Return the rows that flow into a step that follows; the others are gone."""
+        if not self.routes:
+            return self
+        taken = self._at([index for index, steps in enumerate(self.routes) if step in steps])
+        taken.routes = []
+        others = [index for index, steps in enumerate(self.routes) if step not in steps]
+        taken.gone = [*self.gone, *map(self.gone_at, others)]
+        return taken
 
 
 # --- rows and columns ---------------------------------------------------------
@@ -277,6 +311,7 @@ def _encode(batch: Batch, columns: ColumnLists) -> bytes:
         "columns": lists,
         "tagged": tagged_at,
         "gone": batch.gone,
+        "routes": batch.routes,
     }
     try:
         return orjson.dumps(document)
@@ -293,6 +328,7 @@ def _with_all_tags(document: dict[str, Any]) -> dict[str, Any]:
         "columns": [values if at in tagged_at else tagged(values) for at, values in enumerate(lists)],
         "tagged": list(range(len(lists))),
         "gone": tagged(document["gone"]),
+        "routes": tagged(document["routes"]),
         "is_all_tagged": True,
     }
 
@@ -302,13 +338,14 @@ def read_batch(path: Path) -> Batch:
     try:
         document = load(path.read_bytes(), has_tags=False)
         if document.get("is_all_tagged"):
-            document |= {name: untagged(document[name]) for name in ("ids", "names", "gone")}
+            document |= {name: untagged(document[name]) for name in ("ids", "names", "gone", "routes")}
         lists, tagged_at = document["columns"], document["tagged"]
         for place in tagged_at:
             lists[place] = untagged(lists[place])
         columns = dict(zip(document["names"], lists, strict=True))
         gone = [Gone(*entry) for entry in document["gone"]]
-        batch = Batch(None, document["ids"], document["orders"], gone, columns=columns)
+        routes = document["routes"]
+        batch = Batch(None, document["ids"], document["orders"], gone, columns=columns, routes=routes)
     except (OSError, ValueError, TypeError, AttributeError, LookupError, InputError) as error:
         raise StoreError(f"The batch file {str(path)!r} cannot be read: {error}.") from error
     if any(ABSENT in lists[place] for place in tagged_at):

@@ -7,21 +7,19 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from distilnb.engine.editing import EditedPipeline, edit_steps
-from distilnb.engine.launch import start_runner
-from distilnb.engine.orders import RetryOrder, read_orders, write_order
-from distilnb.engine.quarantine import ERROR_COLUMNS, RowChoice, choose_errors
+from distilnb.engine.commands import await_exit, change_limits, go_on, leave_command
+from distilnb.engine.editing import EditedPipeline
+from distilnb.engine.events import Event
+from distilnb.engine.ordering import order_retry
+from distilnb.engine.quarantine import ERROR_COLUMNS, RowChoice
 from distilnb.engine.reading import RunReader
 from distilnb.engine.rundir import RunDir, all_run_dirs, find_run_dir
 from distilnb.engine.status import RunStatus
-from distilnb.engine.versions import read_versions
 from distilnb.errors import RunError, RunFailedError, RunNotFinishedError, StoreError
 from distilnb.export.distiset import Distiset
 from distilnb.export.info import RunInfo, count_edited, count_failures
 from distilnb.rows import Batch, Row
-from distilnb.spec.files import PipelineFile, load, read_data
-from distilnb.spec.registry import KINDS
-from distilnb.spec.step import stand_in
+from distilnb.spec.files import PipelineFile
 from distilnb.view.card import run_card, status_line, status_text
 from distilnb.view.figures import plural
 from distilnb.view.panel import RunPanel
@@ -34,8 +32,7 @@ if TYPE_CHECKING:
 _FIRST_POLL_S = 0.005  # a short run must not wait for a long poll
 _SLOWEST_POLL_S = 0.25
 _LOCK_POLL_S = 0.01  # to look at the lock costs a hundredth of a status
-_TAKES_ORDERS = ("starting", "running")  # of a run whose runner carries out what it is told
-RESUME_PATIENCE_S = 30.0  # for a stopping run to let go
+EXIT_PATIENCE_S = 5.0  # for an ended runner to let its lock and its workers go
 
 
 class Run:
@@ -85,7 +82,7 @@ class Run:
             if on_status:
                 on_status(status)
             if status.is_ended:
-                self._await_exit()
+                await_exit(self._dir, EXIT_PATIENCE_S)
                 return status
             left = _SLOWEST_POLL_S if deadline is None else deadline - time.monotonic()
             if left <= 0:
@@ -104,12 +101,6 @@ class Run:
                 return
             was_locked = is_locked
 
-    def _await_exit(self, patience_s: float = 5.0) -> None:
-        """Give an ended runner a moment to let its lock and its workers go."""
-        deadline = time.monotonic() + patience_s
-        while self._dir.is_locked() and time.monotonic() < deadline:
-            time.sleep(_FIRST_POLL_S)
-
     def __await__(self) -> Generator[Any, None, Distiset]:
         return self._result_when_done().__await__()
 
@@ -120,53 +111,69 @@ class Run:
 
     # --- control ---
 
+    def pause(self) -> RunStatus:
+        """Start nothing new until `resume`: what is in flight ends and is kept, and the workers stay.
+
+        A run that is paused for an hour stops; it can be resumed then too.
+        """
+        return self._command("pause")
+
     def stop(self) -> RunStatus:
-        """Stop gracefully: what is in flight ends, everything finished is kept, the run can be resumed."""
+        """Stop gracefully: what is in flight ends, everything finished is kept, the run can be resumed.
+
+        A second `stop` changes nothing; `abort` ends it at once.
+        """
         return self._command("stop")
 
     def abort(self) -> RunStatus:
-        """Stop at once; what is in flight is asked again when the run is resumed."""
+        """Stop at once, in any phase; what is in flight is asked again when the run is resumed."""
         return self._command("abort")
 
-    def resume(self, *, secrets: Mapping[str, str] | None = None) -> Run:
-        """Go on with a run that stopped, failed or was lost; finished rows are not done again.
+    def adjust(
+        self,
+        step: str | None = None,
+        *,
+        max_concurrency: int | None = None,
+        rpm: int | None = None,
+        tpm: int | None = None,
+        max_cost: float | None = None,
+        max_tokens: int | None = None,
+        max_time: float | None = None,
+    ) -> RunStatus:
+        """Change limits while the run goes on, or of an ended run for its next resume; they are kept.
 
-        `secrets` gives the keys again that were given literally ({"answer.llm.api_key": "..."}): they are never
-        written down.
+        `max_concurrency` (requests in flight), `rpm` and `tpm` (per minute) are those of the model of `step`, or of
+        all models when no step is named; steps that ask an equal model share its limits. `max_cost` (USD),
+        `max_tokens` and `max_time` (seconds of running) are the run's, over its whole life. What is left out
+        stays; float("inf") lifts a limit. They are in force within a second; what is in flight ends as it would.
+
+            run.adjust(max_concurrency=8)
+            run.adjust("judge", rpm=500)
+            run.adjust(max_cost=5)
+
+        Raises UnknownStepError with the near match, InputError for a step that asks no model or a value that makes
+        no sense, UnknownPriceError for `max_cost` with a model whose price is unknown, RunError for a finished run.
+        """
+        values = {
+            "max_concurrency": max_concurrency,
+            "rpm": rpm,
+            "tpm": tpm,
+            "max_cost": max_cost,
+            "max_tokens": max_tokens,
+            "max_time": max_time,
+        }
+        change_limits(self._reader, step, values)
+        return self.status()
+
+    def resume(self, *, secrets: Mapping[str, str] | None = None) -> Run:
+        """Go on with a run that is paused, stopped, failed or was lost; finished rows are not done again.
+
+        Raises RunError for a run that is finished, and for one that a limit stopped which was not raised since
+        (`adjust`). `secrets` gives the keys again that were given literally ({"answer.llm.api_key": "..."}): they
+        are never written down.
         """
         self._secrets.update(secrets or {})
-        self._check_secrets("resume")
-        state = self.status().state
-        if state == "finished" and not self._has_waiting_order():
-            raise RunError(f"Run {self.id!r} is finished.", "Start the pipeline again for new rows.")
-        if state in ("starting", "running"):
-            return self
-        return self._go_on()
-
-    def _check_secrets(self, verb: str) -> None:
-        places = [*self._reader.plan.options["secrets"]]
-        places += [place for version in read_versions(self._dir) for place in version.secrets]
-        missing = [path for path in places if path not in self._secrets]
-        if missing:
-            raise RunError(
-                f"Run {self.id!r} was started with keys that are not stored: {missing}.",
-                f"Give them again: run.{verb}(secrets={{{missing[0]!r}: '...'}}).",
-            )
-
-    def _has_waiting_order(self) -> bool:
-        """Whether a retry was ordered that no runner has taken up: it was killed before."""
-        known = self._reader.orders()
-        return any(order.name not in known for order in read_orders(self._dir))
-
-    def _go_on(self) -> Run:
-        """Start a runner for a run that has ended, or is about to."""
-        self._await_exit(RESUME_PATIENCE_S)  # it may be stopping still
-        if self._dir.is_locked():
-            raise RunError(
-                f"Run {self.id!r} is still stopping: what is in flight ends first.",
-                "Try again in a moment, or stop it at once with run.abort().",
-            )
-        start_runner(self._dir, self._secrets)
+        go_on(self._reader, self._secrets)
         return self
 
     def retry(
@@ -188,40 +195,47 @@ class Run:
         own steps after it. Upstream of a failed step it must equal the run's pipeline. `parameters` are those that
         the run was started with; `secrets` are as in `resume`.
 
+        A paused run does them when it goes on. What failed but went on (`on_error="null"`, or a join with
+        how="left" or "outer" that went on without it: "kept" in `errors()`) cannot be taken back.
+
         Raises RunError when there is nothing to retry, or when `using` differs upstream.
         """
         self._secrets.update(secrets or {})
-        chosen = choose_errors(self._reader.errors(), self._reader.plan, step=step, rows=rows)
+        chosen = order_retry(
+            self._reader, self._secrets, step=step, rows=rows, using=using, parameters=parameters
+        )
         steps = sorted({error["step"] for error in chosen})
-        versions: dict[str, int] = {}
-        if using is not None:
-            held = self._secrets if self.status().state in _TAKES_ORDERS else None
-            versions, keys = edit_steps(
-                self._dir, self._reader.plan, using, steps, parameters=parameters, held_keys=held
-            )
-            self._secrets.update(keys)
-        self._check_secrets("retry")
-        self._carry_out(write_order(self._dir, [error["id"] for error in chosen], versions))
         n_rows = len({(error["step"], error["row_id"]) for error in chosen})
         self.note = (
             f"{plural(n_rows, 'row')} of {', '.join(steps)} {'is' if n_rows == 1 else 'are'} done again"
         )
         return self
 
-    def _carry_out(self, order: RetryOrder) -> None:
-        """See that a runner takes an order up: the living one, else a new one."""
-        if self.status().state in _TAKES_ORDERS:
-            self._dir.command("retry")
-            while self.status().state in _TAKES_ORDERS and order.name not in self._reader.orders():
-                time.sleep(_FIRST_POLL_S)
-        if order.name not in self._reader.orders():
-            self._go_on()
-
     def _command(self, name: str) -> RunStatus:
         status = self.status()
-        if not status.is_ended:
-            self._dir.command(name)
+        leave_command(self._reader, status, name)
         return status
+
+    # --- what happened ---
+
+    def events(self, after: int = 0) -> list[Event]:
+        """Return what happened to the run, oldest first: one frozen object per change of state, never per row.
+
+        `after` leaves out the events up to that `id`, for whoever asks again and again. The classes are in
+        `distilnb.engine.events`.
+
+            for event in run.events():
+                print(event.at, event.kind, event)
+        """
+        return self._reader.events(after)
+
+    def logs(self, n: int = 50) -> str:
+        """Return the last n lines that each process of the run wrote: the runner, then the workers.
+
+        What steps print is in the log of the worker that ran them.
+        """
+        told = [f"== {who} ==\n{self._dir.log_tail(who, n)}".rstrip() for who in self._dir.logs()]
+        return "\n\n".join(told)
 
     # --- what it made ---
 
@@ -238,7 +252,8 @@ class Run:
         Columns: row_id, row (the ordinal in the source), step, kind, reason, prompt (as it was sent), reply (raw),
         traceback, attempts (requests sent), is_partial; state, which is "open" for a row in quarantine, "retried"
         when it was done again (a failure that came of it has a line of its own), "mended" when it passed the step
-        then, "kept" for what is partial; version, of the step that failed; mended_by, the version that passed.
+        then, "kept" for what went on nevertheless; version, of the step that failed; mended_by, the version that
+        passed.
         """
         import pandas as pd
 
@@ -355,10 +370,7 @@ class Run:
 
     def pipeline_file(self) -> PipelineFile:
         """Return the pipeline as it was started; classes of the user stand in it by name only."""
-        path = self._dir.path / "pipeline.yaml"
-        steps = read_data(path.read_text(encoding="utf-8"))["steps"]
-        unknown = {str(step["kind"]) for step in steps} - KINDS.keys()
-        return load(path, classes={kind: stand_in(kind) for kind in unknown})
+        return self._reader.pipeline_file()
 
     def panel(self, *, registry: MutableMapping[str, RunPanel] | None = None) -> RunPanel:
         """Return the live panel of the run; panels of one `registry` move instead of being shown twice."""

@@ -49,6 +49,7 @@ from distilnb.errors import (
     UnsupportedParameterError,
 )
 from distilnb.llms import OpenAILLM
+from distilnb.pipeline import sample_n_steps
 from distilnb.rows import IdMaker
 from distilnb.steps import (
     CombineOutputs,
@@ -58,6 +59,7 @@ from distilnb.steps import (
     KeepColumns,
     LoadDataFromDicts,
     MapRows,
+    RouteRows,
     StepInput,
 )
 from tests.conftest import processes_of, wait_until_gone
@@ -195,6 +197,46 @@ def expand_in_one_branch(_: Place) -> None:
     p = empty().from_dicts([{"xs": [1, 2], "y": 1}])
     p = p >> [ExpandColumns(name="one_each", columns=["xs"]), KeepColumns(name="rest", columns=["y"])]
     p.combine().check()
+
+
+def keeping(*names: str) -> list[Step]:
+    return [KeepColumns(name=name, columns=["instruction"]) for name in names]
+
+
+def routed(*names: str, **fields: Any) -> Callable[[Place], object]:
+    """Return what checks a route with branches of these names."""
+    return lambda _: (hi().then(RouteRows(name="r", **fields)) >> keeping(*names)).check()
+
+
+def route_by(function: Callable[..., Any]) -> Callable[[Place], object]:
+    return lambda _: hi().route(keeping("left", "right"), by=function).check()
+
+
+def expand_in_a_routed_branch(_: Place) -> None:
+    p = empty().from_dicts([{"xs": [1, 2], "y": 1}])
+    one_each, rest = ExpandColumns(name="one_each", columns=["xs"]), KeepColumns(name="rest", columns=["y"])
+    p.route([one_each, rest], n=1).combine().check()
+
+
+def sample_more_than_there_are(_: Place) -> None:
+    with empty() as p:
+        load = LoadDataFromDicts(name="load", data=HI)
+        load >> sample_n_steps(3) >> keeping("a", "b")
+    p.check()
+
+
+def route_without_branches(_: Place) -> None:
+    with empty() as p:
+        LoadDataFromDicts(name="load", data=HI) >> sample_n_steps(1)
+    p.check()
+
+
+def circle_through_a_route(_: Place) -> None:
+    with empty() as p:
+        load, [a, b] = LoadDataFromDicts(name="load", data=HI), keeping("a", "b")
+        load >> a >> sample_n_steps(1) >> [b]
+        b >> a
+    p.check()
 
 
 def into_a_source(_: Place) -> None:
@@ -531,7 +573,113 @@ TOLD = {
         expand_in_one_branch,
         StepConnectionError,
         "The rows of ['one_each', 'rest'] meet one to one in step 'combine', but ['one_each'] makes several "
-        "rows of one.\nGroup the rows again before the join, or expand after it.",
+        "rows of one.\nExpand after the join, where all branches have met.",
+    ),
+    "expand in a routed branch": Told(
+        expand_in_a_routed_branch,
+        StepConnectionError,
+        "The rows of ['one_each', 'rest'] meet one to one in step 'combine', but ['one_each'] makes several "
+        "rows of one.\nExpand after the join, where all branches have met.",
+    ),
+    "a circle through a route": Told(
+        circle_through_a_route,
+        CycleError,
+        "The steps form a circle: a → route_rows_0 → b → a.\nRemove one of these connections.",
+    ),
+    "a route without branches": Told(
+        route_without_branches,
+        StepConnectionError,
+        "Route 'route_rows_0' has no branches.\nLet steps follow it: route >> [a, b].",
+    ),
+    "a route to more branches than there are": Told(
+        sample_more_than_there_are,
+        SpecError,
+        "Route 'route_rows_0' sends each row to 3 branches; it has ['a', 'b'].\nGive n=2 at most.",
+    ),
+    "a route to no branch": Told(
+        lambda _: sample_n_steps(0), SpecError, "sample_n_steps was given 0.\nGive a whole number above 0."
+    ),
+    "a weight of nothing": Told(
+        routed("a", "b", weights={"a": 0, "b": 1}),
+        SpecError,
+        "Route 'r' gives branch 'a' the weight 0.0.\n"
+        "Give a number above 0; leave the branch out if no row is to go there.",
+    ),
+    "a weight below zero": Told(
+        routed("a", "b", weights={"a": 1, "b": -2}),
+        SpecError,
+        "Route 'r' gives branch 'b' the weight -2.0.\n"
+        "Give a number above 0; leave the branch out if no row is to go there.",
+    ),
+    "a weight for a branch that is not there": Told(
+        routed("short", "long", weights={"shrt": 1, "long": 1}),
+        UnknownStepError,
+        "Route 'r' has a weight for 'shrt'; its branches are ['short', 'long'].\nDid you mean 'short'?",
+    ),
+    "a branch without a weight": Told(
+        routed("a", "b", weights={"a": 1}),
+        SpecError,
+        "Route 'r' has no weight for branch 'b'; it has {'a': 1.0}.\nGive one to each branch.",
+    ),
+    "a condition for a branch that is not there": Told(
+        routed("short", "long", when={"shrt": "instruction"}, default="long"),
+        UnknownStepError,
+        "Route 'r' has a condition for 'shrt'; its branches are ['short', 'long'].\nDid you mean 'short'?",
+    ),
+    "a branch without a condition": Told(
+        routed("a", "b", when={"a": "instruction"}),
+        SpecError,
+        "Route 'r' has no condition for branch 'b'.\nGive it one, or make it the default: default='b'.",
+    ),
+    "a default that is not there": Told(
+        routed("a", "b", when={"a": "instruction", "b": "instruction"}, default="rest"),
+        UnknownStepError,
+        "Route 'r' has the default for 'rest'; its branches are ['a', 'b'].\n"
+        "Let a step of that name follow the route.",
+    ),
+    "a default without conditions": Told(
+        routed("a", "b", default="a"),
+        SpecError,
+        "Route 'r' has the default 'a', but no conditions.\n"
+        "The default is for rows that meet no condition of `when`.",
+    ),
+    "a condition on a column that is not there": Told(
+        routed("a", "b", when={"a": "instructions"}, default="b"),
+        MissingColumnError,
+        "Step 'r' reads column 'instructions'; upstream has ['instruction'].\nDid you mean 'instruction'?",
+    ),
+    "a route told two ways": Told(
+        routed("a", "b", n=1, when={"a": "instruction"}),
+        SpecError,
+        "Route 'r' is told several ways to choose branches.\n"
+        "Give n and weights, or when and default, or a function.",
+    ),
+    "a route to a step that does not follow": Told(
+        routed("short", "long", branches=["shrt", "long"]),
+        UnknownStepError,
+        "Route 'r' sends rows to 'shrt'; the steps that follow it are ['short', 'long'].\nDid you mean 'short'?",
+    ),
+    "a routing function that names no branch": Told(
+        route_by(lambda steps: "lft"),
+        UnknownStepError,
+        "The function of route 'route' names 'lft'; the branches are ['left', 'right'].\nDid you mean 'left'?",
+    ),
+    "a branch that leads nowhere": Told(
+        lambda _: hi().route({"a": lambda p: p.keep("instruction"), "b": lambda p: p}, n=1).check(),
+        StepConnectionError,
+        "Nothing follows in branch 'b' of route 'route'.\n"
+        "Join the branches again, for instance with combine().",
+    ),
+    "a branch that is no branch": Told(
+        lambda _: hi().route({"a": lambda p: {"instruction": "hi"}}, n=1),
+        SpecError,
+        "The function of branch 'a' returned a 'dict'.\n"
+        "It takes a pipeline and returns a longer one: lambda p: p.generate().",
+    ),
+    "rows for a source that is not there": Told(
+        lambda _: hi().start(dataset={"laod": HI}),
+        StepConnectionError,
+        "There is no source 'laod'; the pipeline has ['load'].\nDid you mean 'load'?",
     ),
     "two branches into one step": Told(
         lambda _: branches().generate(),

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import distilnb as dn
 from distilnb.cli import app
 from distilnb.demo import FOLDER, announcement, build, limits_for
+from distilnb.engine.events import Adjusted
 from distilnb.llms.catalog import Found, as_llm
 from distilnb.pipeline import Pipeline
 from distilnb.run import Run
@@ -95,6 +96,54 @@ def test_stop_and_resume_go_on_where_it_was() -> None:
     assert said("stop", run.id, "--now").startswith(f"{run.id} stopped")
     assert f"{run.id} · ✓ finished" in said("resume", run.id)
     assert len(run.rows("answer")) == len(ROWS)
+
+
+def test_pause_adjust_and_resume_say_how_the_run_stands() -> None:
+    run = pipeline(latency_s=0.5, max_concurrency=1).start()
+    wait_for_event(run, "started")
+    assert "paused" in said("pause", run.id)
+    wait_for_event(run, "paused")
+    assert "paused" in said("adjust", run.id, "--max-concurrency", "6", "--max-tokens", "inf", "--rpm", "600")
+    wait_for_event(run, "adjusted")
+    (told,) = [event for event in run.events() if isinstance(event, Adjusted)]
+    assert told.changes == {"max_concurrency": 6, "max_tokens": None, "rpm": 600}
+    assert f"{run.id} · ✓ finished" in said("resume", run.id)
+    assert len(run.rows("answer")) == len(ROWS)
+
+
+def test_a_wrong_limit_is_one_message() -> None:
+    run = pipeline(latency_s=20).start()
+    for words, told in (
+        (["--step", "anser", "--rpm", "5"], "UnknownStepError: There is no step 'anser'"),
+        (["--max-tokens", "2.5"], "InputError: max_tokens is 2.5."),
+        ([], "InputError: No limit was given."),
+    ):
+        status, text = failed("adjust", run.id, *words)
+        assert status == 1
+        assert text.startswith(told)
+    run.abort()
+    run.wait()
+
+
+def test_logs_show_what_steps_print_and_nothing_that_a_terminal_obeys() -> None:
+    run = Pipeline("loud").from_dicts(ROWS).map(prints).start()
+    run.wait()
+    text = run.logs()
+    assert text.index("== runner ==") < text.index("== rows-0 ==")
+    assert all(row["text"] in text for row in ROWS)
+    assert "to stderr" in text
+    last = run.logs(n=2).partition("== rows-0 ==")[2].strip().splitlines()
+    assert len(last) == 2
+    shown = said("logs", run.id, "-n", "100")
+    assert "word 5" in shown
+    assert "\x1b" not in shown
+
+
+def prints(text: str) -> dict[str, str]:
+    sys.stdout.write(f"\x1b[31m{text}\n")
+    if text == "word 0":
+        sys.stderr.write("to stderr\n")
+    return {"said": text}
 
 
 def test_an_unknown_run_is_one_message_and_status_1() -> None:
@@ -288,7 +337,7 @@ def test_the_first_interrupt_stops_gracefully_the_second_at_once(home: Path, tmp
 
 def wait_for_event(run: Run, kind: str) -> None:
     """Wait until the runner has noted an event of that kind."""
-    while kind not in {event.kind for event in run._reader.events()}:
+    while kind not in {event.kind for event in run.events()}:
         continue
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def workers(run: Run) -> dict[str, int]:
     """Return the pids of living workers by name."""
     found = {}
     for process in processes_of(Path(run.path)):
-        command = process.cmdline()
+        command = process.info["cmdline"]  # as it was found: it may be gone by now
         if len(command) > 6 and is_alive(process):
             found[command[6]] = process.pid
     return found
@@ -71,7 +72,7 @@ def all_pids(run: Run) -> list[int]:
 
 
 def events(run: Run, kind: str) -> list[dict[str, Any]]:
-    return [{**event.data, "step": event.step} for event in run._reader.events() if event.kind == kind]
+    return [asdict(event) for event in run.events() if event.kind == kind]
 
 
 def values(run: Run, column: str = "i") -> list[int]:
@@ -300,7 +301,7 @@ def test_a_stopped_row_worker_is_seen_and_replaced(home: Path) -> None:
     assert run.wait(60).state == "finished"
     assert values(run) == list(range(N_ROWS))
     seen = [event for event in run._reader.events() if event.kind == "worker_stuck"]
-    assert [(event.step, event.data["name"]) for event in seen] == [("double", "rows-0")]
+    assert [(event.step, event.name) for event in seen] == [("double", "rows-0")]
     assert seen[0].at - stopped_at < 10  # generous: the promise of 2 s is measured, not tested
     assert len(run.errors()) == 0
     assert wait_until_gone(home) == []

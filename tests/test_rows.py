@@ -341,3 +341,32 @@ def test_a_damaged_batch_file_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "batch.json").write_text('{"ids": [', encoding="utf-8")
     with pytest.raises(StoreError, match="cannot be read"):
         read_batch(tmp_path / "batch.json")
+
+
+def routed() -> Batch:
+    """Return three rows: one goes to `b`, one to `b` and `c`, one to `c`; and one that was lost before."""
+    batch = Batch(gone=[Gone("w", [3], "s", "r")])
+    for number, (row_id, route) in enumerate([("x", ["b"]), ("y", ["b", "c"]), ("z", ["c"])]):
+        batch.add({"n": number}, row_id, [number], route)
+    return batch
+
+
+def test_a_step_behind_a_route_takes_its_rows_and_tells_of_the_others() -> None:
+    taken = routed().taken_by("b")
+    assert (taken.ids, taken.routes) == (["x", "y"], [])
+    assert taken.gone == [Gone("w", [3], "s", "r"), Gone("z", [2], "", "", is_skip=True)]
+
+
+def test_routes_follow_their_rows_through_a_file_and_a_choice(tmp_path: Path) -> None:
+    write_batch(tmp_path / "batch.json", routed())
+    batch = read_batch(tmp_path / "batch.json")
+    assert batch == routed()
+    chosen = batch.select([2, 0, 3])
+    assert (chosen.ids, chosen.routes) == (["z", "x"], [["c"], ["b"]])
+    assert [chosen.goes_to("b", index) for index in (0, 1)] == [False, True]
+    assert [chosen.gone_at(index).id for index in (0, 2)] == ["z", "w"]
+
+
+def test_without_a_route_every_step_takes_every_row() -> None:
+    batch = Batch([{"n": 1}], ["x"], [[0]])
+    assert batch.taken_by("any") is batch

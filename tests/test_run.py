@@ -74,6 +74,13 @@ def worker_pids(run: Run) -> dict[str, int]:
     return found
 
 
+def kill_worker(run: Run, role: str) -> None:
+    """Kill a worker and wait until another has its place."""
+    killed = worker_pids(run)[role]
+    os.kill(killed, signal.SIGKILL)
+    wait_for(run, lambda run: worker_pids(run).get(role, killed) != killed)
+
+
 def instructions(run: Run) -> list[str]:
     return list(run.to_pandas()["instruction"])
 

@@ -19,7 +19,7 @@ from distilnb.run import Run
 from distilnb.spec.step import Step
 from tests.conftest import wait_until_gone
 from tests.servers import mock_llm
-from tests.test_run import wait_for, worker_pids
+from tests.test_run import kill_worker, wait_for, worker_pids
 
 N_ROWS = 60
 
@@ -136,8 +136,7 @@ def test_what_a_killed_worker_paid_counts_to_the_cost() -> None:
         run = pipeline(server.base_url, price=(1.0, 1.0)).start()
         for _ in range(2):
             wait_for(run, some_are_done)
-            os.kill(worker_pids(run)["ask_worker"], signal.SIGKILL)
-            wait_for(run, lambda run: "ask_worker" in worker_pids(run))
+            kill_worker(run, "ask_worker")
         status = run.wait(60)
         assert status.state == "finished"
         stats = server.stats()

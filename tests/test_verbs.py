@@ -39,6 +39,7 @@ from distilnb.steps import (
     MapRows,
     MergeColumns,
     RenameColumns,
+    RouteRows,
     Step,
     StepInput,
     TakeRows,
@@ -122,6 +123,10 @@ def two_branches() -> Pipeline:
     ]
 
 
+def with_side(p: Pipeline) -> Pipeline:
+    return p.map(lambda topic: {"side": topic}, makes=["side"])
+
+
 def jsonl(folder: Path) -> str:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -163,6 +168,10 @@ VERBS: dict[str, Case] = {
     "group": Case(lambda _: two_branches().group("side", into="sides"), [*COLUMNS, "sides"]),
     "group, unnamed": Case(lambda _: two_branches().group("side"), [*COLUMNS, "grouped_side"]),
     "combine": Case(lambda _: two_branches().combine(), [*COLUMNS, "side"]),
+    "route": Case(
+        lambda _: load().route({"a": with_side, "b": lambda p: p}, weights={"a": 2, "b": 1}).combine(),
+        [*COLUMNS, "side"],
+    ),
     "dedup": Case(lambda _: load().dedup("topic"), COLUMNS, 2),
     "then": Case(lambda _: load().then(KeepColumns(columns=["topic"])), ["topic"]),
     "then, a function": Case(lambda _: load().then(shout), [*COLUMNS, "loud"]),
@@ -227,6 +236,20 @@ def joined(step: Step) -> Callable[[Path], Pipeline]:
     return lambda _: two_branches().then(step)
 
 
+def with_topic(topic: str) -> dict[str, str]:
+    return {"side": topic}
+
+
+def routed(step: Step) -> Callable[[Path], Pipeline]:
+    """Return what is behind a route with a condition for `a`, and `b` for the rest."""
+
+    def make(_: Path) -> Pipeline:
+        a, b = (MapRows(name=n, function=with_topic) for n in "ab")  # type: ignore[arg-type]  # as users write it
+        return (load().then(step) >> [a, b]).combine()
+
+    return make
+
+
 UF = ["instruction", "generations", "generation_models", "ratings"]
 ONE = [{"instruction": "Say hi.", "generation": "Hi."}]
 JUDGED = [{"instruction": "Say hi.", "generations": ["Hi.", "No."]}]
@@ -259,6 +282,7 @@ CLASSES: dict[str, Case] = {
     "CombineOutputs": Case(joined(CombineOutputs()), [*COLUMNS, "side"]),
     "ExactDedup": Case(following(ExactDedup(columns=["topic"])), COLUMNS, 2),
     "FilterRows": Case(following(FilterRows(condition="topic == 'sea'")), COLUMNS, 1),
+    "RouteRows": Case(routed(RouteRows(when={"a": "topic == 'sea'"}, default="b")), [*COLUMNS, "side"]),
     "TakeRows": Case(following(TakeRows(n=1)), COLUMNS, 1),
     "MapRows": Case(following(MapRows(function=count)), [*COLUMNS, "length"]),  # type: ignore[arg-type]
     "FunctionStep": Case(following(shout(mark="?")), [*COLUMNS, "loud"]),

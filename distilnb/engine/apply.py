@@ -12,7 +12,7 @@ import itertools
 import operator
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -69,17 +69,23 @@ class Outcome:
         self.batch.gone.append(Gone(failure.row_id, order, failure.step, failure.reason))
         self.count(failure.step, failed=1)
 
+    def note_kept(self, failure: Failure, order: list[int]) -> None:
+        """List a failed row that goes on beside those in quarantine."""
+        self.failures.append(replace(failure, is_partial=True, order=order))
+        self.count(failure.step, partial=1)
+
     def quarantine_unstorable(self, step: str) -> None:
         """Quarantine the rows that hold a value which cannot be stored."""
         batch, self.batch = self.batch, Batch(gone=self.batch.gone)
-        for row, row_id, order in zip(batch.rows, batch.ids, batch.orders, strict=True):
+        routes: Sequence[list[str] | None] = batch.routes or [None] * len(batch)
+        for row, row_id, order, route in zip(batch.rows, batch.ids, batch.orders, routes, strict=True):
             try:
                 dump_json(row)
             except InputError as error:
                 self.count(step, done=-1, made=-1)
                 self.fail(Failure.of(row_id, step, error), order)
             else:
-                self.batch.add(row, row_id, order)
+                self.batch.add(row, row_id, order, route)
 
     def drop(self, row_id: str, order: list[int], step: str, reason: str) -> None:
         """Leave a row out on purpose, and say why."""
@@ -88,17 +94,48 @@ class Outcome:
     def drop_all(self, ids: Sequence[RowId], orders: Iterable[Order], step: str, reason: str) -> None:
         """Leave several rows out for one reason."""
         each = itertools.repeat
-        self.batch.gone += map(Gone._make, zip(ids, orders, each(step), each(reason), strict=False))
+        self.batch.gone += map(
+            Gone._make, zip(ids, orders, each(step), each(reason), each(False), strict=False)
+        )
         self.count(step, dropped=len(ids))
         reasons = self.drop_reasons.setdefault(step, {})
         reasons[reason] = reasons.get(reason, 0) + len(ids)
 
 
+@dataclass(frozen=True)
+class KeepFailed:
+    """How a failed row goes on (`on_error="null"`): with None in the columns that the step would have made.
+
+    `columns` are those of the rows that leave each step, None where they are not known before the run.
+    """
+
+    columns: Mapping[str, Sequence[str] | None]
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> KeepFailed | None:
+        """Return what the options of a run say; None when failed rows are quarantined."""
+        return cls(options.get("columns", {})) if options.get("on_error") == "null" else None
+
+    def kept(self, step: Step, row: Row, row_id: RowId, order: Order) -> tuple[Row, RowId, Order]:
+        """Return a row that failed as it leaves the step: with None, and as the first child where there are some."""
+        known = self.columns.get(step.name)
+        used_up = {name for name in step.needed() if known is not None and name not in known}
+        there = {name: value for name, value in row.items() if name not in used_up}
+        missing = [name for name in known or () if name not in there]
+        nulled = {**there, **dict.fromkeys(missing), **dict.fromkeys(step.made())}
+        return (nulled, f"{row_id}.0", [*order, 0]) if step.expands() else (nulled, row_id, order)
+
+
 FILTERED = "left out by the step"
 
 
-def apply_step(step: Step, batch: Batch, moved: Callable[[], None] = lambda: None) -> Outcome:
-    """Run a row step on a batch and say what became of each row; `moved` is called whenever some rows are through."""
+def apply_step(
+    step: Step, batch: Batch, moved: Callable[[], None] = lambda: None, keep: KeepFailed | None = None
+) -> Outcome:
+    """Run a row step on a batch and say what became of each row; failed ones are quarantined, or go on by `keep`.
+
+    `moved` is called whenever some rows are through.
+    """
     outcome = Outcome(Batch(gone=list(batch.gone)))
     if not batch.ids:
         return outcome
@@ -112,7 +149,7 @@ def apply_step(step: Step, batch: Batch, moved: Callable[[], None] = lambda: Non
         if matched is not None:
             _keep(step, batch, *matched, outcome)
             return outcome
-    _apply_by_row(step, batch, outcome, moved)
+    _apply_by_row(step, batch, outcome, moved, keep)
     return outcome
 
 
@@ -151,7 +188,9 @@ class Made(NamedTuple):
 
 def call_process(step: Step, *inputs: list[Row]) -> Made:
     """Call `process` with columns under the names that the step uses, and restore the names after."""
-    lists = [[_entering(step, row) for row in rows] for rows in inputs] if step.input_mappings else inputs
+    lists: Sequence[list[Row]] = inputs
+    if step.input_mappings:  # a join that keeps rows which a branch lost has None in their place
+        lists = [[row and _entering(step, row) for row in rows] for rows in inputs]
     numbers = dict(zip(map(id, itertools.chain.from_iterable(lists)), itertools.count()))
     outgoing = _checked(step, itertools.chain.from_iterable(step.process(*lists)))
     origins = list(map(numbers.get, map(id, outgoing)))
@@ -301,12 +340,15 @@ def _keep(
     outcome.count(step.name, done=len(outgoing), made=len(outgoing))
 
 
-def _apply_by_row(step: Step, batch: Batch, outcome: Outcome, moved: Callable[[], None]) -> None:
+def _apply_by_row(
+    step: Step, batch: Batch, outcome: Outcome, moved: Callable[[], None], keep: KeepFailed | None
+) -> None:
     """Run a step on each row by itself: its own error is its own, and what comes out are its children."""
     needed, expands, flatten = step.needed(), step.expands(), itertools.chain.from_iterable
     is_mapped = bool(step.input_mappings or step.output_mappings)
     n_done, made, ids, orders = 0, [], [], []
-    for row, row_id, order in zip(batch.copies(), batch.ids, batch.list_orders(), strict=True):
+    copies = zip(batch.copies(), batch.ids, batch.list_orders(), strict=True)
+    for index, (row, row_id, order) in enumerate(copies):
         moved()
         try:
             check_row(step, row, needed)
@@ -318,7 +360,16 @@ def _apply_by_row(step: Step, batch: Batch, outcome: Outcome, moved: Callable[[]
             outcome.drop(row_id, order, step.name, str(drop))
             continue
         except Exception as error:  # noqa: BLE001 - the worker's loop: any error of a step is an error of the row
-            outcome.fail(Failure.of(row_id, step.name, error), order)
+            failure = Failure.of(row_id, step.name, error)
+            if keep is None:
+                outcome.fail(failure, order)
+                continue
+            outcome.note_kept(failure, order)
+            n_done += 1
+            kept_row, kept_id, kept_order = keep.kept(step, batch.rows[index], row_id, order)
+            made.append(kept_row)
+            ids.append(kept_id)
+            orders.append(kept_order)
             continue
         if not children:
             outcome.drop(row_id, order, step.name, FILTERED)
@@ -333,6 +384,18 @@ def _apply_by_row(step: Step, batch: Batch, outcome: Outcome, moved: Callable[[]
             orders.append(order)
     outcome.batch = Batch(made, ids, orders, outcome.batch.gone)
     outcome.count(step.name, done=n_done, made=len(made))
+
+
+def fail_row(
+    step: Step, row: Row, failure: Failure, order: Order, outcome: Outcome, keep: KeepFailed | None
+) -> None:
+    """Quarantine a row that failed, or let it go on with None in the columns of the step."""
+    if keep is None:
+        outcome.fail(failure, order)
+    else:
+        outcome.note_kept(failure, order)
+        outcome.batch.add(*keep.kept(step, row, failure.row_id, order))
+        outcome.count(failure.step, done=1, made=1)
 
 
 def check_row(step: Step, row: Mapping[str, Any], needed: Iterable[str] | None = None) -> None:
@@ -371,15 +434,29 @@ def apply_global(step: GlobalStep, inputs: Sequence[Batch], make_id: Callable[[R
     ids = [row_id for batch in ordered for row_id in batch.ids]
     made = call_process(step, *[batch.rows for batch in ordered])
     outcome = Outcome()
+    named: set[str] = set()
     for number, (row, origin) in enumerate(zip(made.rows, made.origins, strict=True)):
-        outcome.batch.add(row, make_id(row) if origin is None else ids[origin], [number])
-    kept = set(outcome.batch.ids)
-    for batch in ordered:
-        lost = [pair for pair in zip(batch.ids, batch.orders, strict=True) if pair[0] not in kept]
-        outcome.batch.gone += [*batch.gone, *(Gone(*pair, step.name, FILTERED) for pair in lost)]
+        is_new = origin is None or ids[origin] in named  # a row may come from several branches
+        row_id = make_id(row) if is_new or origin is None else ids[origin]
+        named.add(row_id)
+        outcome.batch.add(row, row_id, [number])
+    outcome.batch.gone = _lost_to_all(step, ordered, set(outcome.batch.ids))
     n_in = len(ids)
     n_dropped = max(0, n_in - len(made.rows))  # a step that makes new rows of all drops none
     outcome.count(step.name, done=n_in - n_dropped, dropped=n_dropped, made=len(made.rows))
     if n_dropped:
         outcome.drop_reasons[step.name] = {FILTERED: n_dropped}
     return outcome
+
+
+def _lost_to_all(step: Step, inputs: Sequence[Batch], kept: set[str]) -> list[Gone]:
+    """Return each row once that no input brought further; one that some input brought was routed nowhere else."""
+    lost: dict[str, Gone] = {}
+    for batch in inputs:
+        for gone in batch.gone:
+            if gone.id not in lost or lost[gone.id].is_skip:
+                lost[gone.id] = gone
+    for batch in inputs:
+        for row_id, order in zip(batch.ids, batch.orders, strict=True):
+            lost[row_id] = Gone(row_id, order, step.name, FILTERED)
+    return [gone for row_id, gone in lost.items() if row_id not in kept]

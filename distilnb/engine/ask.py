@@ -15,6 +15,7 @@ from distilnb.engine.apply import Failure, check_row
 from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies
 from distilnb.engine.budget import Budget, BudgetReached, Hold
 from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digests
+from distilnb.engine.models import Models
 from distilnb.engine.repeats import Repeats
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
@@ -54,42 +55,12 @@ class Asked:
     cost_usd: float | None = 0.0
 
 
-class Models:
-    """The live models of one event loop: one caller, and so one set of limits, per model."""
-
-    def __init__(self) -> None:
-        self._callers: dict[str, Caller] = {}
-
-    def caller(self, llm: LLM) -> Caller:
-        """Return the caller of a model, made at first use; steps with an equal model share it."""
-        limits = (llm.max_concurrency, llm.rpm, llm.tpm, llm.timeout, llm.max_retries, llm.key())
-        name = f"{llm.digest} {hash(limits)}"
-        if name not in self._callers:
-            self._callers[name] = Caller.of(llm)
-        return self._callers[name]
-
-    def stop(self) -> None:
-        """Let no request wait any more: for a slot, for the minute's limit, for a retry."""
-        for caller in self._callers.values():
-            caller.stop()
-
-    def try_again(self) -> None:
-        """Let models be asked again that refused every request."""
-        for caller in self._callers.values():
-            caller.try_again()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for caller in self._callers.values():
-            await caller.close()
-        self._callers.clear()
-
-
 @dataclass
 class _Tally:
-    """Counts the requests that one row cost."""
+    """Counts the requests that one row cost, and holds what of the budget is set aside for it."""
 
     n_sent: int = 0
+    hold: Hold | None = None
 
 
 @dataclass(slots=True)
@@ -132,11 +103,25 @@ class Asker:
     _in_flight: dict[Key, asyncio.Future[None] | None] = field(default_factory=dict)
     _is_stopped: bool = False
     _budget_reached: BudgetReached | None = None
+    _may_send: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._may_send.set()
 
     def stop(self) -> None:
         """Start no more requests; those in flight end, and the other rows are left as they are."""
         self._is_stopped = True
         self.models.stop()
+
+    def pause(self) -> None:
+        """Send nothing until `resume`, whatever it waits for; what is in flight ends."""
+        self._may_send.clear()
+        self.models.pause()
+
+    def resume(self) -> None:
+        """Go on where `pause` left off."""
+        self._may_send.set()
+        self.models.resume()
 
     async def ask_rows(
         self,
@@ -267,10 +252,11 @@ class Asker:
     ) -> list[tuple[Key, Reply]]:
         """Send one request for the missing replies; returns once they are in the cache."""
         self._in_flight[missing[0]] = None
-        hold = self.budget.hold(*estimate(errand.llm, request)) if self.budget.is_limited else None
         cost, tokens = 0.0, 0
         try:
-            async with errand.caller.asking(request, before=lambda: self._before(hold, tally)) as answer:
+            async with errand.caller.asking(
+                request, before=lambda: self._before(errand.llm, request, tally)
+            ) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
                 cost, tokens = _spent(errand.price, answer.replies[: len(missing)])
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
@@ -280,8 +266,10 @@ class Asker:
                     pairs = [(key, replace(stored.get(key, own), is_cached=False)) for key, own in pairs]
             return pairs
         finally:
-            if hold:
-                hold.settle(cost, tokens)
+            if tally.hold:
+                tally.hold.settle(cost, tokens)
+            else:
+                self.budget.spend(cost, tokens)
             awaited = self._in_flight.pop(missing[0], None)
             if awaited is not None:
                 awaited.set_result(None)
@@ -293,12 +281,16 @@ class Asker:
             awaited = self._in_flight[key] = asyncio.get_running_loop().create_future()
         await asyncio.wait([awaited])
 
-    async def _before(self, hold: Hold | None, tally: _Tally) -> None:
+    async def _before(self, llm: LLM, request: Request, tally: _Tally) -> None:
         """Decide, whenever a request has its slot, whether it may be sent."""
         if self._is_stopped:
             raise NotStarted
-        if hold:
-            await hold.take()
+        if self.budget.is_limited:  # which a change of limits may have made it while the request waited
+            if tally.hold is None:
+                tally.hold = self.budget.hold(*estimate(llm, request))
+            await tally.hold.take()
+        if not self._may_send.is_set():
+            await self._may_send.wait()
         tally.n_sent += 1
 
     def _finish(
@@ -315,6 +307,9 @@ class Asker:
         everything = {**known, **dict(bought)}
         replies = tuple([everything[key] for key in keys if key in everything])
         paid = [reply for reply in replies if not reply.is_cached]  # now, or by a killed process of this run
+        before = [reply for reply in known.values() if not reply.is_cached]
+        if before:  # that process counted them, and took its count along
+            self.budget.spend(*_spent(errand.price, before))
         asked = Asked(messages=request.messages, replies=replies)
         if paid or n_sent:
             tokens = asked.input_tokens, asked.output_tokens = _tokens(paid)

@@ -10,16 +10,18 @@ import gc
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
-from distilnb.engine.apply import Failure, Outcome
-from distilnb.engine.ask import Asked, Asker, FatalModelError, Models, model_of
+from distilnb.engine.apply import Failure, KeepFailed, Outcome, fail_row
+from distilnb.engine.ask import Asked, Asker, FatalModelError, model_of
 from distilnb.engine.budget import Budget, BudgetReached
 from distilnb.engine.building import read_steps
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.deaths import poison_of
+from distilnb.engine.models import Models
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import failure_of
 from distilnb.engine.redoing import Marks, read_marks
@@ -41,6 +43,7 @@ from distilnb.rows import Batch, read_batch
 from distilnb.tasks.base import Task
 
 FLUSH_ROWS = 256
+REFUSALS_EVERY_S = 1.0
 FLUSH_AFTER_S = 0.02  # shorter costs more files, longer delays the next stage
 
 # Thresholds of the garbage collector. A thousand requests in flight are hundreds of thousands of objects, and next to
@@ -96,6 +99,7 @@ class AskWorker:
     vitals: Vitals
     say: Callable[[Message], None]
     plan: Plan = field(init=False)
+    keep: KeepFailed | None = field(init=False)
     steps: dict[str, Task] = field(default_factory=dict)
     asker: Asker | None = None
     _edited: dict[tuple[str, int], Task] = field(default_factory=dict)  # by step and version
@@ -108,6 +112,7 @@ class AskWorker:
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
+        self.keep = KeepFailed.of(self.plan.options)
 
     def handle(self, message: Message) -> None:
         """Begin one thing; what it brings is said later."""
@@ -116,6 +121,8 @@ class AskWorker:
             self._start(self._ask(self.plan.stage(message["stage"]), message))
         elif kind == "secrets":
             self._start(self._load(message))
+        elif kind in ("pause", "resume", "adjust"):
+            self._start(self._control(message))
         elif kind == "drain":
             self._start(self._drain())
 
@@ -142,7 +149,7 @@ class AskWorker:
         except FatalModelError as error:
             self.say(failed_message(error.step, error.error))
         except BudgetReached as reached:
-            self.say({"say": "budget", "reason": str(reached)})
+            self.say({"say": "budget", "reason": str(reached), "reached": reached.limits})
         except Exception as error:  # noqa: BLE001 - the worker's loop: the runner decides what follows
             self.say(failed_message("", error, traceback.format_exc()))
 
@@ -155,12 +162,7 @@ class AskWorker:
         self.asker = Asker(
             ReplyCache(run_id=self.run.run_id),
             Models(),
-            Budget(
-                options.get("max_cost"),
-                options.get("max_tokens"),
-                message["spent_cost"],
-                message["spent_tokens"],
-            ),
+            Budget(None, None, message["spent_cost"], message["spent_tokens"]),
             Repeats(self.run.path / "repeats.sqlite"),
             options.get("cache", "on"),
             at=self._at,
@@ -172,22 +174,49 @@ class AskWorker:
             except Exception as error:  # noqa: BLE001 - a user's `load` may raise anything; the run ends with it
                 self.say(failed_message(name, error, traceback.format_exc()))
                 return
+        self._adjust(self.asker, message["limits"])
+        self._tell_refusals()
         gc.freeze()  # modules and steps stay: no collection need look at them
         self.say({"say": "ready"})
+
+    async def _control(self, message: Message) -> None:
+        """Pause, go on, or take new limits: behind `_load`, which every worker begins with."""
+        if self.asker is None:
+            return
+        if message["do"] == "pause":
+            self.asker.pause()
+        elif message["do"] == "resume":
+            self.asker.resume()
+        else:
+            self._adjust(self.asker, message["limits"])
+
+    def _adjust(self, asker: Asker, limits: Mapping[str, Any]) -> None:
+        asker.budget.adjust(limits["max_cost"], limits["max_tokens"])
+        for name, of_model in limits["models"].items():
+            if name in self.steps:
+                asker.models.adjust(model_of(self.steps[name]), of_model)
+
+    def _tell_refusals(self) -> None:
+        """Tell once a second which models refused requests, and how far that has lowered their concurrency."""
+        if self.asker is not None:
+            for refusals in self.asker.models.take_refusals():
+                self.say({"say": "limited", **refusals._asdict()})
+        asyncio.get_running_loop().call_later(REFUSALS_EVERY_S, self._tell_refusals)
 
     async def _ask(self, stage: Stage, message: Message) -> None:
         batch = read_batch(self.run.path / message["path"])
         entries = message["todo"]
         if entries is None:
-            entries = list(range(len(batch.rows) + len(batch.gone)))
-        n_rows = len(batch.rows)
-        for index in (index for index in entries if index >= n_rows):
+            entries = list(range(len(batch) + len(batch.gone)))
+        n_rows = len(batch)
+        taken = [index for index in entries if index < n_rows and batch.goes_to(stage.name, index)]
+        for index in sorted(set(entries).difference(taken)):
             self._pass_gone(stage, batch, index, message)
         poison = poison_of(message)
         for index in poison.keys() & set(entries):
             failure = failure_of(batch.ids[index], stage.name, poison[index])
             self._finish(stage, self.steps[stage.name], batch, index, Asked(failure=failure), message)
-        rows = [index for index in entries if index < n_rows and index not in poison]
+        rows = [index for index in taken if index not in poison]
         marks = Marks()
         if message.get("retried"):
             marks = read_marks(self.run, stage, message["batch"], [batch.ids[index] for index in rows])
@@ -237,7 +266,7 @@ class AskWorker:
         self, stage: Stage, task: Task, batch: Batch, index: int, asked: Asked, message: Message
     ) -> None:
         flush = self._flush_of(stage, index, message)
-        add_asked(flush.outcome, task, batch.ids[index], batch.orders[index], asked)
+        add_asked(flush.outcome, task, batch, index, asked, self.keep)
         flush.n_rows += 1
         if not stage.tells_gone:
             flush.outcome.batch.gone.clear()
@@ -247,7 +276,7 @@ class AskWorker:
     def _pass_gone(self, stage: Stage, batch: Batch, index: int, message: Message) -> None:
         flush = self._flush_of(stage, index, message)
         if stage.tells_gone:
-            flush.outcome.batch.gone.append(batch.gone[index - len(batch.rows)])
+            flush.outcome.batch.gone.append(batch.gone_at(index))
 
     def _flush_of(self, stage: Stage, index: int, message: Message) -> _Flush:
         era = message.get("era", 0)
@@ -284,9 +313,11 @@ class AskWorker:
         self.say({"say": "drained"})
 
 
-def add_asked(outcome: Outcome, task: Task, row_id: str, order: list[int], asked: Asked) -> None:
+def add_asked(
+    outcome: Outcome, task: Task, batch: Batch, index: int, asked: Asked, keep: KeepFailed | None = None
+) -> None:
     """Add what became of one row at a task to the outcome of its stage."""
-    name = task.name
+    name, row_id, order = task.name, batch.ids[index], batch.orders[index]
     expands = task.expands()
     for number, row in enumerate(asked.rows):
         if expands:
@@ -295,7 +326,7 @@ def add_asked(outcome: Outcome, task: Task, row_id: str, order: list[int], asked
             outcome.batch.add(row, row_id, order)
     has_ended_well = asked.failure is None
     if asked.failure:
-        outcome.fail(asked.failure, order)
+        fail_row(task, batch.rows[index], asked.failure, order, outcome, keep)
     elif asked.partial:
         reason = "; ".join(asked.partial)
         outcome.failures.append(Failure(row_id, name, "Partial", reason, is_partial=True, order=order))

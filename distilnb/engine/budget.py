@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 
 
 class BudgetReached(Exception):
-    """No further request may start; what is in flight still ends."""
+    """No further request may start; what is in flight still ends. `limits` are those that were reached."""
+
+    def __init__(self, text: str, limits: dict[str, float]) -> None:
+        super().__init__(text)
+        self.limits = limits
 
 
 @dataclass
@@ -40,11 +44,27 @@ class Budget:
         )
         return not (too_dear or too_long)
 
-    def describe(self) -> str:
-        """Return which limit was set, for the reason of a stop."""
-        limits = [f"max_cost {self.max_cost:g} USD"] if self.max_cost is not None else []
-        limits += [f"max_tokens {self.max_tokens}"] if self.max_tokens is not None else []
-        return ", ".join(limits)
+    def spend(self, cost: float, tokens: int) -> None:
+        """Count what was paid."""
+        self.spent_cost += cost
+        self.spent_tokens += tokens
+
+    def adjust(self, max_cost: float | None, max_tokens: int | None) -> None:
+        """Change the limits; whoever waits for one looks again."""
+        self.max_cost, self.max_tokens = max_cost, max_tokens
+        self._settled.set()
+
+    def reached(self, cost: float, tokens: int) -> BudgetReached:
+        """Return the error of a request that would pass a limit, naming that limit."""
+        limits: dict[str, float] = {}
+        texts = []
+        if self.max_cost is not None and self.spent_cost + cost > self.max_cost:
+            limits["max_cost"] = self.max_cost
+            texts.append(f"max_cost {self.max_cost:g} USD")
+        if self.max_tokens is not None and self.spent_tokens + tokens > self.max_tokens:
+            limits["max_tokens"] = self.max_tokens
+            texts.append(f"max_tokens {self.max_tokens}")
+        return BudgetReached(", ".join(texts), limits)
 
 
 @dataclass
@@ -63,7 +83,7 @@ class Hold:
         budget = self.budget
         while not budget.allows(self.cost, self.tokens):
             if not budget._n_held:
-                raise BudgetReached(budget.describe())
+                raise budget.reached(self.cost, self.tokens)
             budget._settled.clear()
             await budget._settled.wait()
         self.is_taken = True
@@ -74,8 +94,7 @@ class Hold:
     def settle(self, cost: float, tokens: int) -> None:
         """Replace what was set aside by what the request did cost."""
         budget = self.budget
-        budget.spent_cost += cost
-        budget.spent_tokens += tokens
+        budget.spend(cost, tokens)
         if self.is_taken:
             self.is_taken = False
             budget._n_held -= 1

@@ -6,7 +6,7 @@ import contextlib
 import selectors
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from distilnb.engine.deaths import is_own_doing
@@ -140,8 +140,8 @@ class Crew:
 
     # --- the end ---
 
-    def end(self, *, gently: bool) -> None:
-        """Let all workers go: asked to, with some patience, or killed."""
+    def end(self, *, gently: bool, is_hurried: Callable[[], bool]) -> None:
+        """Let all workers go: asked to, with some patience as long as nobody is in a hurry, or killed."""
         living: Iterable[Worker] = list(self.workers.values())
         for worker in living:
             with contextlib.suppress(OSError):
@@ -152,7 +152,10 @@ class Crew:
                     worker.kill()
         deadline = time.monotonic() + GRACE_S
         for worker in living:
-            worker.wait(max(0.0, deadline - time.monotonic()))
+            while worker.process.poll() is None and time.monotonic() < deadline and not is_hurried():
+                worker.wait(TICK_S)
+            if worker.process.poll() is None:
+                worker.kill()
             worker.close()
 
 

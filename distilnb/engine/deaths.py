@@ -9,7 +9,7 @@ that counts, joins and acknowledgements are the ordinary ones.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -99,3 +99,15 @@ def is_own_doing(exit_code: int | None) -> bool:
     (True, False, True)
     """
     return exit_code is not None and exit_code not in _FROM_OUTSIDE
+
+
+def last_death_text(
+    role: str, how: str, n_in_a_row: int, step: str | None, busy: Sequence[str], log_tail: str
+) -> str:
+    """Return why a run ends with a worker that dies every time; `step` is None when it was at no row."""
+    if step is None:
+        of = f" of {', '.join(map(repr, busy))}" if busy else ""
+        what = f"without finishing a row{of}"
+    else:
+        what = f"at one row after the other of step {step!r}, and finished none"
+    return f"The {role} worker died {n_in_a_row} times ({how}) {what}.\n{log_tail}".rstrip()

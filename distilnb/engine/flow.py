@@ -70,6 +70,7 @@ class _State:
     has_ended: bool = False  # a source has no more rows; a global stage or a join has done its last work
     holders: dict[int, str] = field(default_factory=dict)  # batch in flight → the worker that has it
     puller: str = ""  # the worker that has the pull, gather or end
+    window: int = 0  # how many rows may be in flight now, 0: no limit
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Flow:
     _consumers: dict[str, list[tuple[_State, int]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._states = {stage.name: _State(stage) for stage in self.plan.stages}
+        self._states = {stage.name: _State(stage, window=stage.window) for stage in self.plan.stages}
         self._consumers = {name: [] for name in self._states}
         for state in self._states.values():
             for index, before in enumerate(state.stage.inputs):
@@ -194,11 +195,15 @@ class Flow:
             state = self._states[name]
             for batch, (_, left) in state.in_flight.items():
                 self._loads[state.holders[batch]] -= len(left)
-            self._states[name] = _State(state.stage)
+            self._states[name] = _State(state.stage, window=state.window)
         for name in self._consumers:
             self._consumers[name] = [
                 (self._states[state.stage.name], index) for state, index in self._consumers[name]
             ]
+
+    def set_window(self, stage: str, window: int) -> None:
+        """Let a stage have more rows in flight, or fewer; what is in flight stays."""
+        self._states[stage].window = window
 
     # --- what to do now ---
 
@@ -239,7 +244,7 @@ class Flow:
     @staticmethod
     def _fits(state: _State) -> bool:
         """Whether the next batch may start: it fits the window, or half of the window is empty."""
-        window = state.stage.window
+        window = state.window
         return (
             not window or state.n_flying + state.queue[0].n_entries <= window or state.n_flying < window // 2
         )
@@ -259,7 +264,7 @@ class Flow:
     def _has_room_after(self, state: _State) -> bool:
         """Whether no consumer is far behind. Joins and global steps are exempt: they wait by nature."""
         for consumer, _ in self._consumers[state.stage.name]:
-            window = consumer.stage.window
+            window = consumer.window
             if window and consumer.n_queued >= QUEUE_WINDOWS * window:
                 return False
         return True

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from distilnb.engine.database import open_database
+from distilnb.engine.events import Event, Record, read_event, write_event
 from distilnb.errors import StoreError
 
 _TABLES = """
@@ -79,20 +80,6 @@ class BatchRef(NamedTuple):
     def n_entries(self) -> int:
         """Rows and lost rows: what a consumer must acknowledge."""
         return self.n_rows + self.n_gone
-
-
-class Event(NamedTuple):
-    """Something that happened to the run.
-
-    `kind` is one of: started, resumed, worker_started, worker_died, worker_stuck, worker_busy, worker_awake,
-    stage_ended, step_finished, command, retried, ended.
-    """
-
-    id: int
-    at: float
-    kind: str
-    step: str
-    data: dict[str, Any]
 
 
 class Journal:
@@ -171,11 +158,11 @@ class Journal:
             [(step, name, amount) for name, amount in amounts.items() if amount],
         )
 
-    def add_event(self, kind: str, step: str = "", **data: Any) -> None:
-        """Append an event."""
+    def add_event(self, event: Event) -> None:
+        """Append an event; its number and its time are set here."""
         self._db.execute(
             "INSERT INTO events (at, kind, step, data) VALUES (?, ?, ?, ?)",
-            (time.time(), kind, step, json.dumps(data, ensure_ascii=False)),
+            (time.time(), *write_event(event)),
         )
 
     def set_fact(self, name: str, value: Any) -> None:
@@ -276,7 +263,7 @@ class JournalReader:
         rows = self._db.execute(
             "SELECT id, at, kind, step, data FROM events WHERE id > ? ORDER BY id", (after,)
         )
-        return [Event(id_, at, kind, step, json.loads(data)) for id_, at, kind, step, data in rows]
+        return [read_event(id_, at, Record(kind, step, data)) for id_, at, kind, step, data in rows]
 
     @property
     def connection(self) -> sqlite3.Connection:

@@ -22,7 +22,7 @@ from distilnb.engine.wire import encode
 from distilnb.engine.workers import child_environment, interpreter
 from distilnb.errors import StoreError, UnknownPriceError
 from distilnb.home import private_folder
-from distilnb.llms.base import LLM
+from distilnb.llms.base import LLM, limits_key
 from distilnb.llms.prices import price_of
 from distilnb.rows import Batch, IdMaker, write_batch, write_text
 from distilnb.spec.digest import digest_of
@@ -77,10 +77,19 @@ def _write(run: RunDir, graph: Graph, *, pipeline: str, text: str, options: dict
         "digests": {name: step.digest for name, step in graph.steps.items()},  # what a retry may differ in
         "before": {name: graph.predecessors(name) for name in graph.steps},
         "expands": {name: step.expands() for name, step in graph.steps.items()},
+        "keeping_joins": [  # that let a row go on which some branch lost
+            name
+            for name, step in graph.steps.items()
+            if options.get("on_error") == "null" or getattr(step, "how", "inner") != "inner"
+        ],
         "is_rehearsed": any(is_rehearsed(step) for step in graph.steps.values()),
         "secrets": sorted(literal_secrets(graph)),  # their places, never their values
         "spooled": _spool(run, plan, graph),
+        "models": models_of(graph),
     }
+    if options.get("on_error") == "null":
+        columns = graph.columns()
+        options["columns"] = {name: None if c.is_open else c.names for name, c in columns.items()}
     # Written last: a folder without a plan is no run.
     write_text(run.path / "plan.json", Plan(**{**vars(plan), "options": options}).to_json())
 
@@ -88,7 +97,8 @@ def _write(run: RunDir, graph: Graph, *, pipeline: str, text: str, options: dict
 def run_digest(graph: Graph, options: Mapping[str, Any]) -> str:
     """Return the identity of a run: the graph, the content of its sources, and what limits it."""
     sources = [step.fingerprint() for step in graph.steps.values() if isinstance(step, GeneratorStep)]
-    limits = {name: options.get(name) for name in ("rows", "max_cost", "max_tokens", "cache")}
+    names = ("rows", "max_cost", "max_tokens", "max_time", "on_error", "cache")
+    limits = {name: options.get(name) for name in names}
     return digest_of([graph.digest, sources, limits])
 
 
@@ -104,10 +114,10 @@ def find_running(digest: str) -> RunDir | None:
 
 
 def is_going(run: RunDir) -> bool:
-    """Whether a run is going and was not told to stop."""
+    """Whether a run is going, or paused, and was not told to stop."""
     reader = RunReader(run)
     try:
-        return reader.status().state in ("starting", "running")
+        return reader.status().state in ("starting", "running", "paused")
     finally:
         reader.close()
 
@@ -125,7 +135,7 @@ def one_start_at_a_time() -> Iterator[None]:
 
 def start_runner(run: RunDir, secrets: Mapping[str, str]) -> None:
     """Start the runner of a run in a session of its own; secrets travel by its standard input alone."""
-    run.take_commands()  # one that came too late for the runner before must not stop this one
+    run.drop_late_commands()  # one that came too late for the runner before must not stop this one
     try:
         with run.log("runner").open("ab") as log:
             process = subprocess.Popen(
@@ -138,11 +148,16 @@ def start_runner(run: RunDir, secrets: Mapping[str, str]) -> None:
             )
     except OSError as error:
         raise StoreError(f"The runner of {run.run_id!r} cannot be started: {error}.") from error
-    run.write_pid(process.pid)
-    if process.stdin:
-        with contextlib.suppress(BrokenPipeError):  # it is gone at once: its log and `status` tell why
-            process.stdin.write(encode({"secrets": dict(secrets)}))
-            process.stdin.close()
+    try:
+        run.write_pid(process.pid)
+        if process.stdin:
+            with contextlib.suppress(BrokenPipeError):  # it is gone at once: its log and `status` tell why
+                process.stdin.write(encode({"secrets": dict(secrets)}))
+                process.stdin.close()
+    except BaseException:  # Ctrl-C in here: a caller who gets no handle must not be left with a run
+        process.kill()
+        process.communicate()  # which closes its standard input too
+        raise
     # Collect the exit status, or the ended runner would stay as a zombie as long as this process lives.
     threading.Thread(target=process.wait, name=f"reap-{run.run_id}", daemon=True).start()
 
@@ -154,6 +169,23 @@ def new_run_id(pipeline: str) -> str:
     while (run_id := f"{slug[:60]}-{random_secrets.token_hex(2)}") in taken:
         continue
     return run_id
+
+
+def models_of(graph: Graph) -> dict[str, dict[str, Any]]:
+    """Return what may be known of the model of each step that asks one; equal `number`s share their limits."""
+    models: dict[str, dict[str, Any]] = {}
+    numbers: dict[object, int] = {}
+    for name, step in graph.steps.items():
+        if isinstance(step, Task) and step.llm is not None:
+            llm = step.llm
+            models[name] = {
+                "number": numbers.setdefault((llm.digest, *limits_key(llm)), len(numbers)),  # never the key
+                "label": llm.label,
+                "max_concurrency": llm.max_concurrency,
+                "rpm": llm.rpm,
+                "tpm": llm.tpm,
+            }
+    return models
 
 
 def is_rehearsed(step: object) -> bool:

@@ -1,38 +1,70 @@
-"""Orders to retry: one file each in the run directory, which stays; the journal knows those that were carried out."""
+"""What the runner tells a worker to do next, as a message."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
 
-from distilnb.engine.rundir import RunDir
-from distilnb.rows import write_text
-
-
-@dataclass(frozen=True)
-class RetryOrder:
-    """Which failures (by their number in the journal) are to be done again, and by which version of which step.
-
-    A step that `versions` does not name goes on with the version that the row had.
-    """
-
-    name: str
-    errors: Sequence[int]
-    versions: Mapping[str, int] = field(default_factory=dict)
+from distilnb.engine.deaths import Deaths
+from distilnb.engine.flow import End, Gather, Job, Pull
+from distilnb.engine.journal import JournalReader
+from distilnb.engine.limits import RunLimits
+from distilnb.engine.plan import Plan
+from distilnb.engine.retrying import Retrying
+from distilnb.engine.wire import Message
+from distilnb.engine.workers import Worker
 
 
-def write_order(run: RunDir, errors: Sequence[int], versions: Mapping[str, int]) -> RetryOrder:
-    """Leave an order for the runner; raises StoreError."""
-    order = RetryOrder(f"{time.time_ns()}", list(errors), dict(versions))
-    folder = run.path / "retries"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    write_text(folder / f"{order.name}.json", json.dumps(asdict(order)))
-    return order
+def first_order(
+    secrets: Mapping[str, str], counts: Mapping[str, Mapping[str, float]], limits: RunLimits
+) -> Message:
+    """Return what a new worker is told first: keys, what the run has spent so far, and its limits."""
+    return {
+        "do": "secrets",
+        "values": dict(secrets),
+        "spent_cost": sum(figures.get("cost_usd", 0.0) for figures in counts.values()),
+        "spent_tokens": int(
+            sum(f.get("input_tokens", 0) + f.get("output_tokens", 0) for f in counts.values())
+        ),
+        "limits": limits.to_json(),
+    }
 
 
-def read_orders(run: RunDir) -> list[RetryOrder]:
-    """Return all orders that were ever left, oldest first."""
-    paths = sorted((run.path / "retries").glob("[0-9]*.json"))
-    return [RetryOrder(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+def order_for(
+    work: Job | Pull | Gather | End,
+    worker: Worker,
+    plan: Plan,
+    reader: JournalReader,
+    deaths: Deaths,
+    retrying: Retrying,
+) -> Message:
+    """Return the message that gives some work to a worker, and note which sources the worker has opened."""
+    if isinstance(work, Job):
+        return {
+            "do": "batch",
+            "stage": work.stage.name,
+            "batch": work.batch.id,
+            "path": work.batch.path,
+            "input": work.input_index,
+            "todo": work.todo,
+            "again": work.again and not retrying.was_replaced(work.stage),
+            **retrying.marks(work.stage),
+            **deaths.orders(plan.stages.index(work.stage), work.batch.id),
+        }
+    if isinstance(work, Pull):
+        seen: list[tuple[str, int]] = []
+        if work.offset and work.stage.name not in worker.pulled:
+            seen = [(batch.path, batch.n_rows) for batch in reader.batches(work.stage.name)]
+        worker.pulled.add(work.stage.name)
+        limit = plan.options.get("rows")
+        return {
+            "do": "pull",
+            "stage": work.stage.name,
+            "offset": work.offset,
+            "limit": limit,
+            "seen": seen,
+        }
+    if isinstance(work, Gather):
+        inputs = [[batch.path for batch in reader.batches(name)] for name in work.stage.inputs]
+        marks = {**retrying.marks(work.stage), **retrying.gather_marks(work.stage)}
+        return {"do": "global", "stage": work.stage.name, "inputs": inputs, **marks}
+    return {"do": "end", "stage": work.stage.name, **retrying.marks(work.stage)}

@@ -15,12 +15,19 @@ WorkerRole = Literal["rows", "ask"]
 FORMAT = 1  # of the run directory; raised when an older runner could not read it
 
 
+def ask_window(max_concurrency: int) -> int:
+    """Return how many rows may be with a model's worker: enough that its slots never run empty."""
+    return max(64, 4 * max_concurrency)
+
+
 @dataclass(frozen=True)
 class Stage:
     """One or more fused steps between two files.
 
     `inputs` are stages in the order of the join; `window` is how many rows may be in flight (0: no limit);
-    `tells_gone` says that a join downstream waits for rows by id, so lost rows must be named.
+    `tells_gone` says that a join downstream waits for rows by id, so lost rows must be named; `columns` are those
+    that each input brings to a join, as far as they are known; `is_route` says that each row flows into some of the
+    stages that follow, as the batch file says.
     """
 
     name: str  # of its last step
@@ -35,6 +42,8 @@ class Stage:
     replicas: int = (
         0  # how many workers may do it at once: 1 where a process keeps its state, 0 for any number
     )
+    columns: tuple[tuple[str, ...], ...] = ()
+    is_route: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,14 @@ class Plan:
         """Read what `to_json` wrote."""
         data = json.loads(text)
         stages = tuple(
-            Stage(**{**stage, "steps": tuple(stage["steps"]), "inputs": tuple(stage["inputs"])})
+            Stage(
+                **{
+                    **stage,
+                    "steps": tuple(stage["steps"]),
+                    "inputs": tuple(stage["inputs"]),
+                    "columns": tuple(map(tuple, stage.get("columns", ()))),
+                }
+            )
             for stage in data.pop("stages")
         )
         return cls(stages=stages, **data)

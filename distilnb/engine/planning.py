@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
-from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.plan import Plan, Stage, ask_window
+from distilnb.spec.columns import Columns
 from distilnb.spec.graph import Graph
 from distilnb.spec.registry import KINDS
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+from distilnb.steps.route import RouteRows
 from distilnb.steps.sources import LoadDataFromDicts
 from distilnb.tasks.base import Task
 
@@ -20,12 +23,13 @@ MAX_ROW_WORKERS = 2  # by default: each is an interpreter with the steps' import
 
 def make_plan(graph: Graph, *, run_id: str, pipeline: str, digest: str, options: dict[str, Any]) -> Plan:
     """Return the plan of a checked graph: consecutive row steps fused, everything else a stage of its own."""
+    columns = graph.columns()
     stages: dict[str, Stage] = {}  # by the name of the last step
     stage_of: dict[str, str] = {}  # step → name of its stage
     for name in graph.order():
         head = _fuses_with(graph, name, stages, stage_of)
         if head is None:
-            stages[name] = _new_stage(graph, name, stage_of)
+            stages[name] = _new_stage(graph, name, stage_of, columns)
         else:
             fused = stages.pop(head)
             replicas = fused.replicas or _replicas(graph.steps[name])
@@ -35,7 +39,14 @@ def make_plan(graph: Graph, *, run_id: str, pipeline: str, digest: str, options:
         stage_of[name] = name
     told = _upstream_of_joins(stages)
     final = tuple(
-        Stage(**{**vars(stage), "tells_gone": stage.name in told, "batch_rows": _batch_rows(stage, stages)})
+        Stage(
+            **{
+                **vars(stage),
+                "tells_gone": stage.name in told,
+                "batch_rows": _batch_rows(stage, stages),
+                "is_route": isinstance(graph.steps[stage.name], RouteRows),
+            }
+        )
         for stage in stages.values()
     )
     leaves = {leaf: stage_of[leaf] for leaf in graph.leaves()}
@@ -44,9 +55,14 @@ def make_plan(graph: Graph, *, run_id: str, pipeline: str, digest: str, options:
 
 
 def _fuses_with(graph: Graph, name: str, stages: dict[str, Stage], stage_of: dict[str, str]) -> str | None:
-    """Return the stage that a row step joins: that of its only predecessor, when it is its only successor."""
+    """Return the stage that a row step joins: that of its only predecessor, when it is its only successor.
+
+    None joins a route: its batches are written, each row with the steps that it goes to.
+    """
     before = graph.predecessors(name)
     if _kind(graph, name) != "rows" or len(graph.successors(before[0])) > 1:
+        return None
+    if isinstance(graph.steps[before[0]], RouteRows):
         return None
     head = stage_of[before[0]]
     numbers = {stages[head].replicas, _replicas(graph.steps[name])} - {0}
@@ -83,16 +99,27 @@ def _n_row_workers(stages: tuple[Stage, ...]) -> int:
     return max(n_useful, asked + has_source if asked > 1 else 0)
 
 
-def _new_stage(graph: Graph, name: str, stage_of: dict[str, str]) -> Stage:
+def _new_stage(graph: Graph, name: str, stage_of: dict[str, str], columns: Mapping[str, Columns]) -> Stage:
     step = graph.steps[name]
     kind = _kind(graph, name)
     inputs = tuple(stage_of[before] for before in graph.predecessors(name))
     replicas = _replicas(step) if kind == "rows" else 1
     window, worker = (_row_window(replicas), "rows") if kind == "rows" else (0, "rows")
     if isinstance(step, Task) and kind == "ask":
-        window, worker = max(64, 4 * (step.llm.max_concurrency if step.llm else 64)), "ask"
+        window, worker = ask_window(step.llm.max_concurrency if step.llm else 64), "ask"
     expected = step.n_rows() if isinstance(step, GeneratorStep) else None
-    return Stage(name, kind, (name,), inputs, worker, window, expected_rows=expected, replicas=replicas)  # type: ignore[arg-type]
+    brought = tuple(columns[before].names for before in graph.predecessors(name)) if kind == "join" else ()
+    return Stage(
+        name,
+        kind,  # type: ignore[arg-type]
+        (name,),
+        inputs,
+        worker,  # type: ignore[arg-type]
+        window,
+        expected_rows=expected,
+        replicas=replicas,
+        columns=brought,
+    )
 
 
 def _kind(graph: Graph, name: str) -> str:

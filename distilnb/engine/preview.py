@@ -12,22 +12,25 @@ import concurrent.futures
 import functools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from distilnb.engine.apply import Failure, Outcome, apply_global, apply_step
-from distilnb.engine.ask import Asked, Asker, FatalModelError, Models
+from distilnb.engine.apply import Failure, Outcome, apply_global, apply_step, merge
+from distilnb.engine.ask import Asked, Asker, FatalModelError
 from distilnb.engine.ask_worker import add_asked
 from distilnb.engine.budget import Budget
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.join import Joiner
+from distilnb.engine.models import Models
 from distilnb.engine.repeats import Repeats
+from distilnb.engine.routing import route_rows
 from distilnb.engine.row_cache import RowCache
 from distilnb.llms.request import Message, Reply
 from distilnb.rows import Batch, IdMaker
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+from distilnb.steps.route import RouteRows
 from distilnb.tasks.base import Task
 
 T = TypeVar("T")
@@ -67,6 +70,8 @@ def preview_graph(
             result = results[name] = StepResult(name, graph.steps[name].kind())
             began = time.perf_counter()
             inputs = [results[before].outgoing for before in graph.predecessors(name)]
+            if not graph.is_join(name):  # a join tells itself which rows were routed past it
+                inputs = [batch.taken_by(name) for batch in inputs]
             _run_step(graph, graph.steps[name], result, inputs, samples, repeats, on_row)
             result.seconds = time.perf_counter() - began
             yield result
@@ -95,7 +100,8 @@ def _run_step(
         elif isinstance(step, GlobalStep):
             _take(result, inputs[0], apply_global(step, inputs, IdMaker(step.name).make))
         elif graph.is_join(step.name):
-            _take(result, inputs[0], _join(step, inputs))
+            columns = [known.names for known in graph.columns_before(step.name)]
+            _take(result, inputs[0].taken_by(step.name), _join(step, inputs, columns))
         else:
             _take(result, inputs[0], _apply(step, inputs[0]))
     finally:
@@ -103,6 +109,8 @@ def _run_step(
 
 
 def _apply(step: Step, batch: Batch) -> Outcome:
+    if isinstance(step, RouteRows):
+        return route_rows(step, batch)
     if not step.cache:
         return apply_step(step, batch)
     results = RowCache()
@@ -112,17 +120,16 @@ def _apply(step: Step, batch: Batch) -> Outcome:
         results.close()
 
 
-def _join(step: Step, inputs: list[Batch]) -> Outcome:
-    joiner = Joiner(step, len(inputs))
-    complete: list[str] = []
+def _join(step: Step, inputs: list[Batch], columns: Sequence[Sequence[str]]) -> Outcome:
+    joiner = Joiner(step, columns, inputs.__getitem__)
     for index, batch in enumerate(inputs):
-        complete += joiner.add(index, batch, index, range(len(batch.rows) + len(batch.gone)))
-    outcome, _ = joiner.release(complete)
-    rest, _ = joiner.release_rest()
-    outcome.failures += rest.failures
-    for name, figures in rest.counts.items():
-        outcome.count(name, **figures)
-    return outcome
+        joiner.add(index, index, range(len(batch) + len(batch.gone)))
+    total = Outcome()
+    for outcome, _ in joiner.release_rest():  # all are there: complete or not, nothing more comes
+        merge(total, outcome)
+        total.batch.extend(outcome.batch)
+        total.batch.gone += outcome.batch.gone
+    return total
 
 
 def _take(result: StepResult, incoming: Batch, outcome: Outcome) -> None:
@@ -138,7 +145,7 @@ def _ask(task: Task, result: StepResult, incoming: Batch, repeats: Repeats, on_r
 
     def done(index: int, asked: Asked) -> None:
         row_id = incoming.ids[index]
-        add_asked(outcome, task, row_id, incoming.orders[index], asked)
+        add_asked(outcome, task, incoming, index, asked)
         result.messages[row_id], result.replies[row_id] = asked.messages, asked.replies
         result.is_priced = result.is_priced and asked.cost_usd is not None
         if on_row:

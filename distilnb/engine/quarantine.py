@@ -58,6 +58,13 @@ def choose_errors(
         if consequence["kind"] == CONSEQUENCE:
             found.update({cause["id"]: cause for cause in causes if _caused(cause, consequence, plan)})
     if not found:
+        kept = [e for e in errors if e["state"] == "kept" and step in (None, e["step"])]
+        if not opened and any(wanted is None or _is_one(error, wanted) for error in kept):
+            raise RunError(
+                f"Run {plan.run_id!r} has nothing to retry: what failed went on, with None for what is missing "
+                "(on_error, or how= of a join), and cannot be taken back.",
+                "Mend the step and start the pipeline again: what is unchanged comes from the reply cache.",
+            )
         raise _nothing(plan, opened, causes, chosen, step=step, rows=rows)
     return sorted(found.values(), key=lambda error: int(error["id"]))
 

@@ -8,16 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distilnb.engine.ending import read_end, what_ails
+from distilnb.engine.events import Event
 from distilnb.engine.failures import unpack_failure
-from distilnb.engine.journal import Event, JournalReader, from_ranges
+from distilnb.engine.journal import JournalReader, from_ranges
+from distilnb.engine.limits import RunLimits
 from distilnb.engine.lineage import Lineage
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.rundir import RunDir
-from distilnb.engine.status import ENDED, GOING, RunState, RunStatus, StepStatus
+from distilnb.engine.status import ENDED, GOING, ROUTED, RunState, RunStatus, StepStatus
+from distilnb.engine.tracing import Trace
 from distilnb.engine.versions import FIRST, folder_of, names_in, read_versions
 from distilnb.errors import RunError, UnknownStepError, did_you_mean
 from distilnb.rows import Batch, read_batch, root_id
-from distilnb.spec.step import Step
+from distilnb.spec.files import PipelineFile, load, read_data
+from distilnb.spec.registry import KINDS
+from distilnb.spec.step import Step, stand_in
 
 _RATE_WINDOW_S = 3.0  # how far back the shown rate looks
 _DROPPED = "dropped:"
@@ -59,8 +64,8 @@ class RunReader:
     def errors(self, *, with_texts: bool = False) -> list[dict[str, Any]]:
         """Return the quarantined and partial rows; `row` is the ordinal in the source where it can be told.
 
-        Prompts and replies that are long are read from their files only `with_texts`. Of a partial row `state` is
-        "kept": it went on.
+        Prompts and replies that are long are read from their files only `with_texts`. `state` is "kept" of what went
+        on: a partial row, and one whose partners a join let go on without it.
         """
         with self._lock:
             journal = self.journal()
@@ -70,7 +75,20 @@ class RunReader:
                     error["state"] = "kept"
             if journal:
                 self._find_ordinals(errors, journal)
+                self._find_kept(errors)
         return [unpack_failure(error, self.run.path) for error in errors] if with_texts else errors
+
+    def _find_kept(self, errors: list[dict[str, Any]]) -> None:
+        joins = set(self.plan.options.get("keeping_joins", ()))
+        lineage = self._lineage() if joins else None
+        if lineage is None:
+            return
+        trace = Trace(self.run, self.plan, lineage)
+        for error in errors:
+            stage = self.plan.stage_of(error["step"])
+            is_above = error["state"] == "open" and not joins.isdisjoint(self.plan.downstream(stage.name))
+            if is_above and trace.went_on(stage, error["out"], error["row_id"]):
+                error["state"] = "kept"
 
     def _find_ordinals(self, errors: list[dict[str, Any]], journal: JournalReader) -> None:
         """Below a global step the order key counts that step's rows: there the id tells the source's row."""
@@ -106,7 +124,7 @@ class RunReader:
         with self._lock:
             lineage = self._lineage()
             undone = lineage.open_rows() if lineage else set()
-            undone |= {(e["step"], e["row_id"]) for e in self.errors() if e["state"] == "open"}
+            undone |= {(e["step"], e["row_id"]) for e in self.errors() if _is_lost(e)}
             found = []
             for version in read_versions(self.run):
                 for step, digest in version.steps.items():
@@ -144,6 +162,7 @@ class RunReader:
         is_alive = self.run.is_locked()  # before the facts: a run that ends in between is read as ended
         journal = self.journal()
         facts = journal.facts() if journal else {}
+        common["limits"] = self._limits(facts)
         if journal is None or "state" not in facts:
             if is_alive or self.run.was_just_started():
                 return RunStatus(state="starting", steps=self._steps({}, {}), **common)
@@ -153,8 +172,8 @@ class RunReader:
         notes = tuple(facts.get("notes", ())) if state in GOING and is_alive else ()
         if state in GOING and not is_alive and not self.run.was_just_started():
             state, error = self._end_of_the_dead()
-        elif state == "running" and self.run.has_command("stop", "abort"):
-            state = "stopping"
+        elif state in ("running", "paused"):
+            state = self._told(state)
         elif state in ENDED and self._was_resumed_after(facts.get("ended_at", 0.0)):
             state, error = "starting", ""
         return RunStatus(
@@ -165,8 +184,18 @@ class RunReader:
             ended_at=facts.get("ended_at") if state not in GOING else None,
             steps=self._steps(facts, journal.counts()),
             notes=notes,
+            ran_s=facts.get("ran_s", 0.0),
             **common,
         )
+
+    def _told(self, state: RunState) -> RunState:
+        """Return the state that a running or paused run has once it has taken the commands that wait."""
+        for command in self.run.commands():
+            if command.name in ("stop", "abort"):
+                return "stopping"
+            told: dict[str, RunState] = {"pause": "paused", "resume": "running"}
+            state = told.get(command.name, state)
+        return state
 
     def _end_of_the_dead(self) -> tuple[RunState, str]:
         """Return state and error of a run whose runner is gone and whose journal does not say that it ended."""
@@ -175,6 +204,24 @@ class RunReader:
             return ("stopped" if end.state == "stopped" else "failed"), end.error
         ails = what_ails(self.run)
         return ("failed", f"{ails} {self._lost_text()}") if ails else ("lost", self._lost_text())
+
+    def limits(self) -> RunLimits:
+        """Return the limits in force, with changes that no runner has taken yet."""
+        with self._lock:
+            journal = self.journal()
+            return self._limits(journal.facts() if journal else {})
+
+    def _limits(self, facts: dict[str, Any]) -> RunLimits:
+        waiting = [command.payload for command in self.run.commands() if command.name == "adjust"]
+        return RunLimits.of(self.plan, facts.get("limits"), waiting)
+
+    def limits_reached(self) -> list[str]:
+        """Return the limits that stopped the run and were not raised since, as text: "max_cost 2"."""
+        with self._lock:
+            journal = self.journal()
+            facts = journal.facts() if journal else {}
+        reached = facts.get("reached", {})
+        return [f"{name} {reached[name]:g}" for name in self._limits(facts).not_raised(reached)]
 
     def _was_resumed_after(self, ended_at: float) -> bool:
         """Whether a runner was started since the run ended, and has not written anything yet."""
@@ -191,9 +238,14 @@ class RunReader:
     def _steps(self, facts: dict[str, Any], counts: dict[str, dict[str, float]]) -> tuple[StepStatus, ...]:
         done = set(facts.get("done", ()))
         expected: dict[str, float | None] = {}  # rows that will have left each stage, as far as can be told
+        below_routes: set[str] = set()
         statuses = []
         for stage in self.plan.stages:
-            total = self._total(stage, expected)
+            if self._is_below_route(stage, below_routes):
+                below_routes.add(stage.name)
+                total = self._routed_total(stage, expected, counts, done)
+            else:
+                total = self._total(stage, expected)
             for step in stage.steps:
                 figures = counts.get(step, {})
                 ended = int(sum(figures.get(name, 0) for name in ("done", "failed", "dropped")))
@@ -204,6 +256,25 @@ class RunReader:
                 total = int(figures.get("made", 0)) + left if left is not None else None
             expected[stage.name] = total
         return tuple(statuses)
+
+    def _is_below_route(self, stage: Stage, below: set[str]) -> bool:
+        return any(name in below or self.plan.stage(name).is_route for name in stage.inputs)
+
+    def _routed_total(
+        self,
+        stage: Stage,
+        expected: dict[str, float | None],
+        counts: dict[str, dict[str, float]],
+        done: set[str],
+    ) -> int | None:
+        """Return how many rows come to a stage of a branch: known once the route has decided on all."""
+        before = stage.inputs[0]
+        if len(stage.inputs) > 1:  # branches that meet: nobody knows how many rows took several
+            return None
+        if self.plan.stage(before).is_route:
+            routed = counts.get(before, {}).get(f"{ROUTED}{stage.steps[0]}", 0)
+            return int(routed) if before in done else None
+        return None if expected[before] is None else int(expected[before] or 0)
 
     def _total(self, stage: Stage, expected: dict[str, float | None]) -> int | None:
         if stage.inputs:
@@ -276,6 +347,7 @@ class RunReader:
 
     def _rows_inside(self, stage: Stage, step: str, journal: JournalReader) -> Batch:
         """Make the rows in the middle of fused steps again: the steps are cheap, so only their end is kept."""
+        from distilnb.engine.apply import KeepFailed, Outcome, apply_step
         from distilnb.engine.redoing import Marks, apply_versions
 
         names = stage.steps[: stage.steps.index(step) + 1]
@@ -292,8 +364,13 @@ class RunReader:
         for ref in journal.batches(stage.inputs[0]):
             through = sorted(from_ranges(acknowledged.get((ref.id, stage.name), ())))
             batch = self._read([ref.path]).select(index for index in through if index < ref.n_rows)
-            _extend(taken, batch)
-        return apply_versions(names, lambda *key: steps[key], taken, marks).batch.in_order()
+            _extend(taken, batch.taken_by(stage.steps[0]))
+        keep = KeepFailed.of(self.plan.options)
+
+        def apply(step: Step, batch: Batch) -> Outcome:
+            return apply_step(step, batch, keep=keep)
+
+        return apply_versions(names, lambda *key: steps[key], taken, marks, apply).batch.in_order()
 
     def _plain_step(self, stage: Stage, step: str, name: str, version: int) -> Step:
         """Build a step that holds no code of the user, as a version has it; the plan's where it has not."""
@@ -316,6 +393,13 @@ class RunReader:
         for path in paths:
             _extend(whole, read_batch(self.run.path / path))
         return whole
+
+    def pipeline_file(self) -> PipelineFile:
+        """Return the pipeline as it was started; classes of the user stand in it by name only."""
+        path = self.run.path / "pipeline.yaml"
+        steps = read_data(path.read_text(encoding="utf-8"))["steps"]
+        unknown = {str(step["kind"]) for step in steps} - KINDS.keys()
+        return load(path, classes={kind: stand_in(kind) for kind in unknown})
 
     def close(self) -> None:
         """Close the journal."""
@@ -344,3 +428,8 @@ def _extend(whole: Batch, more: Batch) -> None:
     whole.rows += more.rows
     whole.ids += more.ids
     whole.orders += more.orders
+
+
+def _is_lost(error: dict[str, Any]) -> bool:
+    """Whether a failure has cost its row, which no retry has made since."""
+    return not error["is_partial"] and error["state"] in ("open", "kept")

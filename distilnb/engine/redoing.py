@@ -69,11 +69,11 @@ def apply_with_marks(
 ) -> Outcome:
     """Run fused steps on some entries of a batch, those that are redone from the step where they failed."""
     chosen = list(entries)
-    total = apply_versions(
-        names, step_of, batch.select(entry for entry in chosen if entry not in marks.redo), marks, apply
-    )
+    first_done = batch.select(entry for entry in chosen if entry not in marks.redo)
+    total = apply_versions(names, step_of, first_done.taken_by(names[0]), marks, apply)
     for name, entries_of, ids in _failed_at(names, chosen, marks):
-        again = _redo_from(names, name, step_of, batch.select(entries_of), ids, marks, apply)
+        redone = batch.select(entries_of).taken_by(names[0])
+        again = _redo_from(names, name, step_of, redone, ids, marks, apply)
         merge(total, again)
         total.batch.extend(again.batch)
         total.batch.gone += again.batch.gone

@@ -11,25 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from distilnb.engine import events
 from distilnb.engine.deaths import Deaths
 from distilnb.engine.flow import Flow
 from distilnb.engine.journal import BatchRef, Journal
 from distilnb.engine.lineage import MONEY, Attempt, Lineage, StoredError
-from distilnb.engine.orders import RetryOrder, read_orders
 from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.retry_orders import RetryOrder, read_orders
 from distilnb.engine.rundir import RunDir
+from distilnb.engine.tracing import Trace
 from distilnb.engine.wire import Message
 from distilnb.ids import is_below
-from distilnb.rows import read_batch
-
-
-class _Names(NamedTuple):
-    """The ids in a batch file: of rows, and of lost rows, with the number of their entry."""
-
-    rows: dict[str, int]
-    gone: dict[str, int]
 
 
 @dataclass
@@ -53,6 +46,7 @@ class Retrying:
         self._journal = journal
         self._reader = journal.reader()
         self._lineage = Lineage(journal.connection)
+        self._trace = Trace(run_dir, plan, self._lineage)
         self._open: dict[tuple[str, int], set[int]] = {}
         for stage, batch, entry in self._lineage.open_entries():
             self._open.setdefault((stage, batch), set()).add(entry)
@@ -60,10 +54,13 @@ class Retrying:
         self._retried_steps = self._lineage.retried_steps()
         self._eras: dict[str, int] = {}
         self._gathering: dict[str, list[int]] = {}
-        self._replaced = {
-            name.partition(":")[2] for name in self._reader.facts() if name.startswith("replaced:")
+        facts = self._reader.facts()
+        self._replaced = {name.partition(":")[2] for name in facts if name.startswith("replaced:")}
+        self._went_on: dict[str, set[str]] = {
+            name.partition(":")[2]: set(ids)
+            for name, ids in facts.items()
+            if name.startswith("went_on:") and ids
         }
-        self._names: dict[str, _Names] = {}
         self._changes = Changes()
 
     # --- orders ---
@@ -75,7 +72,7 @@ class Retrying:
             if order.name not in known:
                 n_rows = self._carry_out(order)
                 self._lineage.carry_out(order.name, n_rows)
-                self._journal.add_event("retried", rows=n_rows, order=order.name)
+                self._journal.add_event(events.Retried(rows=n_rows, order=order.name))
         return self.take_changes()
 
     def _carry_out(self, order: RetryOrder) -> int:
@@ -91,11 +88,16 @@ class Retrying:
         version: int | None,
         opened_before: Mapping[tuple[str, int], set[int]],
     ) -> bool:
-        """Let a failed row be done again; False when it cannot be found, or a sister of it is under way."""
+        """Let a failed row be done again.
+
+        False when it cannot be found, when a sister of it is under way, or when a join let its partners go on.
+        """
         stage = self._plan.stage_of(error.step)
+        if self._trace.went_on(stage, error.out, error.row_id):
+            return False
         entries = [
             (batch, entry)
-            for batch, entry, name in self._entries(stage, error.out)
+            for batch, entry, name in self._trace.entries(stage, error.out)
             if is_below(error.row_id, name)
         ]
         if not entries or any(entry in opened_before.get((stage.name, b), ()) for b, entry in entries):
@@ -131,7 +133,7 @@ class Retrying:
     def _take_back(self, stage: Stage, out: int, row_id: str) -> None:
         """Withdraw the word of a stage that a row is lost."""
         for batch in self._lineage.made(stage.name, out):
-            entry = self._names_in(batch).gone.get(row_id)
+            entry = self._trace.names_in(batch).gone.get(row_id)
             if entry is not None:
                 self._withdraw(batch, entry, row_id)
 
@@ -160,10 +162,14 @@ class Retrying:
         """Let the partners of a row that did not come wait again at a join."""
         errors = {e.row_id: e for e in self._lineage.open_errors_of(join.steps, out)}
         partners: dict[str, list[tuple[int, int]]] = {}
-        for batch, entry, name in self._entries(join, out):
+        for batch, entry, name in self._trace.entries(join, out):
             if is_below(name, row_id) and entry not in self._withdrawn.get(batch, {}):
                 partners.setdefault(name, []).append((batch, entry))
-        for name in {row_id, *partners}:
+        kept = self._trace.rows_made(join, out).intersection({row_id, *partners})
+        if kept:  # it had joined them when this was ordered; the row that comes yet must not wait there
+            self._went_on.setdefault(join.name, set()).update(kept)
+            self._journal.set_fact(f"went_on:{join.name}", sorted(self._went_on[join.name]))
+        for name in {row_id, *partners} - kept:
             entries = partners.get(name, [])
             if name in errors:
                 self._reopen_error(join, errors[name], entries)
@@ -171,28 +177,6 @@ class Retrying:
                 for batch, entry in entries:
                     self._redo(join, batch, entry, join.name, name)
                 self._take_back(join, out, name)
-
-    def _entries(self, stage: Stage, out: int) -> Iterable[tuple[int, int, str]]:
-        """Yield (batch, entry, row id) of all that a stage took for one message."""
-        for batch_id, entries in self._lineage.taken(stage.name, out).items():
-            batch = self._lineage.batch(batch_id)
-            if batch is None:
-                continue
-            names = self._names_in(batch)
-            for known in (names.rows, names.gone):
-                for name, entry in known.items():
-                    if entry in entries:
-                        yield batch_id, entry, name
-
-    def _names_in(self, batch: BatchRef) -> _Names:
-        if batch.path not in self._names:
-            content = read_batch(self._run_dir.path / batch.path)
-            n_rows = len(content.ids)
-            self._names[batch.path] = _Names(
-                {row_id: entry for entry, row_id in enumerate(content.ids)},
-                {gone.id: n_rows + number for number, gone in enumerate(content.gone)},
-            )
-        return self._names[batch.path]
 
     # --- what workers are told, and say ---
 
@@ -205,6 +189,8 @@ class Retrying:
         marks: Message = {"era": self._eras.get(stage.name, 0)}
         if self._retried_steps.intersection(stage.steps):
             marks["retried"] = True
+        if self._went_on.get(stage.name):
+            marks["went_on"] = sorted(self._went_on[stage.name])
         return marks
 
     def is_stale(self, message: Message) -> bool:
@@ -284,6 +270,8 @@ class Retrying:
             self._journal.set_fact(f"ended:{name}", False)
             self._journal.set_fact(f"gathered:{name}", None)
             self._journal.set_fact(f"replaced:{name}", True)
+            if self._went_on.pop(name, None):
+                self._journal.set_fact(f"went_on:{name}", None)
             self._eras[name] = self._eras.get(name, 0) + 1
             self._replaced.add(name)
         self._open = {
@@ -304,7 +292,7 @@ class Retrying:
     def take_changes(self) -> Changes:
         """Return what changed since the last call, with the stages below opened again in the journal."""
         changes, self._changes = self._changes, Changes()
-        self._names.clear()
+        self._trace.forget()
         if not changes:
             return changes
         changes.touched |= {name for stage in changes.touched for name in self._plan.downstream(stage)}

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from distilnb.engine.apply import Outcome, apply_global, apply_step, merge
+from distilnb.engine.apply import KeepFailed, Outcome, apply_global, apply_step, merge
 from distilnb.engine.building import read_steps
 from distilnb.engine.deaths import Poison, poison_of
 from distilnb.engine.digests import DigestFile
@@ -22,8 +22,10 @@ from distilnb.engine.join import Joiner
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import failure_of, quarantine
 from distilnb.engine.redoing import Marks, apply_with_marks, read_marks
+from distilnb.engine.routing import route_rows
 from distilnb.engine.row_cache import RowCache
 from distilnb.engine.rundir import RunDir
+from distilnb.engine.shelf import Shelf
 from distilnb.engine.versions import FIRST, plan_secrets, read_version_steps
 from distilnb.engine.vitals import WHOLE, Vitals
 from distilnb.engine.wire import (
@@ -38,6 +40,7 @@ from distilnb.engine.wire import (
 from distilnb.errors import NoRowsError, SpecError
 from distilnb.rows import Batch, IdMaker, Row, read_batch, row_digest
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+from distilnb.steps.route import RouteRows
 
 GC_THRESHOLD = 100_000  # new objects between two collections; a batch of rows makes some ten thousand
 
@@ -46,13 +49,20 @@ def main() -> None:
     """Serve one runner until it says exit or dies."""
     path, _, connection, vitals = join_runner()
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    may_work = threading.Event()  # cleared while the run is paused: what waits in the inbox is not begun
+    may_work.set()
 
     def listen() -> None:
         splitter = LineSplitter()
         try:
             while data := connection.recv(1 << 16):
                 for message in splitter.feed(data):
-                    inbox.put(message)
+                    if message["do"] == "pause":
+                        may_work.clear()
+                    else:
+                        inbox.put(message)
+                    if message["do"] in ("resume", "drain", "exit"):
+                        may_work.set()
         finally:
             leave()
 
@@ -62,6 +72,7 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     while (message := inbox.get())["do"] != "exit":
+        may_work.wait()
         for reply in worker.handle(message):
             connection.sendall(encode(reply))
     worker.unload()
@@ -84,6 +95,7 @@ class RowWorker:
     run: RunDir
     vitals: Vitals
     plan: Plan = field(init=False)
+    keep: KeepFailed | None = field(init=False)
     steps: dict[str, Step] = field(default_factory=dict)
     _loaded: set[str] = field(default_factory=set)
     _edited: dict[tuple[str, int], Step] = field(default_factory=dict)  # by step and version
@@ -93,11 +105,14 @@ class RowWorker:
     _row_cache: RowCache | None = None
     _numbers: dict[str, int] = field(init=False)  # of the stages in the plan
     _lost: dict[str, dict[str, Poison]] = field(default_factory=dict)  # join → poisonous rows that wait in it
+    _shelf: Shelf = field(init=False)
     _working_on: str = ""
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
+        self.keep = KeepFailed.of(self.plan.options)
         self._numbers = {stage.name: number for number, stage in enumerate(self.plan.stages)}
+        self._shelf = Shelf(self.run.path)
 
     def handle(self, message: Message) -> Iterator[Message]:
         """Do one thing and yield what to tell the runner; an error is told as the step's."""
@@ -129,12 +144,10 @@ class RowWorker:
         elif kind == "global":
             yield self._global(self.plan.stage(message["stage"]), message)
         elif kind == "end":
-            joiner = self._joiner(self.plan.stage(message["stage"]), message)
-            outcome, took = joiner.release_rest()
-            yield {**write_outcome(self.run, message["stage"], outcome, took), "is_last": True}
+            yield from self._end(self.plan.stage(message["stage"]), message)
         elif kind == "forget":
             joiner = self._joiner(self.plan.stage(message["stage"]), message)
-            joiner.forget((message["batch"], message["entry"]))
+            joiner.forget(message["batch"], message["entry"])
         elif kind == "drain":
             yield {"say": "drained"}
 
@@ -158,16 +171,18 @@ class RowWorker:
         return self._edited[name, version]
 
     def _batch(self, stage: Stage, message: Message) -> Iterator[Message]:
-        batch = read_batch(self.run.path / message["path"])
+        is_join = stage.kind == "join"
+        path = message["path"]
+        batch = self._shelf.put(message["batch"], path) if is_join else read_batch(self.run.path / path)
         entries = message["todo"]
         if entries is None:
             entries = range(len(batch) + len(batch.gone))
         steps = [self._load(name) for name in stage.steps]
         marks = read_marks(self.run, stage, message["batch"], batch.ids) if message.get("retried") else None
-        if stage.kind == "join":
+        if is_join:
             yield from self._join(stage, batch, list(entries), message, marks)
             return
-        batch_id, poison = message["batch"], poison_of(message)
+        batch_id, poison, first = message["batch"], poison_of(message), stage.steps[0]
         if message.get("one_by_one"):
             outcome = Outcome(batch.select(index for index in entries if index >= len(batch)))
             for index in (index for index in entries if index < len(batch)):
@@ -182,7 +197,7 @@ class RowWorker:
             if message["todo"] is not None:
                 batch = batch.select(entries)
             with self.vitals.at(self._numbers[stage.name], batch_id):
-                outcome = self._run(steps, batch)
+                outcome = self._run(steps, batch.taken_by(first))
         yield self._finished(stage, outcome, {batch_id: list(entries)})
 
     def _run_marked(
@@ -195,7 +210,8 @@ class RowWorker:
     ) -> Outcome:
         """Run fused steps on entries of which some were retried; `poison` is of the only one."""
         if marks is None or (poison and entries[0] not in marks.redo):
-            return self._run([self._load(name) for name in stage.steps], batch.select(entries), poison)
+            steps = [self._load(name) for name in stage.steps]
+            return self._run(steps, batch.select(entries).taken_by(stage.steps[0]), poison)
         if poison:  # its sisters went on long ago
             outcome = Outcome()
             for step, row_id in marks.redo[entries[0]]:
@@ -221,13 +237,17 @@ class RowWorker:
         return total
 
     def _apply(self, step: Step, batch: Batch) -> Outcome:
+        if isinstance(step, RouteRows):
+            return route_rows(step, batch, self.vitals.moved)
+
+        def apply(step: Step, batch: Batch) -> Outcome:
+            return apply_step(step, batch, self.vitals.moved, self.keep)
+
         if not step.cache:
-            return apply_step(step, batch, self.vitals.moved)
+            return apply(step, batch)
         if self._row_cache is None:
             self._row_cache = RowCache(mode=self.plan.options.get("cache", "on"))
-        return self._row_cache.apply(
-            step, batch, lambda step, batch: apply_step(step, batch, self.vitals.moved)
-        )
+        return self._row_cache.apply(step, batch, apply)
 
     def _join(
         self, stage: Stage, batch: Batch, entries: list[int], message: Message, marks: Marks | None
@@ -236,8 +256,12 @@ class RowWorker:
         joiner, poison = self._joiner(stage, message), poison_of(message)
         lost = self._lost.setdefault(stage.name, {})
         lost.update({_row_id(batch, index): what for index, what in poison.items()})
+        late = joiner.come_late(message["batch"], entries)
+        if late:
+            yield self._finished(stage, Outcome(), {message["batch"]: late})
+            entries = [index for index in entries if index not in late]
         for group in [[index] for index in entries] if message.get("one_by_one") else [entries]:
-            complete = joiner.add(message["input"], batch, message["batch"], group)
+            complete = joiner.add(message["input"], message["batch"], group)
             dead = [row_id for row_id in complete if row_id in lost]
             if dead:
                 outcome, used = joiner.give_up({row_id: lost.pop(row_id) for row_id in dead})
@@ -246,39 +270,58 @@ class RowWorker:
             for version, ids in _by_version(stage.name, living, marks).items():
                 joiner.step = self._version(stage.name, version)
                 entry = group[0] if message.get("one_by_one") else WHOLE
-                with self.vitals.at(self._numbers[stage.name], message["batch"], entry):
-                    released = joiner.release(ids)
-                yield self._finished(stage, *released)
+                released = joiner.release(ids)
+                while True:
+                    with self.vitals.at(self._numbers[stage.name], message["batch"], entry):
+                        piece = next(released, None)
+                    if piece is None:
+                        break
+                    yield self._finished(stage, *piece)
+
+    def _end(self, stage: Stage, message: Message) -> Iterator[Message]:
+        """Release what waits in a join in vain; the last message says that it was the last."""
+        held: Message | None = None
+        for outcome, took in self._joiner(stage, message).release_rest():
+            if held is not None:
+                yield held
+            held = self._finished(stage, outcome, took)
+        if held is not None:
+            yield {**held, "is_last": True}
 
     def _finished(self, stage: Stage, outcome: Outcome, took: dict[int, list[int]]) -> Message:
         if not stage.tells_gone:
             outcome.batch.gone.clear()
-        return write_outcome(self.run, stage.name, outcome, took)
+        return write_outcome(self.run, stage.name, outcome, took, batch_rows=stage.batch_rows)
 
     def _joiner(self, stage: Stage, message: Message) -> Joiner:
         era = message.get("era", 0)
         if self._joiners.get(stage.name, (-1,))[0] != era:
-            self._joiners[stage.name] = (era, Joiner(self._load(stage.name), len(stage.inputs)))
-        return self._joiners[stage.name][1]
+            step = self._load(stage.name)
+            self._joiners[stage.name] = (era, Joiner(step, stage.columns, self._shelf.get, self.keep))
+        joiner = self._joiners[stage.name][1]
+        joiner.went_on.update(message.get("went_on", ()))
+        return joiner
 
     def _global(self, stage: Stage, message: Message) -> Message:
         step = self._load(stage.name)
         if not isinstance(step, GlobalStep):
             raise TypeError(f"{stage.name} is no global step")
-        inputs = [self._read_all(paths, message["without"]) for paths in message["inputs"]]
+        inputs = [self._read_all(paths, stage, message["without"]) for paths in message["inputs"]]
         outcome = apply_global(step, inputs, IdMaker(stage.name).make)
         reply = self._finished(stage, outcome, {})
         return {**reply, "is_last": True}
 
-    def _read_all(self, paths: list[str], without: dict[str, list[int]]) -> Batch:
+    def _read_all(self, paths: list[str], stage: Stage, without: dict[str, list[int]]) -> Batch:
         whole = Batch()
         for path in paths:
             batch = read_batch(self.run.path / path)
             if path in without:
                 n_entries = len(batch) + len(batch.gone)
                 batch = batch.select(index for index in range(n_entries) if index not in without[path])
+            batch = batch.taken_by(stage.name)
             whole.extend(batch)
-            whole.gone += batch.gone
+            if stage.tells_gone:
+                whole.gone += batch.gone
         return whole
 
     # --- sources ---
@@ -337,8 +380,7 @@ def _append(total: Outcome, more: Outcome) -> None:
 
 
 def _row_id(batch: Batch, index: int) -> str:
-    n_rows = len(batch)
-    return batch.ids[index] if index < n_rows else batch.gone[index - n_rows].id
+    return batch.gone_at(index).id
 
 
 def _by_version(step: str, ids: list[str], marks: Marks | None) -> dict[int, list[str]]:

@@ -8,8 +8,8 @@ code.pkl         the user's functions and classes; only workers of this run read
 journal.sqlite   what is finished: batches, acknowledged rows, errors, counts, events
 batches/<stage>/ finished rows, JSON by column; long texts of failures beside them
 digests/         of a source with very many rows: what tells equal ones apart
-commands/        one file per command to the runner
-retries/         one file per retry that was ordered (engine/orders.py)
+commands/        one file per command to the runner, JSON, named by time and command
+retries/         one file per retry that was ordered (engine/retry_orders.py)
 versions/<n>/    steps that a retry has edited (engine/versions.py)
 logs/            runner.log and one log per worker
 lock             held by the living runner
@@ -24,6 +24,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from distilnb.engine.plan import FORMAT, Plan
 from distilnb.errors import RunNotFoundError, StoreError, did_you_mean
@@ -31,7 +32,16 @@ from distilnb.home import folder_name, home, private_folder
 from distilnb.rows import write_text
 
 LOCK_PATIENCE_S = 2.0  # `is_locked` takes the lock for a moment
+TAIL_BYTES = 1 << 18  # of a log: a step may print for days
 STARTING_S = 10.0  # how long a runner may take to its lock
+
+
+class Command(NamedTuple):
+    """What a user wants of a living runner: stop, abort, pause, resume or adjust."""
+
+    name: str
+    payload: dict[str, Any]
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -65,12 +75,20 @@ class RunDir:
         return self.path / "logs" / f"{who}.log"
 
     def log_tail(self, who: str, n_lines: int = 15) -> str:
-        """Return the last lines of a log, "" when there is none."""
+        """Return the last lines of a log, "" when there is none; at most the last TAIL_BYTES of it are read."""
         try:
-            lines = self.log(who).read_text(encoding="utf-8", errors="replace").splitlines()
+            with self.log(who).open("rb") as log:
+                n_bytes = log.seek(0, os.SEEK_END)
+                log.seek(max(0, n_bytes - TAIL_BYTES))
+                lines = log.read().decode("utf-8", "replace").splitlines()
         except OSError:
             return ""
-        return "\n".join(lines[-n_lines:])
+        return "\n".join(lines[-n_lines:] if n_lines > 0 else [])
+
+    def logs(self) -> list[str]:
+        """Return who has a log: the runner first, then the workers."""
+        found = sorted(path.stem for path in (self.path / "logs").glob("*.log"))
+        return sorted(found, key=lambda who: who != "runner")
 
     def plan(self) -> Plan:
         """Read the plan; raises StoreError for a run of another format."""
@@ -149,23 +167,46 @@ class RunDir:
             else:
                 return descriptor
 
-    def command(self, name: str) -> None:
-        """Leave a command for the runner."""
-        folder = self.path / "commands"
-        write_text(folder / f"{time.time_ns()}-{name}", name)
+    def command(self, name: str, **payload: Any) -> None:
+        """Leave a command for the runner: a file named by time, so that names are in order, with JSON in it."""
+        write_text(self.path / "commands" / f"{time.time_ns()}-{name}", json.dumps(payload))
+
+    def commands(self) -> list[Command]:
+        """Return the commands that wait for the runner, oldest first; each stays until it is removed."""
+        waiting = []
+        for path in sorted((self.path / "commands").iterdir()):
+            if path.name.startswith("."):  # half written
+                continue
+            try:
+                payload = json.loads(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:  # the runner was faster
+                continue
+            except ValueError:
+                payload = {}
+            name = path.name.partition("-")[2]
+            waiting.append(Command(name, payload if isinstance(payload, dict) else {}, path))
+        return waiting
+
+    def remove_command(self, command: Command) -> None:
+        """Remove a command that was obeyed."""
+        command.path.unlink(missing_ok=True)
 
     def has_command(self, *names: str) -> bool:
         """Whether one of these commands waits for the runner."""
         return any(path.name.partition("-")[2] in names for path in (self.path / "commands").iterdir())
 
-    def take_commands(self) -> list[str]:
-        """Return the commands that wait, oldest first, and remove them."""
-        taken = []
-        for path in sorted((self.path / "commands").iterdir()):
-            if not path.name.startswith("."):
-                taken.append(path.name.partition("-")[2])
-                path.unlink(missing_ok=True)
-        return taken
+    def is_told_to_abort(self) -> bool:
+        """Whether an abort waits for the runner; False too when the folder cannot be read."""
+        try:
+            return self.has_command("abort")
+        except OSError:
+            return False
+
+    def drop_late_commands(self) -> None:
+        """Remove what was meant for a runner that is gone; changed limits are for every runner."""
+        for command in self.commands():
+            if command.name != "adjust":
+                self.remove_command(command)
 
 
 def runs_folder() -> Path:

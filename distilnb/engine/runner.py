@@ -14,16 +14,22 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
+from distilnb.engine import events
+from distilnb.engine.control import Control, Ending
 from distilnb.engine.crew import Crew, Death
-from distilnb.engine.deaths import Deaths
+from distilnb.engine.deaths import Deaths, last_death_text
 from distilnb.engine.ending import take_space, tell_end
-from distilnb.engine.flow import End, Flow, Gather, Job, Pull
-from distilnb.engine.journal import Journal, from_ranges
-from distilnb.engine.plan import Stage
+from distilnb.engine.flow import Flow, Gather
+from distilnb.engine.journal import Journal
+from distilnb.engine.limits import PER_MODEL
+from distilnb.engine.orders import first_order, order_for
+from distilnb.engine.plan import Stage, ask_window
+from distilnb.engine.restoring import begin_again, refill
 from distilnb.engine.retrying import Changes, Retrying
 from distilnb.engine.roster import Roster
-from distilnb.engine.rundir import RunDir
+from distilnb.engine.rundir import Command, RunDir
 from distilnb.engine.vitals import LastWords
 from distilnb.engine.watch import BLOCKED_LIMIT_S, ROW_LIMIT_S, Finding, Watch
 from distilnb.engine.wire import Message, decode
@@ -79,8 +85,7 @@ class Runner:
         self.busy_at = time.monotonic()  # when there last was something to do
         self._journal_checked_at = 0.0
         self.end: tuple[str, str, str] | None = None  # state, reason, error: set when the run is to end
-        self.is_stopping = False
-        self.stop_reason = ""
+        self.control = Control()
         self.failed_step = ""
         self._is_stop_told = False
         self._is_abort = False
@@ -88,7 +93,7 @@ class Runner:
 
     def run(self) -> None:
         """Work until the run is complete, stopped or failed; always leaves a state in the journal."""
-        signal.signal(signal.SIGTERM, lambda *_: self._begin_stop("signal"))
+        signal.signal(signal.SIGTERM, lambda *_: self._begin_stop(Ending("stopped", "signal")))
         try:
             self._restore()
             for name in self.crew.names:
@@ -105,8 +110,10 @@ class Runner:
 
     def _turn(self) -> None:
         messages = self.crew.receive()
-        for command in self.run_dir.take_commands():
+        for command in self.run_dir.commands():
             self._obey(command)
+            self.run_dir.remove_command(command)  # after it is in the journal: a kill in between loses none
+        self._keep_time()
         if messages:
             with self.journal.turn():
                 for worker, message in messages:
@@ -123,10 +130,12 @@ class Runner:
         self._look_around()
 
     def _give_work(self) -> None:
-        if self.is_stopping:
-            self._note_stopping()
+        if self.control.ending:
+            self._note_stopping(self.control.ending)
             if self.crew.is_drained:
-                self.end = ("stopped", self.stop_reason, "")
+                self.end = self.control.ending[:3]
+            return
+        if self.control.is_paused:
             return
         for work in self.flow.next_work():
             if isinstance(work, Gather) and self.retrying.is_unchanged(work.stage):
@@ -134,17 +143,20 @@ class Runner:
                     self._note_end(work.stage.name)
                 continue
             worker = self.crew.workers[self.flow.holder(work)]
-            worker.tell(self._message(work, worker))
+            worker.tell(order_for(work, worker, self.plan, self.reader, self.deaths, self.retrying))
         self._note_done_stages()
         if self.flow.all_done():
             self.end = ("finished", "", "")
 
-    def _note_stopping(self) -> None:
+    def _note_stopping(self, ending: Ending) -> None:
         if not self._is_stop_told:
             self._is_stop_told = True
+            self.failed_step = ending.step
             with self.journal.turn():
                 self.journal.set_fact("state", "stopping")
-                self.journal.set_fact("reason", self.stop_reason)
+                self.journal.set_fact("reason", ending.reason)
+                self.journal.set_fact("reached", ending.reached)
+                self.journal.add_event(events.Stopping(reason=ending.reason))
 
     def _assign(self, stage: Stage) -> str | None:
         """Return the worker for a stage's next work; None while it is dead, and its work must stay queued."""
@@ -153,7 +165,8 @@ class Runner:
     def _look_around(self) -> None:
         """Notice that there is nothing to do for long, or that the journal is not there any more."""
         now = time.monotonic()
-        if any(self.flow.busy_stages(name) for name in self.crew.names) or not self.crew.is_idle:
+        is_at_work = any(self.flow.busy_stages(name) for name in self.crew.names) or not self.crew.is_idle
+        if is_at_work or self.control.is_paused:
             self.busy_at = now
         elif now - self.busy_at > self.idle_limit_s and self.end is None:
             self.end = ("stopped", "idle", "")
@@ -162,45 +175,13 @@ class Runner:
             if not self.journal.is_there():  # SQLite would write on into the deleted file
                 raise StoreError(f"The journal {str(self.run_dir.journal)!r} was deleted.")
 
-    def _message(self, work: Job | Pull | Gather | End, worker: Worker) -> Message:
-        if isinstance(work, Job):
-            return {
-                "do": "batch",
-                "stage": work.stage.name,
-                "batch": work.batch.id,
-                "path": work.batch.path,
-                "input": work.input_index,
-                "todo": work.todo,
-                "again": work.again and not self.retrying.was_replaced(work.stage),
-                **self.retrying.marks(work.stage),
-                **self.deaths.orders(self.plan.stages.index(work.stage), work.batch.id),
-            }
-        if isinstance(work, Pull):
-            seen: list[tuple[str, int]] = []
-            if work.offset and work.stage.name not in worker.pulled:
-                seen = [(batch.path, batch.n_rows) for batch in self.reader.batches(work.stage.name)]
-            worker.pulled.add(work.stage.name)
-            limit = self.plan.options.get("rows")
-            return {
-                "do": "pull",
-                "stage": work.stage.name,
-                "offset": work.offset,
-                "limit": limit,
-                "seen": seen,
-            }
-        if isinstance(work, Gather):
-            inputs = [[batch.path for batch in self.reader.batches(name)] for name in work.stage.inputs]
-            marks = {**self.retrying.marks(work.stage), **self.retrying.gather_marks(work.stage)}
-            return {"do": "global", "stage": work.stage.name, "inputs": inputs, **marks}
-        return {"do": "end", "stage": work.stage.name, **self.retrying.marks(work.stage)}
-
     def _note_done_stages(self) -> None:
         new = [name for name in self.flow.done_stages() if name not in self._told_done]
         if new:
             with self.journal.turn():
                 for name in new:
                     for step in self.plan.stage(name).steps:
-                        self.journal.add_event("step_finished", step)
+                        self.journal.add_event(events.StepFinished(step=step))
                 self.journal.set_fact("done", sorted({*self._told_done, *new}))
             self._told_done.update(new)
 
@@ -217,7 +198,15 @@ class Runner:
         elif kind == "failed":
             self._fail(message)
         elif kind == "budget":
-            self._begin_stop("budget", message["reason"])
+            self._begin_stop(Ending("stopped", f"budget: {message['reason']}", reached=message["reached"]))
+        elif kind == "limited":
+            self.journal.add_event(
+                events.Limited(
+                    model=message["model"],
+                    n_refused=message["n_refused"],
+                    concurrency=message["concurrency"],
+                )
+            )
         elif kind == "drained":
             worker.is_drained = True
         elif kind == "ready":
@@ -244,6 +233,7 @@ class Runner:
             self.journal.count(step, figures)
         if message["errors"]:
             self.journal.add_errors(message["errors"])
+            self._fail_on_row(message["errors"])
         self.retrying.heard(stage, out, message)
         for batch in made:
             self.flow.arrived(batch)
@@ -257,20 +247,23 @@ class Runner:
         """A source has no more rows, or a join or a global step has done its last work."""
         if self.flow.ended(stage):
             self.journal.set_fact(f"ended:{stage}", True)
-            self.journal.add_event("stage_ended", stage)
-
-    # --- retries ---
-
-    def _retry(self) -> None:
-        """Open the rows again that waiting orders name."""
-        with self.journal.turn():
-            self._change_flow(self.retrying.take_orders())
+            self.journal.add_event(events.StageEnded(step=stage))
 
     def _change_flow(self, changes: Changes) -> None:
+        """Let rows that a retry has opened again flow, and workers let go of what it has taken back."""
         self._told_done -= changes.touched
         for name, message in self.retrying.tell(self.flow, self.deaths, changes):
             if name in self.crew.workers:
                 self.crew.workers[name].tell(message)
+
+    def _fail_on_row(self, errors: list[dict[str, Any]]) -> None:
+        """End the run at the first row that failed, where its user wants that."""
+        failed = next((error for error in errors if not error["is_partial"]), None)
+        if failed is None or self.plan.options.get("on_error") != "raise":
+            return
+        row, step = failed["row_id"], failed["step"]
+        error = f"Row {row!r} failed at step {step!r}: {failed['kind']}: {failed['reason']}"
+        self._begin_stop(Ending("failed", f"row: {row}", error, step))
 
     def _fail(self, message: Message) -> None:
         where = f"Step {message['step']!r} failed: " if message["step"] else ""
@@ -281,18 +274,12 @@ class Runner:
     # --- workers ---
 
     def _start_worker(self, name: str) -> None:
-        counts = self.reader.counts()
-        first: Message = {
-            "do": "secrets",
-            "values": self.secrets,
-            "spent_cost": sum(figures.get("cost_usd", 0.0) for figures in counts.values()),
-            "spent_tokens": int(
-                sum(f.get("input_tokens", 0) + f.get("output_tokens", 0) for f in counts.values())
-            ),
-        }
+        first = first_order(self.secrets, self.reader.counts(), self.control.limits)
         worker = self.crew.start(name, first)
+        if self.control.is_paused:
+            worker.tell({"do": "pause"})
         with self.journal.turn():
-            self.journal.add_event("worker_started", role=worker.role, name=name, pid=worker.pid)
+            self.journal.add_event(events.WorkerStarted(role=worker.role, name=name, pid=worker.pid))
 
     def _note_finding(self, finding: Finding) -> None:
         """Tell that a worker is stuck, busy, or well again; the stuck are killed already, and die like others."""
@@ -300,11 +287,11 @@ class Runner:
         at = self._step_at(worker.vitals.words(), worker.name)
         with self.journal.turn():
             if finding.kind == "awake":
-                self.journal.add_event("worker_awake", name=finding.worker)
+                self.journal.add_event(events.WorkerAwake(name=finding.worker))
                 self._well(finding.worker)
                 return
-            kind = "worker_busy" if finding.kind == "busy" else "worker_stuck"
-            self.journal.add_event(kind, at, name=finding.worker, pid=worker.pid, why=finding.why)
+            kind = events.WorkerBusy if finding.kind == "busy" else events.WorkerStuck
+            self.journal.add_event(kind(name=finding.worker, pid=worker.pid, why=finding.why, step=at))
             where = f" with {at!r}" if at else ""
             told = "busy" if finding.kind == "busy" else "stuck"
             end = "" if told == "busy" else "; it is started again"
@@ -331,8 +318,11 @@ class Runner:
             return
         name, words = death.worker.name, death.words
         with self.journal.turn():
-            data = {"role": death.worker.role, "name": name, "exit": death.exit, "how": death.text}
-            self.journal.add_event("worker_died", self._step_at(words, name), **data)
+            at = self._step_at(words, name)
+            died = events.WorkerDied(
+                role=death.worker.role, name=name, exit=death.exit, how=death.text, step=at
+            )
+            self.journal.add_event(died)
         if words is not None:
             self.deaths.note(words, death.text, is_own_doing=death.is_own_doing)
         if death.is_last:
@@ -340,88 +330,78 @@ class Runner:
             self.failed_step = self._step_at(words, name)
             return
         self.flow.lost_worker(name)
-        if self.is_stopping:
+        if self.control.is_stopping:
             self.crew.start_none()
 
     def _last_death_text(self, death: Death) -> str:
-        name, role = death.worker.name, death.worker.role
-        if death.words is None:
-            what = f"without finishing a row{self._busy_with(name)}"
-        else:
-            what = (
-                f"at one row after the other of step {self._step_at(death.words, name)!r}, and finished none"
-            )
-        tail = self.run_dir.log_tail(name)
-        return f"The {role} worker died {death.n_in_a_row} times ({death.text}) {what}.\n{tail}".rstrip()
-
-    def _busy_with(self, name: str) -> str:
+        name = death.worker.name
+        at = self._step_at(death.words, name) if death.words else None
         busy = self.flow.busy_stages(name)
-        return f" of {', '.join(map(repr, busy))}" if busy else ""
+        return last_death_text(
+            death.worker.role, death.text, death.n_in_a_row, at, busy, self.run_dir.log_tail(name)
+        )
 
     # --- commands ---
 
-    def _obey(self, command: str) -> None:
+    def _obey(self, command: Command) -> None:
         with self.journal.turn():
-            self.journal.add_event("command", name=command)
-        if command == "stop":
-            self._begin_stop("user")
-        elif command == "retry":
-            self._retry()
-        elif command == "abort":
+            self.journal.add_event(events.CommandTaken(name=command.name))
+            if command.name == "adjust":
+                self._adjust(command.payload)
+            elif command.name == "retry":
+                self._change_flow(self.retrying.take_orders())
+            elif command.name == "pause" and self.control.pause():
+                self._tell_state("paused", events.Paused(), {"do": "pause"})
+            elif command.name == "resume" and self.control.resume():
+                self._tell_state("running", events.Resumed(pid=os.getpid(), was="paused"), {"do": "resume"})
+        if command.name == "stop":
+            self._begin_stop(Ending("stopped", "user"))
+        elif command.name == "abort":
             self._is_abort = True
             self.end = ("stopped", "user", "")
 
-    def _begin_stop(self, reason: str, detail: str = "") -> None:
-        if self.is_stopping:
-            return
-        self.is_stopping = True
-        self.stop_reason = f"{reason}: {detail}" if detail else reason
-        self.crew.tell_all({"do": "drain"})
-        self.crew.start_none()
+    def _tell_state(self, state: str, event: events.Event, message: Message) -> None:
+        self.journal.set_fact("state", state)
+        self.journal.add_event(event)
+        self.crew.tell_all(message)
+
+    def _adjust(self, payload: dict[str, Any]) -> None:
+        """Put changed limits in force: in the journal for the next runner, in the windows, in the workers."""
+        limits = self.control.limits = self.control.limits.changed(payload)
+        changes = payload.get("changes", {})
+        of_models = [name for name in payload.get("steps", ()) if any(key in PER_MODEL for key in changes)]
+        self.journal.set_fact("limits", limits.to_json())
+        self.journal.add_event(events.Adjusted(steps=of_models, changes=changes))
+        self._set_windows()
+        self.crew.tell_all({"do": "adjust", "limits": limits.to_json()})
+
+    def _set_windows(self) -> None:
+        for step, limits in self.control.limits.models.items():
+            stage = self.plan.stage_of(step)
+            if stage.kind == "ask":
+                self.flow.set_window(stage.name, ask_window(limits["max_concurrency"] or 1))
+
+    def _begin_stop(self, ending: Ending) -> None:
+        if self.control.stop(ending):
+            self.crew.tell_all({"do": "drain"})
+            self.crew.start_none()
+
+    def _keep_time(self) -> None:
+        """Count the running time, and end a run whose time, or whose pause, is over."""
+        ending = self.control.tick()
+        if ending is not None:
+            self._begin_stop(ending)
+        if self.control.must_note_ran():
+            with self.journal.turn():
+                self.journal.set_fact("ran_s", self.control.ran_s)
 
     # --- begin and end ---
 
     def _restore(self) -> None:
         """Take the state of the run from the journal; on the first start that is the spooled rows alone."""
-        facts = self.reader.facts()
-        is_new = "state" not in facts
-        with self.journal.turn():
-            if is_new:
-                self._add_spooled()
-            self.journal.set_fact("state", "running")
-            self.journal.set_fact("reason", "")
-            self.journal.set_fact("error", "")
-            self.journal.set_fact("notes", [])
-            if is_new:
-                self.journal.set_fact("started_at", time.time())
-            self.journal.add_event("started" if is_new else "resumed", pid=os.getpid())
-            self.retrying.take_orders()
-        facts = self.reader.facts()
-        acknowledged = self.reader.acknowledged()
-        for batch in self.reader.batches():
-            skip = (
-                None
-                if is_new
-                else {
-                    stage.name: self.retrying.through(
-                        batch.id,
-                        stage.name,
-                        from_ranges(acknowledged.get((batch.id, stage.name), ())),
-                    )
-                    for stage in self.plan.consumers(batch.stage)
-                }
-            )
-            self.flow.arrived(batch, skip)
-        for stage in self.plan.stages:
-            if stage.kind == "spool" or facts.get(f"ended:{stage.name}"):
-                self.flow.ended(stage.name)
-
-    def _add_spooled(self) -> None:
-        for stage in self.plan.stages:
-            if stage.kind == "spool":
-                for file in self.plan.options["spooled"][stage.name]:
-                    self.journal.add_batch(stage.name, file["path"], file["n_rows"], 0)
-                    self.journal.count(stage.name, {"done": file["n_rows"], "made": file["n_rows"]})
+        is_new = begin_again(self.plan, self.journal, self.retrying, self.control)
+        self._set_windows()
+        refill(self.flow, self.plan, self.reader, self.retrying, is_new=is_new)
 
     def _finish(self, state: str, reason: str, error: str) -> None:
         """Write the end of the run, where it can be written, then let the workers go."""
@@ -433,14 +413,16 @@ class Runner:
                 self.journal.set_fact("failed_step", self.failed_step)
                 self.journal.set_fact("notes", [])
                 self.journal.set_fact("ended_at", time.time())
-                self.journal.add_event("ended", state=state, reason=reason)
+                self.journal.set_fact("ran_s", self.control.ran_s)
+                self.journal.add_event(events.Ended(state=state, reason=reason))
             if not self.journal.is_there():
                 raise StoreError("The journal was deleted.")
         except (DistilnbError, sqlite3.Error, OSError) as refused:
             # Nothing that the journal does not hold is finished: the run has failed, whatever it was about to say.
             tell_end(self.run_dir, "failed", "runner", error or str(refused))
         finally:
-            self.crew.end(gently=state in ("finished", "stopped") and not self._is_abort)
+            is_gentle = state in ("finished", "stopped") and not self._is_abort
+            self.crew.end(gently=is_gentle, is_hurried=self.run_dir.is_told_to_abort)
             with contextlib.suppress(sqlite3.Error):
                 self.journal.close()
 

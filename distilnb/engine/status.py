@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-RunState = Literal["starting", "running", "stopping", "finished", "stopped", "failed", "lost"]
+from distilnb.engine.limits import RunLimits
+
+RunState = Literal["starting", "running", "paused", "stopping", "finished", "stopped", "failed", "lost"]
 StepState = Literal["waiting", "running", "finished", "failed"]
 
-GOING: frozenset[str] = frozenset({"running", "stopping"})  # as a living runner writes it
+GOING: frozenset[str] = frozenset({"running", "paused", "stopping"})  # as a living runner writes it
 ENDED: frozenset[str] = frozenset({"finished", "stopped", "failed", "lost"})
+ROUTED = "routed:"  # with a step's name behind it: the figure of a route, how many rows go there
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,14 @@ class RunStatus:
     pipeline: str
     state: RunState
     steps: tuple[StepStatus, ...] = ()
-    reason: str = ""  # why it stopped: "user", "budget", ...
+    reason: str = ""  # why it stops or stopped: "user", "paused", "budget: ...", "time: ...", "row: ..."
     error: str = ""  # what failed, with the tail of the log where a process died
     started_at: float = 0.0
     ended_at: float | None = None
     is_rehearsed: bool = False  # some model was the rehearsal model
     notes: tuple[str, ...] = ()
+    ran_s: float = 0.0  # seconds of running over its whole life; pauses and stops are left out
+    limits: RunLimits = field(default_factory=RunLimits)
 
     @property
     def is_ended(self) -> bool:

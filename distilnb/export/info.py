@@ -96,7 +96,7 @@ def count_failures(errors: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, i
     """Return the rows in quarantine by step and reason."""
     counted: dict[str, dict[str, int]] = {}
     for error in errors:
-        if error["state"] == "open":
+        if not error["is_partial"] and error["state"] in ("open", "kept"):
             reasons = counted.setdefault(error["step"], {})
             reason = f"{error['kind']}: {error['reason'].splitlines()[0] if error['reason'] else ''}"
             reasons[reason] = reasons.get(reason, 0) + 1

@@ -129,3 +129,8 @@ class LLM(Spec):
             "__dict__": {**state["__dict__"], "api_key": None},
             "__pydantic_fields_set__": state["__pydantic_fields_set__"] - {"api_key"},
         }
+
+
+def limits_key(llm: LLM) -> tuple[object, ...]:
+    """Return what models of equal digest must have in common to share one set of limits; it holds the API key."""
+    return (llm.max_concurrency, llm.rpm, llm.tpm, llm.timeout, llm.max_retries, llm.key())

@@ -1,4 +1,4 @@
-"""Sub-commands about runs: `run`, `ps`, `attach`, `stop`, `errors`."""
+"""Sub-commands about runs: `run`, `ps`, `attach`, `pause`, `resume`, `stop`, `errors`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,21 @@ def stop(session: Session, options: Namespace) -> Run:
     return run
 
 
+def pause(session: Session, options: Namespace) -> Run:
+    """Pause a run: nothing new is started until `%distil resume`; after an hour it stops."""
+    run = session.run(options.run)
+    was_ended = run.pause().is_ended
+    session.say(f"{run.id} has ended already." if was_ended else f"{run.id} is told to pause.")
+    return run
+
+
+def resume(session: Session, options: Namespace) -> Run:
+    """Go on with a run that is paused, stopped, failed or was lost, and show its panel."""
+    run = session.run(options.run).resume()
+    session.show_run(run)
+    return run
+
+
 def errors(session: Session, options: Namespace) -> pd.DataFrame:
     """Show the rows that failed: the reason, the prompt that was sent, the raw reply."""
     run = session.run(options.run)
@@ -77,6 +92,8 @@ COMMANDS = (
     ),
     Command("ps", ps),
     Command("attach", attach, (RUN,)),
+    Command("pause", pause, (RUN,)),
+    Command("resume", resume, (RUN,)),
     Command("stop", stop, (RUN,)),
     Command("errors", errors, (RUN,)),
 )

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from distilnb.errors import SpecError, StepConnectionError
 from distilnb.export.distiset import Distiset
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
-from distilnb.pipeline import starting, wiring
-from distilnb.pipeline.preview import Preview, StepView, run_preview
+from distilnb.pipeline import routes, starting, wiring
+from distilnb.pipeline.preview import Preview, run_preview
+from distilnb.pipeline.written import Written
 from distilnb.rows import Row
 from distilnb.run import Run
 from distilnb.spec.check import Checked, check_flow, check_graph
 from distilnb.spec.code import Code
-from distilnb.spec.draft import Draft, drafting
-from distilnb.spec.files import PipelineFile, from_text, save, to_record, to_text
-from distilnb.spec.graph import Graph
+from distilnb.spec.draft import drafting
+from distilnb.spec.files import PipelineFile, to_record
 from distilnb.spec.parameters import with_parameters
 from distilnb.spec.step import GeneratorStep, Step
 from distilnb.steps.best import BestGeneration
@@ -27,7 +26,8 @@ from distilnb.steps.columns import DropColumns, ExpandColumns, KeepColumns, Merg
 from distilnb.steps.dedup import ExactDedup
 from distilnb.steps.filter import FilterRows, TakeRows
 from distilnb.steps.function import MapRows, as_step
-from distilnb.steps.join import CombineOutputs, GroupColumns
+from distilnb.steps.join import CombineOutputs, GroupColumns, How
+from distilnb.steps.route import RouteRows
 from distilnb.steps.sources import (
     LoadDataFromDicts,
     LoadDataFromDisk,
@@ -35,7 +35,6 @@ from distilnb.steps.sources import (
     LoadDataFromHub,
 )
 from distilnb.steps.training import FormatTextGenerationDPO, FormatTextGenerationSFT
-from distilnb.view.graph import graph_bundle, outline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +44,7 @@ Model: TypeAlias = "LLM | str"
 AnyStep: TypeAlias = "Step | Callable[..., Any]"  # a step, or a function made one by `dn.step` or `dn.task`
 
 
-class Pipeline:
+class Pipeline(Written):
     """An immutable graph of named steps.
 
     Verbs return a new pipeline; `llm` is the model of every task that names none.
@@ -56,78 +55,6 @@ class Pipeline:
 
     The class form builds the same: `with Pipeline("name") as p: load >> task`.
     """
-
-    def __init__(
-        self,
-        name: str = "pipeline",
-        *,
-        llm: Model | None = None,
-        description: str = "",
-        graph: Graph | None = None,
-        heads: Sequence[str] | None = None,
-        notes: Sequence[str] = (),
-    ) -> None:
-        if not name:
-            raise SpecError("A pipeline needs a name.", "Pipeline('prefs')")
-        self.name = name
-        self.description = description
-        self.llm = None if llm is None else as_llm(llm)
-        self._graph = graph or Graph()
-        self._heads = tuple(heads) if heads is not None else tuple(self._graph.leaves())
-        self.notes = tuple(notes)
-        self._draft: Draft | None = None
-        self._drafting: Any = None
-
-    # --- the graph ---
-
-    @property
-    def graph(self) -> Graph:
-        """The steps and the edges between them."""
-        if self._draft is not None:
-            return Graph(dict(self._draft.steps), tuple(self._draft.edges))
-        return self._graph
-
-    @property
-    def digest(self) -> str:
-        """The identity of the graph: equal digest, equal pipeline."""
-        return self.graph.digest
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pipeline) and self.name == other.name and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.digest))
-
-    def __getitem__(self, step: str) -> StepView:
-        """Return a view of one step: its prompt on a row, its preview."""
-        self.graph.step(step)
-        return StepView(self.name, self.graph, step)
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return list(self.graph.steps)
-
-    def __enter__(self) -> Pipeline:
-        """Open the class form: steps made inside belong to this pipeline."""
-        if self._graph.steps:
-            raise SpecError(f"Pipeline {self.name!r} has steps already.", "Use a new Pipeline() in `with`.")
-        self._draft = Draft()
-        self._drafting = drafting(self._draft)
-        self._drafting.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._drafting.__exit__(kind, error, trace)
-        self._graph = self.graph
-        self._draft = self._drafting = None
-        self._heads = tuple(self._graph.leaves())
-
-    def _with(self, graph: Graph, heads: Sequence[str], *, note: str = "") -> Pipeline:
-        notes = (note,) if note else ()
-        return Pipeline(
-            self.name, llm=self.llm, description=self.description, graph=graph, heads=heads, notes=notes
-        )
 
     # --- appending ---
 
@@ -163,8 +90,66 @@ class Pipeline:
 
     def drop_step(self, name: str) -> Pipeline:
         """Remove a step; what came before it flows into what came after it."""
-        graph = self._graph.dropping(name)
+        graph = routes.dropping(self._graph, name)
         return self._with(graph, graph.leaves())
+
+    def route(
+        self,
+        branches: Mapping[str, routes.Branch] | Sequence[AnyStep] = (),
+        *,
+        when: Mapping[str, str | Callable[..., bool]] | None = None,
+        default: str = "",
+        n: int | None = None,
+        weights: Mapping[str, float] | None = None,
+        by: Callable[..., str | Sequence[str]] | None = None,
+        seed: int = 0,
+        name: str = "",
+        after: str = "",
+    ) -> Pipeline:
+        """Send each row into some of several branches, which `combine` or `group` joins again.
+
+        A branch is a step, or a function from the pipeline so far to a longer one; the same pipeline again goes
+        straight on. A row takes each branch whose condition in `when` holds (else `default`; without one it is left
+        out), or `n` of them drawn by its id (with `weights`: the more often the heavier), or those that `by` names
+        (its first parameter gets their names, further ones are columns).
+
+        >>> p = Pipeline("sizes").from_dicts([{"n": 2}, {"n": 300}])
+        >>> branches = {"small": lambda q: q.map(lambda n: {"bits": 8}), "large": lambda q: q}
+        >>> p = p.route(branches, when={"small": "n < 256"}, default="large").combine()
+        >>> p.graph.predecessors("combine")
+        ['map', 'route']
+        """
+        with drafting(None):
+            chosen = {"n": n, "weights": weights, "when": when, "default": default, "function": by}
+            given: dict[str, Any] = {
+                field: value for field, value in chosen.items() if value not in (None, "")
+            }
+            step = RouteRows(seed=seed, **given)
+        old = self._graph.steps.get(name)
+        if isinstance(old, RouteRows):
+            if isinstance(branches, Mapping) and branches:
+                raise SpecError(
+                    f"Route {name!r} has its branches {list(old.branches)} already.",
+                    "Leave them out, and change their steps by name; or give the route another name.",
+                )
+            step = step.updated(branches=old.branches)
+        start = self._append(step, verb="route", name=name, after=after)
+        route = name or next(
+            (new for new in start.graph.steps if new not in self._graph.steps), start._heads[-1]
+        )
+        if not isinstance(branches, Mapping):
+            return start._with(start.graph, [route]) >> branches if branches else start
+        graph = start.graph
+        ends: list[str] = []
+        for branch, make in branches.items():
+            begun = start._with(graph, [route])
+            with drafting(None):
+                made = routes.build(begun, begun.then, branch, make)
+            graph = routes.with_branch(graph, made.graph, route, branch)
+            ends += made._heads
+        pipeline = start._with(graph, [*dict.fromkeys(ends)])
+        check_flow(pipeline.graph)
+        return pipeline
 
     # --- sources ---
 
@@ -266,16 +251,26 @@ class Pipeline:
         return self._append(step, verb="merge", name=name, after=after)
 
     def group(
-        self, *columns: str, into: Sequence[str] | str = (), flatten: bool = False, name: str = ""
+        self,
+        *columns: str,
+        into: Sequence[str] | str = (),
+        flatten: bool = False,
+        how: How = "inner",
+        name: str = "",
+        after: str | Sequence[str] = (),
     ) -> Pipeline:
-        """Join the branches at the end: the same column of each becomes one list column."""
-        targets = [into] if isinstance(into, str) else list(into)
-        step = GroupColumns(columns=list(columns), output_columns=targets or None, flatten=flatten)
-        return self._append(step, verb="group", name=name)
+        """Join branches (those at the end, or `after`): the same column of each becomes one list column.
 
-    def combine(self, *, name: str = "") -> Pipeline:
-        """Join the branches at the end: the columns of all, row by row."""
-        return self._append(CombineOutputs(), verb="combine", name=name)
+        `how` says what becomes of a row that a branch lost: "inner" quarantines it, "left" keeps it with None unless
+        its first branch lost it, "outer" keeps it in any case.
+        """
+        targets = [into] if isinstance(into, str) else list(into)
+        step = GroupColumns(columns=list(columns), output_columns=targets or None, flatten=flatten, how=how)
+        return self._append(step, verb="group", name=name, after=after)
+
+    def combine(self, *, how: How = "inner", name: str = "", after: str | Sequence[str] = ()) -> Pipeline:
+        """Join branches (those at the end, or `after`): the columns of all, row by row; `how` as in `group`."""
+        return self._append(CombineOutputs(how=how), verb="combine", name=name, after=after)
 
     def dedup(self, *columns: str, name: str = "", after: str = "") -> Pipeline:
         """Keep the first of rows that are equal in these columns (in all, when none is named)."""
@@ -306,15 +301,9 @@ class Pipeline:
         tasks = wiring.generation_tasks(prompt, system, models, k=k, into=into)
         if len(tasks) == 1:
             return self._append(tasks[0], verb="generate", name=name, after=after)
-        return self._branches(tasks, wiring.group_generations(into), verb="generate", name=name, after=after)
-
-    def _branches(self, tasks: Sequence[Step], join: Step, *, verb: str, name: str, after: str) -> Pipeline:
-        """Append parallel tasks and the step that joins them; a second time they are replaced as one."""
-        tasks = [wiring.with_default_model(task, self.llm) for task in tasks]
-        wired = wiring.wire_branches(self._graph, self._heads, tasks, join, verb=verb, name=name, after=after)
-        check_flow(wired.graph)
-        branches = [task for head in wired.heads for task in wired.graph.predecessors(head)]
-        wiring.check_new_columns(wired.graph, branches)
+        join = wiring.group_generations(into)
+        options: dict[str, Any] = {"llm": self.llm, "verb": "generate", "name": name, "after": after}
+        wired = wiring.append_branches(self._graph, self._heads, tasks, join, **options)
         return self._with(wired.graph, wired.heads, note=wired.note)
 
     def judge(
@@ -394,18 +383,26 @@ class Pipeline:
         parameters: Mapping[str, Any] | None = None,
         max_cost: float | None = None,
         max_tokens: int | None = None,
+        max_time: float | None = None,
+        on_error: Literal["quarantine", "null", "raise"] = "quarantine",
+        executor: Literal["local"] = "local",
         cache: Literal["on", "off", "refresh"] = "on",
         new: bool = False,
     ) -> Run:
         """Start a background run and return its handle at once.
 
-        `rows` limits each source, `dataset` replaces the rows of the only source, `max_cost` (USD) and
-        `max_tokens` stop the run before they are passed. While an equal run is going, that one is returned; `new`
-        starts another.
+        `rows` limits each source, `dataset` replaces the rows of the only source (of several: a dict by their
+        names). `max_cost` (USD), `max_tokens` and `max_time` (seconds, without pauses) stop the run; they count
+        over its whole life, and `run.adjust` changes them. With `on_error="null"` a row that fails goes on, with
+        None in the columns of that step; with "raise" it ends the run. While an equal run is going, that one is
+        returned; `new` starts another.
         """
-        pipeline = self if dataset is None else self.with_rows(starting.rows_of(dataset))
+        pipeline = self
+        for source, given in wiring.rows_by_source(self.graph, dataset).items():
+            pipeline = pipeline.with_rows(starting.rows_of(given), name=source)
         graph = with_parameters(pipeline.graph, parameters)
-        options = {"rows": rows, "max_cost": max_cost, "max_tokens": max_tokens, "cache": cache}
+        options: dict[str, Any] = {"on_error": on_error, "executor": executor, "cache": cache, "rows": rows}
+        options |= {"max_cost": max_cost, "max_tokens": max_tokens, "max_time": max_time}
         text = to_record(PipelineFile(self.name, graph, description=self.description, llm=self.llm))
         return starting.start(graph, name=self.name, text=text, options=options, new=new)
 
@@ -416,35 +413,3 @@ class Pipeline:
         Ctrl-C stops gracefully and the second at once; in a notebook an interrupt detaches and the run goes on.
         """
         return starting.wait_for_result(self.start(**options), show=show)
-
-    # --- files ---
-
-    def to_yaml(self) -> str:
-        """Return the pipeline as text that `Pipeline.from_yaml` reads back to an equal one."""
-        return to_text(self._file())
-
-    def save(self, path: str | Path) -> None:
-        """Write the pipeline to a file, YAML or JSON by its suffix."""
-        save(Path(path), self._file())
-
-    @classmethod
-    def from_yaml(
-        cls, text: str, *, trust_code: bool = False, classes: Mapping[str, type[Step]] | None = None
-    ) -> Pipeline:
-        """Read a pipeline from text; code of its author runs only with `trust_code`."""
-        file = from_text(text, trust_code=trust_code, classes=classes)
-        return cls(file.name, llm=file.llm, description=file.description, graph=file.graph)  # type: ignore[arg-type]
-
-    def _file(self) -> PipelineFile:
-        return PipelineFile(self.name, self.graph, description=self.description, llm=self.llm)
-
-    # --- how it looks ---
-
-    def __repr__(self) -> str:
-        notes = "".join(f"\n{note}" for note in self.notes)
-        return f"{self.name}\n{outline(self.graph)}{notes}"
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        graph = self.graph
-        columns = graph.columns() if graph.steps else None
-        return dict(graph_bundle(graph, columns, title=self.name, notes=self.notes))

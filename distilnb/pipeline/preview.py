@@ -107,11 +107,11 @@ class Preview:
         return dict(preview_bundle(self.data()))
 
 
-def run_preview(pipeline: str, graph: Graph, n_rows: int, *, show: bool) -> Preview:
+def run_preview(pipeline: str, graph: Graph, n_rows: int, *, show: bool, is_whole: bool = True) -> Preview:
     """Check a graph and run it on `n_rows` pinned rows, showing each step as it comes when asked to."""
     if n_rows < 1:
         raise InputError(f"A preview of {n_rows} rows was asked for.", "Give a number above 0.")
-    check_graph(graph)
+    check_graph(graph, is_whole=is_whole)
     samples = {
         name: pinned_sample(pipeline, source, n_rows)
         for name, source in graph.steps.items()
@@ -202,7 +202,7 @@ class StepView:
 
     def preview(self, n: int = 5, *, show: bool = False) -> Preview:
         """Run the pipeline up to this step on n pinned rows and return the preview of this step."""
-        return run_preview(self._pipeline, self._up_to_here(), n, show=show)[self.name]
+        return run_preview(self._pipeline, self._up_to_here(), n, show=show, is_whole=False)[self.name]
 
     def prompt(self, row: int | str | Row | None = None) -> Prompt:
         """Return the messages that the step would send for a row, without sending them.
@@ -224,7 +224,9 @@ class StepView:
             if isinstance(source, GeneratorStep)
         }
         before = self._graph.predecessors(self.name)[0]
-        batch = next(r for r in preview_graph(graph, samples) if r.name == before).outgoing
+        batch = next(r for r in preview_graph(graph, samples) if r.name == before).outgoing.taken_by(
+            self.name
+        )
         for row, row_id, order in zip(batch.rows, batch.ids, batch.orders, strict=True):
             if wanted is None or wanted in (order[0], row_id):
                 return row

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from distilnb.engine.building import literal_secrets
 from distilnb.engine.launch import check_models, find_running, launch, one_start_at_a_time, run_digest
+from distilnb.engine.limits import BUDGET, check_limit
 from distilnb.engine.status import RunStatus
-from distilnb.errors import InputError
+from distilnb.errors import InputError, did_you_mean
 from distilnb.export.distiset import Distiset
 from distilnb.rows import Row
 from distilnb.run import Run
@@ -19,6 +19,8 @@ from distilnb.spec.graph import Graph
 from distilnb.steps.sources import rows_from_dataset, rows_from_pandas
 from distilnb.view.display import is_kernel
 from distilnb.view.panel import follow
+
+_WORDS = {"on_error": ("quarantine", "null", "raise"), "executor": ("local",)}
 
 
 def start(graph: Graph, *, name: str, text: str, options: dict[str, Any], new: bool) -> Run:
@@ -29,20 +31,26 @@ def start(graph: Graph, *, name: str, text: str, options: dict[str, Any], new: b
     with one_start_at_a_time():
         running = None if new else find_running(run_digest(graph, options))
         if running is not None:
-            note = f"{running.run_id} is running already; new=True starts another."
-            return Run(running, secrets=literal_secrets(graph), note=note)
+            run = Run(running, secrets=literal_secrets(graph))
+            is_paused = run.status().state == "paused"
+            hint = "paused; run.resume() goes on with it" if is_paused else "running already"
+            run.note = f"{running.run_id} is {hint}; new=True starts another."
+            return run
         run_dir = launch(graph, pipeline=name, text=text, options=options)
     return Run(run_dir, secrets=literal_secrets(graph))
 
 
 def check_limits(options: dict[str, Any]) -> None:
-    """Raise InputError for a limit that makes no sense."""
-    for limit in ("rows", "max_cost", "max_tokens"):
-        value = options.get(limit)
-        number, kinds = ("a number", (int, float)) if limit == "max_cost" else ("a whole number", (int,))
-        is_number = isinstance(value, kinds) and not isinstance(value, bool)
-        if value is not None and not (is_number and 0 < value < math.inf):  # which NaN is not either
-            raise InputError(f"{limit} is {value!r}.", f"Give {number} above 0, or leave it out.")
+    """Raise InputError for a limit that makes no sense, or for a word that stands for nothing."""
+    for limit in ("rows", *BUDGET):
+        check_limit(limit, options.get(limit))
+    for option, words in _WORDS.items():
+        value = options.get(option)
+        if value is not None and value not in words:
+            raise InputError(
+                f"{option} is {value!r}; there is {', '.join(map(repr, words))}.",
+                did_you_mean(str(value), words, "Choose one of these, or leave it out."),
+            )
 
 
 def rows_of(dataset: object) -> Sequence[Row]:
@@ -59,9 +67,12 @@ def rows_of(dataset: object) -> Sequence[Row]:
     )
 
 
-def wait_for_result(run: Run, *, show: bool) -> Distiset:
-    """Wait for a run, showing how it stands, and return its result."""
+def wait_for_result(run: Run, *, show: bool, note: str = "") -> Distiset:
+    """Wait for a run, showing first a note and then how it stands, and return its result."""
     try:
+        if note:
+            sys.stdout.write(f"{note}\n")
+            sys.stdout.flush()
         if show:
             if is_kernel():
                 run.panel().show()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distilnb.errors import DuplicateStepError, SpecError, StepConnectionError, UnknownKindError, did_you_mean
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
+from distilnb.pipeline.routes import dropping, followed
 from distilnb.rows import Row
-from distilnb.spec.check import takes_several
+from distilnb.spec.check import check_flow, takes_several
 from distilnb.spec.code import Code
 from distilnb.spec.draft import drafting, snake_case
 from distilnb.spec.graph import Graph
@@ -17,6 +18,7 @@ from distilnb.spec.inline import Inline
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
 from distilnb.steps.function import as_step
 from distilnb.steps.join import GroupColumns
+from distilnb.steps.route import RouteRows
 from distilnb.tasks.base import Task
 from distilnb.tasks.generation import TextGeneration
 from distilnb.tasks.prometheus import PrometheusEval
@@ -45,7 +47,7 @@ def wire(
     if not explicit and len(before) == 1 and verb and graph.steps[before[0]].digest == step.digest:
         return Wired(graph, tuple(heads), f"{before[0]!r} is an equal step already; nothing was added.")
     step = named(step, explicit or free_name(graph, _base_name(step, verb)))
-    graph = graph.appending(step, before)
+    graph = followed(graph.appending(step, before), before, step.name, [step.name])
     kept = [head for head in heads if head not in before]
     if after and kept:  # a branch from the middle: it becomes what the next verb follows
         return Wired(graph, (step.name,))
@@ -82,20 +84,46 @@ def wire_branches(
         before = _predecessors(graph, heads, tasks[0], after, name)
         for branch, task in zip(branches, tasks, strict=True):
             graph = graph.appending(named(task, branch), before)
-        graph = graph.appending(named(join, name), branches)
+        graph = followed(graph.appending(named(join, name), branches), before, name, branches)
         return Wired(graph, (*(head for head in heads if head not in before), name))
     first = graph.predecessors(name)
     before = graph.predecessors(first[0]) if graph.is_join(name) else first
     if graph.is_join(name):
         for branch in first:
-            graph = graph.dropping(branch)
+            graph = dropping(graph, branch)
     edges = tuple(edge for edge in graph.edges if edge[1] != name)
     graph = Graph(graph.steps, edges)
     for branch, task in zip(branches, tasks, strict=True):
         graph = graph.appending(named(task, branch), before)
     graph = graph.replacing(named(join, name))
     graph = Graph(graph.steps, (*graph.edges, *((branch, name) for branch in branches)))
+    for route in before:
+        step = graph.steps[route]
+        if isinstance(step, RouteRows):
+            graph = graph.replacing(step.without_step(name, branches))
     return Wired(graph, tuple(heads), f"{name} is replaced.")
+
+
+def append_branches(
+    graph: Graph,
+    heads: Sequence[str],
+    tasks: Sequence[Step],
+    join: Step,
+    *,
+    llm: LLM | None,
+    verb: str,
+    name: str,
+    after: str,
+) -> Wired:
+    """Append parallel tasks, with a default model, and the step that joins them; a second time all are replaced.
+
+    Raises what `check_flow` and `check_new_columns` raise.
+    """
+    tasks = [with_default_model(task, llm) for task in tasks]
+    wired = wire_branches(graph, heads, tasks, join, verb=verb, name=name, after=after)
+    check_flow(wired.graph)
+    check_new_columns(wired.graph, [task for head in wired.heads for task in wired.graph.predecessors(head)])
+    return wired
 
 
 def _replace(graph: Graph, heads: Sequence[str], step: Step) -> Wired:
@@ -108,7 +136,7 @@ def _replace(graph: Graph, heads: Sequence[str], step: Step) -> Wired:
     if graph.is_join(step.name) and not takes_several(step):  # one model where several were
         branches = graph.predecessors(step.name)
         for branch in branches:
-            graph = graph.dropping(branch)
+            graph = dropping(graph, branch)
         unique = tuple(dict.fromkeys(graph.edges))
         graph = Graph(graph.steps, unique)
     note = "" if old == step else f"{step.name} is replaced."
@@ -186,8 +214,26 @@ def only_source(graph: Graph) -> str:
     """Return the name of the only source; raises StepConnectionError when there are several or none."""
     sources = graph.sources()
     if len(sources) != 1:
-        raise StepConnectionError(f"The pipeline has the sources {sources}.", "Say which one: name='...'.")
+        raise StepConnectionError(
+            f"The pipeline has the sources {sources}.",
+            "Say which one: with_rows(rows, name='...') or start(dataset={'...': rows}).",
+        )
     return sources[0]
+
+
+def rows_by_source(graph: Graph, dataset: object) -> Mapping[str, object]:
+    """Return the rows given to a start by the name of their source; raises StepConnectionError for an unknown one."""
+    if dataset is None:
+        return {}
+    if not isinstance(dataset, Mapping):
+        return {only_source(graph): dataset}
+    for name in dataset:
+        if name not in graph.sources():
+            raise StepConnectionError(
+                f"There is no source {name!r}; the pipeline has {graph.sources()}.",
+                did_you_mean(str(name), graph.sources(), "Give rows by the names of sources."),
+            )
+    return dataset
 
 
 def with_default_model(step: Step, llm: LLM | None) -> Step:

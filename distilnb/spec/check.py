@@ -20,8 +20,8 @@ class Checked:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_graph(graph: Graph) -> Checked:
-    """Check a whole graph and return what was inferred.
+def check_graph(graph: Graph, *, is_whole: bool = True) -> Checked:
+    """Check a graph and return what was inferred; of a part of a graph, `is_whole` is false.
 
     Raises SpecError and its kinds for what is wrong with the graph, and what each step's own `check` raises.
     """
@@ -39,6 +39,8 @@ def check_graph(graph: Graph) -> Checked:
     for name in order:
         if name not in sources:
             graph.steps[name].check()
+        if is_whole:
+            graph.steps[name].check_followers(graph.successors(name))
     return checked
 
 
@@ -120,7 +122,7 @@ def _check_join(graph: Graph, name: str, before: list[str]) -> None:
         culprits = sorted(set.union(*expanding))
         raise StepConnectionError(
             f"The rows of {before} meet one to one in step {name!r}, but {culprits} makes several rows of one.",
-            "Group the rows again before the join, or expand after it.",
+            "Expand after the join, where all branches have met.",
         )
 
 

@@ -63,7 +63,7 @@ class Graph:
         try:
             sorter.prepare()
         except LibraryCycleError as error:
-            circle = " → ".join(reversed(error.args[1]))
+            circle = " → ".join(error.args[1])
             raise CycleError(
                 f"The steps form a circle: {circle}.", "Remove one of these connections."
             ) from error
@@ -90,6 +90,11 @@ class Graph:
             upstream = [known[before] for before in self.predecessors(name)]
             known[name] = self.steps[name].columns_after(upstream)
         return known
+
+    def columns_before(self, name: str) -> list[Columns]:
+        """Return the columns that each predecessor of a step brings."""
+        known = self.columns()
+        return [known[before] for before in self.predecessors(name)]
 
     @property
     def digest(self) -> str:

@@ -33,6 +33,7 @@ STEPS: Mapping[str, str] = {
     "MapRows": "distilnb.steps.function:MapRows",
     "MergeColumns": "distilnb.steps.columns:MergeColumns",
     "RenameColumns": "distilnb.steps.columns:RenameColumns",
+    "RouteRows": "distilnb.steps.route:RouteRows",
     "TakeRows": "distilnb.steps.filter:TakeRows",
 }
 

@@ -162,6 +162,9 @@ class Step(Spec):
     def check(self) -> None:
         """Raise what can be known to be wrong before anything runs: a missing key, an empty field."""
 
+    def check_followers(self, followers: Sequence[str]) -> None:
+        """Raise when the steps that follow this one do not fit it; `followers` are their names."""
+
     # --- what the rest of the project asks ---
 
     def needed(self) -> list[str]:
@@ -189,14 +192,20 @@ class Step(Spec):
 
     # --- connecting, in a `with Pipeline()` block ---
 
-    def connect(self, *others: Step) -> None:
-        """Let this step's rows flow into other steps."""
+    def connect(self, *others: Step, routing_batch_function: object = None) -> None:
+        """Let this step's rows flow into other steps; with a routing function, each row into some of them."""
+        if routing_batch_function is not None:
+            route: Step = self >> routing_batch_function  # type: ignore[operator]  # `steps/route.py` takes it
+            route.connect(*others)
+            return
         draft = self._draft()
         for other in others:
             draft.connect(self, other)
 
     def __rshift__(self, other: Step | Sequence[Step]) -> Any:
         """`a >> b` and `a >> [b, c]`; returns the right side, so that chains read on."""
+        if not isinstance(other, (Step, list, tuple)) and hasattr(type(other), "__rrshift__"):
+            return NotImplemented  # a routing makes its own step
         self.connect(*([other] if isinstance(other, Step) else other))
         return Branches(other) if isinstance(other, (list, tuple)) else other
 
@@ -225,6 +234,8 @@ class Branches(list[Step]):
     """Several steps on the right of `>>`, so that `a >> [b, c] >> d` joins both into d."""
 
     def __rshift__(self, other: Step) -> Step:
+        if not isinstance(other, Step) and hasattr(type(other), "__rrshift__"):
+            return NotImplemented
         for step in self:
             step.connect(other)
         return other

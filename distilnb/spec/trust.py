@@ -25,7 +25,7 @@ SHORTEST_SECRET = 8  # characters: `KEY = "id"` names a column
 _NO_SECRET = re.compile(r"<.*>|\[.*\]|\**")  # `pad_token="<pad>"`; the stars are what a SecretStr shows
 _COLUMN_NAMES = {"columns", "input_mappings", "output_mappings"}  # there `token: word` maps a column
 _OWN_TYPES = ("StepInput", "StepOutput", "GeneratorStepOutput", "RuntimeParameter")
-_OWN_DECORATORS = {"step", "task"}  # what they wrap is the function itself
+_OWN_DECORATORS = {"routing_batch_function", "step", "task"}  # what they wrap is the function itself
 
 
 # --- writing ------------------------------------------------------------------

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distilnb.steps.filter import FilterRows, TakeRows
     from distilnb.steps.function import FunctionStep, MapRows, as_step, step
     from distilnb.steps.join import CombineOutputs, GroupColumns
+    from distilnb.steps.route import RouteRows
     from distilnb.steps.sources import (
         LoadDataFromDicts,
         LoadDataFromDisk,
@@ -47,6 +48,7 @@ __all__ = [
     "MapRows",
     "MergeColumns",
     "RenameColumns",
+    "RouteRows",
     "RuntimeParameter",
     "Step",
     "StepInput",
@@ -63,6 +65,7 @@ _WHERE = {
     "filter": ("FilterRows", "TakeRows"),
     "function": ("FunctionStep", "MapRows", "as_step", "step"),
     "join": ("CombineOutputs", "GroupColumns"),
+    "route": ("RouteRows",),
     "sources": ("LoadDataFromDicts", "LoadDataFromDisk", "LoadDataFromFileSystem", "LoadDataFromHub"),
     "training": ("FormatTextGenerationDPO", "FormatTextGenerationSFT"),
 }

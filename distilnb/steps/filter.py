@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Annotated, Any
+from collections.abc import Sequence
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from distilnb.errors import SpecError
-from distilnb.rows import ColumnLists, Row
-from distilnb.spec.code import Code
+from distilnb.rows import ColumnLists
 from distilnb.spec.columns import Columns
-from distilnb.spec.signature import Signature, check_reads, signature_of
+from distilnb.spec.signature import check_reads, signature_of
 from distilnb.spec.step import ColumnNames, GlobalStep, MadeColumns, Moved, Step, StepInput, StepOutput
-from distilnb.spec.template import compile_expression, evaluate_expression
-
-
-def _as_condition(value: object) -> Code | str:
-    """Accept an expression, or a function; raises TemplateError when the expression cannot be read."""
-    if isinstance(value, str):
-        compile_expression(value)
-        return value
-    code = Code.of(value)
-    if code.is_live and signature_of(code.live).batch:
-        raise SpecError(
-            f"The condition {code.name!r} takes whole batches.",
-            "Its parameters are columns, or `row` for a whole row.",
-        )
-    return code
+from distilnb.spec.template import compile_expression
+from distilnb.steps.condition import Condition, columns_read, test_of
 
 
 class FilterRows(Step):
@@ -49,15 +32,11 @@ class FilterRows(Step):
     [[{'text': 'no'}]]
     """
 
-    condition: Annotated[Code | str, BeforeValidator(_as_condition)]
+    condition: Condition
 
     @property
     def inputs(self) -> ColumnNames:
-        if isinstance(self.condition, str):
-            return compile_expression(self.condition).variables
-        signature = self._signature()
-        optional = dict.fromkeys(signature.optional_columns, False)
-        return {**dict.fromkeys(signature.columns, True), **optional}
+        return columns_read(self.condition)
 
     def check_inputs(self, upstream: Sequence[Columns]) -> None:
         if isinstance(self.condition, str):
@@ -67,24 +46,15 @@ class FilterRows(Step):
             check_reads(self.name, self.needed(), columns)
 
     def process(self, rows: StepInput) -> StepOutput:  # type: ignore[override]  # a join takes several
-        holds = self._holds()
+        holds = test_of(self.condition)
         yield [row for row in rows if holds(row)]
 
     def process_columns(self, columns: ColumnLists, n_rows: int, moved: Moved) -> MadeColumns | None:
         if isinstance(self.condition, str):
             holds = compile_expression(self.condition).quick_columns
             return None if holds is None else MadeColumns(columns, keep=holds(columns))
-        results = self._signature().map(self.condition.live, columns, moved)
+        results = signature_of(self.condition.live).map(self.condition.live, columns, moved)
         return None if results is None else MadeColumns(columns, keep=list(map(bool, results)))
-
-    def _holds(self) -> Callable[[Row], Any]:
-        if isinstance(self.condition, str):
-            return partial(evaluate_expression, self.condition)
-        return partial(self._signature().call, self.condition.live, settings={})
-
-    def _signature(self) -> Signature:
-        code = self.condition
-        return signature_of(code.live) if isinstance(code, Code) and code.is_live else Signature()
 
 
 class TakeRows(GlobalStep):

@@ -47,7 +47,7 @@ def status_line(status: RunStatus, now: float | None = None) -> str:
         eta = eta_s(step)
         told += [f"ETA {figures.clock(eta)}"] * (eta is not None)
         told += [run_cost(status)] + [f"err {figures.count(failed)}"] * bool(failed)
-        told += ["stopping"] * (status.state == "stopping")
+        told += [status.state] * (status.state in ("paused", "stopping"))
     told += ["rehearsed"] * status.is_rehearsed
     return one_line(" ".join(told), 160)
 
@@ -97,7 +97,16 @@ def _facts(status: RunStatus, now: float | None = None) -> list[str]:
     sent, received = (sum(getattr(s, f"{way}_tokens") for s in status.steps) for way in ("input", "output"))
     if sent or received:
         told.append(f"{figures.tokens(sent)} tokens in, {figures.tokens(received)} out")
-    return told + ["rehearsed"] * status.is_rehearsed
+    return told + limits_told(status) + ["rehearsed"] * status.is_rehearsed
+
+
+def limits_told(status: RunStatus) -> list[str]:
+    """Return the budget of a run in words, nothing when it has none."""
+    limits = status.limits
+    told = [figures.money(limits.max_cost)] if limits.max_cost is not None else []
+    told += [f"{figures.tokens(limits.max_tokens)} tokens"] if limits.max_tokens is not None else []
+    told += [figures.clock(limits.max_time)] if limits.max_time is not None else []
+    return [f"at most {', '.join(told)}"] if told else []
 
 
 def elapsed_s(status: RunStatus, now: float | None = None) -> float | None:

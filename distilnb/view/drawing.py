@@ -9,6 +9,7 @@ from distilnb.engine.status import RunStatus
 from distilnb.errors import SpecError
 from distilnb.spec.columns import Columns
 from distilnb.spec.graph import Graph
+from distilnb.steps.route import RouteRows
 from distilnb.view.looks import Look, progress, step_cost, step_look
 from distilnb.view.text import ELLIPSIS, clip, one_line, visible, width
 
@@ -41,12 +42,16 @@ class Card:
 
 @dataclass(frozen=True)
 class Link:
-    """An edge, and the new columns that flow along it, told where it is the only one that carries them."""
+    """An edge, and the new columns that flow along it, told where it is the only one that carries them.
+
+    An edge behind a route tells instead on what terms rows take it.
+    """
 
     before: str
     after: str
     label: tuple[str, ...]  # lines, cut
     full: str
+    is_routed: bool = False  # its label stands at its end: the edges of a route begin in one point
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,9 @@ def describe(
         Link(
             before,
             after,
-            _label(made[before]) if is_roomy and graph.successors(before) == [after] else (),
-            ", ".join(made[before]) if is_roomy else "",
+            _link_label(graph, before, after, made[before], is_roomy),
+            _link_title(graph, before, after, made[before], is_roomy),
+            is_routed=bool(terms(graph, before, after)),
         )
         for before, after in graph.edges
     )
@@ -133,6 +139,24 @@ def _card(
         warns=bool(own),
         full=one_line(" · ".join(told), 400),
     )
+
+
+def terms(graph: Graph, before: str, after: str) -> str:
+    """Return on what terms rows take the edge behind a route, "" for any other edge."""
+    route = graph.steps[before]
+    return route.label_of(after) if isinstance(route, RouteRows) else ""
+
+
+def _link_label(
+    graph: Graph, before: str, after: str, made: Sequence[str], is_roomy: bool
+) -> tuple[str, ...]:
+    if told := terms(graph, before, after):
+        return (clip(visible(told), MAX_LABEL),)
+    return _label(made) if is_roomy and graph.successors(before) == [after] else ()
+
+
+def _link_title(graph: Graph, before: str, after: str, made: Sequence[str], is_roomy: bool) -> str:
+    return one_line(terms(graph, before, after), 400) or (", ".join(made) if is_roomy else "")
 
 
 def _label(columns: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from distilnb.engine.status import RunStatus
 from distilnb.optional import optional
 from distilnb.spec.columns import Columns
 from distilnb.spec.graph import Graph
-from distilnb.view.drawing import Card, Drawing, describe, flows_right
+from distilnb.view.drawing import Card, Drawing, describe, flows_right, terms
 from distilnb.view.html import MAX_BYTES, Bundle, escape, lines, muted, page, size_bytes
 from distilnb.view.layered import draw_layers
 from distilnb.view.looks import COLOURS, WARNING
@@ -63,7 +63,7 @@ def _chains(graph: Graph) -> list[str]:
     roots = [name for name in heads if len(graph.predecessors(name)) != 1]
     told: list[str] = []
     for root in roots:
-        parts = " + ".join(map(_name, graph.predecessors(root)))
+        parts = " + ".join(_name(name) + _past(graph, name, root) for name in graph.predecessors(root))
         told += _chain(graph, root, f"{parts} → " if parts else "", "", "")
     return told
 
@@ -76,8 +76,9 @@ def _chain(graph: Graph, head: str, lead: str, first: str, later: str) -> list[s
     branches = [after for after in graph.successors(names[-1]) if len(graph.predecessors(after)) == 1]
     for branch in branches:
         is_last = branch == branches[-1]
+        taken = _terms(graph, names[-1], branch)
         told += _chain(
-            graph, branch, "", later + ("└ " if is_last else "├ "), later + ("  " if is_last else "│ ")
+            graph, branch, taken, later + ("└ " if is_last else "├ "), later + ("  " if is_last else "│ ")
         )
     return told
 
@@ -86,6 +87,18 @@ def _continues(graph: Graph, name: str) -> bool:
     """Whether a step stands on the line of its one predecessor, which it alone follows."""
     before = graph.predecessors(name)
     return len(before) == 1 and len(graph.successors(before[0])) == 1
+
+
+def _terms(graph: Graph, before: str, after: str) -> str:
+    """Return on what terms rows take a branch, as text before its first step."""
+    told = terms(graph, before, after)
+    return f"[{clip(visible(told), 40)}] " if told else ""
+
+
+def _past(graph: Graph, before: str, after: str) -> str:
+    """Return the same as text behind a route whose rows go straight into a join."""
+    told = _terms(graph, before, after).rstrip()
+    return f" {told}" if told else ""
 
 
 def _step_lines(drawing: Drawing) -> list[str]:

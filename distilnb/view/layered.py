@@ -26,6 +26,7 @@ class Box:
     width: float
     height: float
     card: Card | None = None
+    label: float = 0.0  # the width of a label above it, to the right of its middle
     x: float = 0.0  # the middle
     y: float = 0.0
     before: list[Box] = field(default_factory=list)
@@ -58,6 +59,8 @@ def _layers(drawing: Drawing) -> tuple[list[list[Box]], list[list[Box]]]:
             path.append(Box(8, 8))
             layers[between].append(path[-1])
         path.append(boxes[link.after])
+        if link.is_routed:
+            path[1].label = max((width(line) for line in link.label), default=0) * SMALL_COLUMN + 8
         for one, other in pairwise(path):
             one.after.append(other)
             other.before.append(one)
@@ -102,7 +105,7 @@ def _place(layers: list[list[Box]], drawing: Drawing, is_right: bool) -> tuple[f
     if is_right:
         return along - between + 4, max(box.y + box.height / 2 for box in boxes) + 4
     beside = label * SMALL_COLUMN / 2  # a label stands to the right of its edge
-    return max(box.x + max(box.width / 2, beside) for box in boxes) + 4, along - between + 4
+    return max(box.x + max(box.width / 2, box.label, beside) for box in boxes) + 4, along - between + 4
 
 
 def _spread(layers: list[list[Box]], is_right: bool) -> dict[int, float]:
@@ -135,7 +138,7 @@ def _set_apart(layer: list[Box], wanted: list[float], middle: dict[int, float], 
 
 
 def _across(box: Box, is_right: bool) -> float:
-    return box.height if is_right else box.width
+    return box.height if is_right else max(box.width, 2 * box.label)
 
 
 def _height(card: Card) -> float:
@@ -187,6 +190,8 @@ def _draw_label(link: Link, start: tuple[float, float], end: tuple[float, float]
     if is_right:  # beside the end, above the line: branches of one step have their ends apart
         x = end[0] - 14 - max(width(line) for line in link.label) * SMALL_COLUMN
         y = end[1] - 6 - (len(link.label) - 1) * SMALL_LINE
+    elif link.is_routed:
+        x, y = end[0] + 6, end[1] - 5
     else:
         x, y = start[0] + 8, start[1] + 15  # where the curve still goes straight down
     for line in link.label:

@@ -39,6 +39,7 @@ _STEPS: dict[StepState, Look] = {
 _RUNS: dict[RunState, Look] = {
     "starting": Look("○", "starting", "idle"),
     "running": Look("►", "running", "busy"),
+    "paused": Look("‖", "paused", "warn"),
     "stopping": Look("■", "stopping", "warn"),
     "finished": Look("✓", "finished", "ok"),
     "stopped": Look("■", "stopped", "warn"),
@@ -71,6 +72,8 @@ def step_look(step: StepStatus, run: RunStatus) -> Look:
         return Look("○", f"{known}to run", "idle")
     if run.is_ended and step.state == "running":
         return Look("■", "unfinished", "warn")
+    if run.state == "paused" and step.state == "running":
+        return _RUNS["paused"]
     if run.is_ended and step.state == "waiting":
         return Look("○", "not run", "idle")
     return _STEPS[step.state]

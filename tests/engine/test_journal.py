@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distilnb.engine.events import Started
 from distilnb.engine.journal import Journal, JournalReader, from_ranges, to_ranges
 from distilnb.engine.lineage import Lineage
 
@@ -25,14 +26,16 @@ def test_a_turn_is_read_back(tmp_path: Path) -> None:
         journal.acknowledge(first.id, "ask", [0, 2])
         journal.count("load", {"done": 3, "failed": 0})
         journal.count("load", {"done": 2})
-        journal.add_event("started", pid=7)
+        journal.add_event(Started(pid=7))
         journal.set_fact("state", "running")
     reader = JournalReader.open(tmp_path / "journal.sqlite")
     assert reader is not None
     assert reader.batches() == [first]
     assert reader.acknowledged() == {(first.id, "ask"): [[0, 0], [2, 2]]}
     assert reader.counts() == {"load": {"done": 5}}
-    assert [(event.kind, event.data) for event in reader.events()] == [("started", {"pid": 7})]
+    (event,) = reader.events()
+    assert event == Started(pid=7, id=1, at=event.at)
+    assert reader.events(after=1) == []
     assert reader.facts() == {"state": "running"}
     reader.close()
     journal.close()

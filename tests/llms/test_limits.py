@@ -182,3 +182,117 @@ def test_who_waits_for_the_minute_is_not_in_flight() -> None:
 
 def test_without_limits_per_minute_tokens_do_not_matter() -> None:
     assert not Gate(3).counts_tokens
+
+
+# --- changed while it is in use ---
+
+
+@pytest.mark.parametrize("limit", [1, 3, 20])
+def test_a_new_limit_lets_in_as_many_and_forgets_nobody(limit: int) -> None:
+    async def main() -> None:
+        gate = Gate(8)
+        seen: list[tuple[float, int]] = []
+        order: list[int] = []
+
+        async def work(number: int) -> None:
+            async with gate.slot():
+                seen.append((now_s(), gate.in_flight))
+                order.append(number)
+                await asyncio.sleep(1)
+
+        works = asyncio.gather(*[work(number) for number in range(80)])
+        await asyncio.sleep(1.5)
+        gate.adjust(limit)
+        await works
+        assert max(in_flight for at, in_flight in seen if at > 2.5) == limit
+        assert order == list(range(80))
+        assert gate.in_flight == 0
+
+    run_virtually(main())
+
+
+def test_a_limit_that_refusals_lowered_is_not_raised_by_its_user() -> None:
+    async def main() -> None:
+        gate = Gate(10)
+        gate.refused()
+        gate.adjust(100)
+        assert gate.limit == 8
+        gate.adjust(4)
+        assert gate.limit == 4
+        gate.adjust(9)
+        assert gate.limit == 9
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("before, then", [(60, 600), (600, 60), (None, 60), (60, None), (60, 61)])
+def test_a_new_rate_holds_for_those_who_wait(before: int | None, then: int | None) -> None:
+    async def main() -> None:
+        gate = Gate(1000, rpm=before)
+        sent: list[float] = []
+
+        async def work() -> None:
+            async with gate.slot():
+                sent.append(now_s())
+                await asyncio.sleep(0.01 if before else 30)  # else all have gone before the change
+
+        works = asyncio.gather(*[work() for _ in range(1400)])
+        await asyncio.sleep(20)
+        n_before = len(sent)
+        gate.adjust(1000, rpm=then)
+        await works
+        later = [moment for moment in sent if moment > 20]
+        assert len(sent) == 1400
+        assert len(later) == 1400 - n_before > 0
+        if then is None:
+            assert later[-1] < 20.1
+        else:
+            in_a_minute = [sum(at <= moment < at + 60 - 1e-6 for moment in later) for at in later]
+            assert max(in_a_minute) <= then
+            assert later[-1] <= 20 + 61 * len(later) / then * 1.08  # and not much is given away
+
+    run_virtually(main())
+
+
+def test_nobody_is_let_in_during_a_pause_and_no_burst_comes_after_it() -> None:
+    async def main() -> None:
+        gate = Gate(50, rpm=60, tpm=6000)
+        sent: list[float] = []
+
+        async def work() -> None:
+            async with gate.slot(10):
+                sent.append(now_s())
+
+        works = asyncio.gather(*[work() for _ in range(200)])
+        await asyncio.sleep(30.5)
+        gate.pause()
+        n_before = len(sent)
+        await asyncio.sleep(3600)
+        assert len(sent) == n_before > 0
+        gate.resume()
+        await works
+        assert len(sent) == 200
+        in_a_minute = [sum(start <= moment < start + 60 - 1e-6 for moment in sent) for start in sent]
+        assert max(in_a_minute) <= 60
+
+    run_virtually(main())
+
+
+def test_who_gives_up_while_the_limits_change_leaves_no_slot_taken() -> None:
+    async def main() -> None:
+        gate = Gate(5, rpm=1)
+        waiting = [asyncio.ensure_future(gate.enter()) for _ in range(12)]
+        await asyncio.sleep(0.5)
+        gate.pause()
+        for one in waiting[1::2]:
+            one.cancel()
+        gate.adjust(5, rpm=600)
+        gate.resume()
+        await asyncio.sleep(60)
+        n_in = sum(one.done() and not one.cancelled() for one in waiting)
+        assert n_in == gate.in_flight == 5
+        gate.leave()
+        await asyncio.sleep(1)
+        assert all(one.done() for one in waiting)
+
+    run_virtually(main())

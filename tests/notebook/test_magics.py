@@ -167,10 +167,23 @@ def test_the_sub_commands_of_runs_do_what_their_methods_do(notebook: Notebook) -
         "rows load :2 --run run": run.rows("load").iloc[:2],
         "rows 4": run.rows("answer").iloc[[4]],
         "stop": run,
+        "pause": run,
     }
     assert {line: plain(notebook.cell(f"%distil {line}")) for line in pairs} == {
         line: plain(value) for line, value in pairs.items()
     }
+
+
+def test_pause_and_resume_are_those_of_the_run(notebook: Notebook) -> None:
+    notebook.cell("sleepy = dn.llm('rehearsal', latency_s=1.0, max_concurrency=2)")
+    notebook.cell("slow = dn.Pipeline('slow', llm=sleepy).from_dicts(rows).generate(prompt='{{ text }}')")
+    run = notebook.cell("%distil run slow")
+    notebook.cell(f"%distil pause {run.id}")
+    while "paused" not in {event.kind for event in run.events()}:
+        assert not run.status().is_ended
+    assert run.status().state == "paused"
+    assert notebook.cell(f"%distil resume {run.id}").id == run.id
+    assert run.wait(60).state == "finished"
 
 
 def test_run_takes_parameters(notebook: Notebook) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distilnb.errors import UnknownStepError
+from distilnb.errors import CycleError, UnknownStepError
 from distilnb.pipeline import Pipeline
 from distilnb.spec.graph import Edge, Graph
 from distilnb.spec.step import Step
@@ -55,3 +55,8 @@ def test_a_pipeline_without_both_branches_gives_each_row_once() -> None:
     joined = (source >> branches).combine(name="join")
     assert len(set(joined.drop_step("a").drop_step("b").graph.edges)) == 1
     assert len(joined.drop_step("a").drop_step("b").graph.edges) == 1
+
+
+def test_a_circle_is_told_in_the_direction_of_the_rows() -> None:
+    with pytest.raises(CycleError, match=r"a → b → c → a|b → c → a → b|c → a → b → c"):
+        drawn(("in", "a"), ("a", "b"), ("b", "c"), ("c", "a")).order()

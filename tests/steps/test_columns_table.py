@@ -25,6 +25,7 @@ from distilnb.steps import (
     MapRows,
     MergeColumns,
     RenameColumns,
+    RouteRows,
     TakeRows,
     step,
 )
@@ -59,6 +60,8 @@ TABLE: list[tuple[Step, tuple[str, ...], list[str], list[str], list[str]]] = [
     (CombineOutputs(), AB, [], [], ["a", "b"]),
     (FilterRows(condition="a > 1 and row['b']"), AB, ["a", "b"], [], ["a", "b"]),
     (FilterRows(condition=lambda a: a > 1), AB, ["a"], [], ["a", "b"]),
+    (RouteRows(when={"x": "a > 1", "y": lambda b: b}), AB, ["a", "b"], [], ["a", "b"]),
+    (RouteRows(function=lambda steps, b: steps[:b]), AB, ["b"], [], ["a", "b"]),
     (TakeRows(n=1), AB, [], [], ["a", "b"]),
     (ExactDedup(columns=["a"]), AB, ["a"], [], ["a", "b"]),
     (MapRows(function=lambda a: {"c": a}, made_columns=["c"]), AB, ["a"], ["c"], ["a", "b", "c"]),

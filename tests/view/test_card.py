@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from distilnb.engine.limits import RunLimits
 from distilnb.engine.status import RunStatus, StepStatus
 from distilnb.view.card import run_card, status_line, status_text
 from distilnb.view.graph import draw_svg
@@ -119,3 +120,16 @@ def test_hostile_text_stays_text_wherever_it_stands(text: str) -> None:
     for form in (card["text/plain"], status_text(run), status_line(run)):
         assert "\x1b" not in form
         assert "\u202e" not in form
+
+
+def test_a_paused_run_says_so_everywhere_and_its_budget_is_told() -> None:
+    paused = status("paused", limits=RunLimits(max_cost=2.0, max_tokens=10_000, max_time=90))
+    assert "paused" in status_line(paused)
+    text = status_text(paused)
+    assert text.splitlines()[0].startswith("prefs-8c1d · ‖ paused · ")
+    assert "at most $2.00, 10k tokens, 1:30" in text
+    assert "► running" not in text
+    drawn = run_card(paused)["text/html"]
+    assert "paused" in drawn
+    assert "at most $2.00" in drawn
+    assert "at most" not in status_text(status())

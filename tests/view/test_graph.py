@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 
 from distilnb.engine.status import RunStatus, StepStatus
 from distilnb.spec.graph import Graph
+from distilnb.steps import RouteRows
 from distilnb.view.graph import dot_source, draw_svg, graph_bundle, outline
 from tests.view.samples import HOSTILE, Making, Source, branches, chain, check_html, large, status
 
@@ -192,3 +194,62 @@ def test_a_wrong_graph_is_drawn_too() -> None:
 
     graph = chain().appending(Picky(name="picky"), ["judge"])
     assert "picky" in names_in(draw_svg(graph, use_dot=False))
+
+
+def routed() -> Graph:
+    """Return two routes, one in a branch of the other, whose second branch leads straight into the join."""
+    steps = [
+        Source(name="load"),
+        RouteRows(
+            name="kind",
+            branches={"long": ["a"], "short": ["both"], "odd": ["draw"]},
+            when=WHEN,
+            default="odd",
+        ),
+        Making(name="a"),
+        RouteRows(name="draw", branches=["b", "c"], weights={"b": 3, "c": 0.5}),  # type: ignore[arg-type]
+        Making(name="b"),
+        Making(name="c"),
+        Making(name="both"),
+    ]
+    edges = [("load", "kind"), ("kind", "a"), ("kind", "draw"), ("kind", "both"), ("a", "both")]
+    edges += [("draw", "b"), ("draw", "c")]
+    return Graph({step.name: step for step in steps}, tuple(edges))
+
+
+WHEN = {"long": "len(text) > 40 and language != 'zh-Hans'", "short": "n < 3"}
+
+
+def test_the_outline_tells_on_what_terms_rows_take_a_branch() -> None:
+    assert outline(routed()).splitlines()[:6] == [
+        "load → kind",
+        "├ [len(text) > 40 and language != 'zh-Hans'] a",
+        "└ [else] draw",
+        "  ├ [1 of 2, weight 3] b",
+        "  └ [1 of 2, weight 0.5] c",
+        "kind [n < 3] + a → both",
+    ]
+
+
+@both_ways
+def test_a_drawing_tells_them_on_the_edges(use_dot: bool) -> None:
+    svg = draw_svg(routed(), use_dot=use_dot)
+    root = ElementTree.fromstring(svg)
+    edges = [g for g in root.iter() if g.tag.endswith("}g") and g.get("class") == "edge"]
+    told = {"".join(t.text or "" for t in g.iter() if t.tag.endswith("}text")).strip("\xa0 ") for g in edges}
+    assert {"len(text) > 40 and lang…", "else", "n < 3", "1 of 2, weight 3", "1 of 2, weight 0.5"} <= told
+    assert (
+        "language != &#x27;zh-Hans&#x27;" in svg or "language != &#39;zh-Hans&#39;" in svg
+    )  # in whole, as a title
+
+
+def test_labels_of_a_route_do_not_lie_upon_each_other() -> None:
+    root = ElementTree.fromstring(draw_svg(routed(), use_dot=False))
+    labels = [
+        next(t for t in g.iter() if t.tag.endswith("}text"))
+        for g in root.iter()
+        if g.get("class") == "edge" and any(t.tag.endswith("}text") for t in g.iter())
+    ]
+    places = sorted((float(t.get("y", 0)), float(t.get("x", 0)), len(t.text or "")) for t in labels)
+    for (y, x, n), (other_y, other_x, _) in pairwise(places):
+        assert y != other_y or x + n * 5 < other_x

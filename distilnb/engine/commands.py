@@ -1,0 +1,120 @@
+"""What a user tells a run from outside: commands left for its runner, changed limits, and a new runner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from distilnb.engine.launch import start_runner
+from distilnb.engine.limits import checked_change
+from distilnb.engine.reading import RunReader
+from distilnb.engine.retry_orders import read_orders
+from distilnb.engine.rundir import RunDir
+from distilnb.engine.status import RunStatus
+from distilnb.engine.versions import read_versions
+from distilnb.errors import RunError, UnknownPriceError
+from distilnb.llms.prices import price_of
+from distilnb.tasks.base import Task
+
+RESUME_PATIENCE_S = 30.0  # for a stopping run to let go
+_POLL_S = 0.005
+
+
+def leave_command(reader: RunReader, status: RunStatus, name: str) -> None:
+    """Leave a command for the runner; nothing when the run has ended."""
+    # An ended run may wait for its steps to unload, which an abort cuts short.
+    if not status.is_ended or (name == "abort" and reader.run.is_locked()):
+        reader.run.command(name)
+
+
+def change_limits(reader: RunReader, step: str | None, values: Mapping[str, object]) -> None:
+    """Leave changed limits for the runner, or for the next one; `values` by name, None where one stays.
+
+    Raises RunError for a finished run, UnknownPriceError for `max_cost` where a model has no price, and what
+    `checked_change` raises.
+    """
+    if reader.status().state == "finished":
+        raise RunError(f"Run {reader.run.run_id!r} is finished.", "Start the pipeline again for new rows.")
+    payload = checked_change(reader.plan, step, values)
+    if payload["changes"].get("max_cost") is not None:
+        _check_prices(reader)
+    reader.run.command("adjust", **payload)
+
+
+def go_on(reader: RunReader, secrets: Mapping[str, str]) -> None:
+    """Let a run go on: end its pause, or start a runner; nothing when it runs.
+
+    Raises RunError when keys are missing, when the run is finished, still stopping, or stopped by a limit that was
+    not raised.
+    """
+    run = reader.run
+    state = reader.status().state
+    if state == "paused" or (state == "starting" and run.has_command("pause")):
+        run.command("resume")
+    if state in ("starting", "running", "paused"):
+        return
+    check_keys(reader, secrets, "resume")
+    if state == "finished" and not _has_waiting_order(reader):
+        raise RunError(f"Run {run.run_id!r} is finished.", "Start the pipeline again for new rows.")
+    check_may_start(reader)
+    start_again(reader, secrets)
+
+
+def check_keys(reader: RunReader, secrets: Mapping[str, str], verb: str) -> None:
+    """Raise RunError when a key is missing that was given literally: of the plan's steps, or of edited ones."""
+    run = reader.run
+    places = [*reader.plan.options["secrets"]]
+    places += [place for version in read_versions(run) for place in version.secrets]
+    missing = [path for path in places if path not in secrets]
+    if missing:
+        raise RunError(
+            f"Run {run.run_id!r} was started with keys that are not stored: {missing}.",
+            f"Give them again: run.{verb}(secrets={{{missing[0]!r}: '...'}}).",
+        )
+
+
+def check_may_start(reader: RunReader) -> None:
+    """Raise RunError when a limit stopped the run that was not raised since."""
+    reached = reader.limits_reached()
+    if reached:
+        limit = reached[0].partition(" ")[0]
+        raise RunError(
+            f"Run {reader.run.run_id!r} was stopped by {', '.join(reached)}, and would be again at once.",
+            f"Raise it first: run.adjust({limit}=...), or float('inf') for no limit.",
+        )
+
+
+def start_again(reader: RunReader, secrets: Mapping[str, str]) -> None:
+    """Start a runner for a run that has ended, or is about to; raises RunError when it goes on stopping."""
+    run = reader.run
+    await_exit(run, RESUME_PATIENCE_S)  # it may be stopping still
+    if run.is_locked():
+        raise RunError(
+            f"Run {run.run_id!r} is still stopping: what is in flight ends first.",
+            "Try again in a moment, or stop it at once with run.abort().",
+        )
+    start_runner(run, secrets)
+
+
+def _has_waiting_order(reader: RunReader) -> bool:
+    """Whether a retry was ordered that no runner has taken up: it was killed before."""
+    known = reader.orders()
+    return any(order.name not in known for order in read_orders(reader.run))
+
+
+def await_exit(run: RunDir, patience_s: float) -> None:
+    """Give a runner some time to let its lock and its workers go."""
+    deadline = time.monotonic() + patience_s
+    while run.is_locked() and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+
+
+def _check_prices(reader: RunReader) -> None:
+    """Raise when some model of the run has no price: the budget could not be kept."""
+    for name, step in reader.pipeline_file().graph.steps.items():
+        if isinstance(step, Task) and step.llm is not None and price_of(step.llm) is None:
+            raise UnknownPriceError(
+                f"max_cost cannot be kept: the price of {step.llm.label}, which step {name!r} asks, is unknown.",
+                "Limit max_tokens or max_time, or start the pipeline again with price=(input, output).",
+                provider=step.llm.provider,
+            )

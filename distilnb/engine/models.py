@@ -1,0 +1,72 @@
+"""The live models of one event loop: what is shared by all requests to a model, and changed while they wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from distilnb.llms.base import LLM, limits_key
+from distilnb.llms.calling import Caller
+
+
+class Refusals(NamedTuple):
+    """How often a model refused requests (HTTP 429), and how many may be in flight with it now."""
+
+    model: str
+    n_refused: int
+    concurrency: int
+
+
+class Models:
+    """The live models of one event loop: one caller, and so one set of limits, per model."""
+
+    def __init__(self) -> None:
+        self._callers: dict[str, Caller] = {}
+        self._told: dict[Caller, tuple[str, int]] = {}  # label, refusals told of
+
+    def caller(self, llm: LLM) -> Caller:
+        """Return the caller of a model, made at first use; steps with an equal model share it."""
+        name = f"{llm.digest} {hash(limits_key(llm))}"
+        if name not in self._callers:
+            self._callers[name] = Caller.of(llm)
+            self._told[self._callers[name]] = (llm.label, 0)
+        return self._callers[name]
+
+    def adjust(self, llm: LLM, limits: Mapping[str, int | None]) -> None:
+        """Change how much may be under way with a model; who waits keeps its place."""
+        self.caller(llm).gate.adjust(limits["max_concurrency"] or 1, rpm=limits["rpm"], tpm=limits["tpm"])
+
+    def pause(self) -> None:
+        """Let no request out of line until `resume`."""
+        for caller in self._callers.values():
+            caller.gate.pause()
+
+    def resume(self) -> None:
+        """End the pause."""
+        for caller in self._callers.values():
+            caller.gate.resume()
+
+    def take_refusals(self) -> list[Refusals]:
+        """Return which models refused requests since the last call."""
+        found = []
+        for caller, (label, n_told) in self._told.items():
+            if caller.rejected_429 > n_told:
+                self._told[caller] = (label, caller.rejected_429)
+                found.append(Refusals(label, caller.rejected_429 - n_told, int(caller.gate.limit)))
+        return found
+
+    def stop(self) -> None:
+        """Let no request wait any more: for a slot, for the minute's limit, for a retry."""
+        for caller in self._callers.values():
+            caller.stop()
+
+    def try_again(self) -> None:
+        """Let models be asked again that refused every request."""
+        for caller in self._callers.values():
+            caller.try_again()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for caller in self._callers.values():
+            await caller.close()
+        self._callers.clear()

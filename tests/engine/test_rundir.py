@@ -1,0 +1,50 @@
+"""Commands to a runner: taken in order, each until it was obeyed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distilnb.engine.rundir import RunDir, make_run_dir
+
+
+def test_commands_are_taken_in_order_with_what_they_say(home: Path) -> None:
+    run = make_run_dir("r-0001")
+    run.command("pause")
+    run.command("adjust", steps=["ä"], changes={"rpm": None})
+    run.command("stop")
+    assert [(one.name, one.payload) for one in run.commands()] == [
+        ("pause", {}),
+        ("adjust", {"steps": ["ä"], "changes": {"rpm": None}}),
+        ("stop", {}),
+    ]
+    run.remove_command(run.commands()[0])
+    run.remove_command(run.commands()[0])
+    assert [one.name for one in run.commands()] == ["stop"]
+    assert run.has_command("abort", "stop")
+
+
+def test_a_new_runner_takes_only_changed_limits(home: Path) -> None:
+    run = make_run_dir("r-0002")
+    for name in ("stop", "pause", "abort", "resume"):
+        run.command(name)
+    run.command("adjust", changes={"max_cost": 2})
+    run.drop_late_commands()
+    assert [one.name for one in run.commands()] == ["adjust"]
+
+
+def test_what_is_half_written_or_no_command_harms_nobody(home: Path) -> None:
+    run = make_run_dir("r-0003")
+    (Path(run.path) / "commands" / ".1-2-3.tmp").write_text("{")
+    (Path(run.path) / "commands" / "17-stop").write_text("stop")
+    (Path(run.path) / "commands" / "18-adjust").write_text("[1]")
+    assert [(one.name, one.payload) for one in run.commands()] == [("stop", {}), ("adjust", {})]
+
+
+def test_the_tail_of_a_log_is_its_last_lines(home: Path) -> None:
+    run: RunDir = make_run_dir("r-0004")
+    assert run.log_tail("rows") == ""
+    run.log("rows").write_bytes(b"x" * 2_000_000 + b"\nlast but one\nlast \xff\n")
+    assert run.log_tail("rows", 2) == "last but one\nlast �"
+    assert run.log_tail("rows", 0) == ""
+    run.log("runner").touch()
+    assert run.logs() == ["runner", "rows"]
