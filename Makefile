@@ -17,12 +17,12 @@ BROWSER := $(call stamp,browser)
 UV      := 0.13.8
 
 # What `make test` leaves to `make test-all`.
-PARTS := browser or argilla or dot or slow
+PARTS := browser or argilla or dot or crash or slow
 
-.PHONY: help demo test check lab lock format test-all test-parts parts bench bench-peers clean
+.PHONY: help demo test check lab lock format test-all test-parts crash-test property-test parts bench bench-peers clean
 
 help:             ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 demo: $(CORE)     ## run the demo pipeline; LLM=provider:model asks a real model, else it rehearses
 	@$(BIN)/distilnb demo $(if $(LLM),--llm "$(LLM)")
@@ -48,6 +48,12 @@ test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's se
 
 test-parts: parts       ## only what `make test` left out; a skip is a failure
 	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "$(PARTS)"
+
+crash-test: $(TEST)     ## kill real processes of running pipelines, 200 times and more; MINUTES=5 ends it sooner, SEED=… repeats it
+	@DISTILNB_CRASH_MINUTES=$(MINUTES) DISTILNB_SEED=$(SEED) $(BIN)/python -m pytest -m crash
+
+property-test: $(TEST)  ## drawn pipelines against the sequential interpreter; EXAMPLES=5000, SEED=… repeats it
+	@DISTILNB_EXAMPLES=$(or $(EXAMPLES),5000) DISTILNB_SEED=$(SEED) $(BIN)/python -m pytest tests/property
 
 bench: $(TEST)    ## measure distilnb beside bare loops and print the tables (15 minutes)
 	@$(BIN)/python -m benchmarks all

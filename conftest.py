@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 
 REQUIRE_ALL = os.environ.get("DISTILNB_TEST_ALL") == "1"
-PARTS = ("browser", "argilla", "dot", "slow")
+PARTS = ("browser", "argilla", "dot", "crash", "slow")
 
 # A skip whose reason starts so may stand even then: its input is not part of the project.
 NOT_SHIPPED = "not shipped:"

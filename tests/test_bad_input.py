@@ -400,7 +400,7 @@ OF_THE_MODEL = (
     "'top_p', 'tpm', 'transport']"
 )
 OF_THE_TASK = (
-    "['columns', 'group_generations', 'input_batch_size', 'input_mappings', 'llm', 'messages', "
+    "['cache', 'columns', 'group_generations', 'input_batch_size', 'input_mappings', 'llm', 'messages', "
     "'min_generations', 'name', 'num_generations', 'on_truncated', 'output_mappings', 'resources', "
     "'system_prompt', 'template', 'use_cache', 'use_system_prompt']"
 )
@@ -701,8 +701,8 @@ TOLD = {
     "an unknown parameter": Told(
         lambda _: KeepColumns(colums=["a"]),
         UnknownParameterError,
-        "KeepColumns has no field 'colums'; it has ['columns', 'input_batch_size', 'input_mappings', 'name', "
-        "'output_mappings', 'resources', 'use_cache'].\nDid you mean 'columns'?",
+        "KeepColumns has no field 'colums'; it has ['cache', 'columns', 'input_batch_size', 'input_mappings', "
+        "'name', 'output_mappings', 'resources', 'use_cache'].\nDid you mean 'columns'?",
     ),
     "an unknown parameter of the model": Told(
         start_with(answer__llm__temprature=1),

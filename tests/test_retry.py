@@ -542,9 +542,10 @@ def test_a_kill_in_the_middle_of_a_retry_loses_and_repeats_nothing(home: Path, w
 
 KILLED_BEFORE_ITS_RUNNER = """
 import os, sys
-from distilnb import run
-run.start_runner = lambda *_: os._exit(0)
-run.attach(sys.argv[1]).retry()
+from distilnb.engine import commands
+from distilnb.run import attach
+commands.start_runner = lambda *_: os._exit(0)
+attach(sys.argv[1]).retry()
 """
 
 

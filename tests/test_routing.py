@@ -180,6 +180,20 @@ def test_how_tells_what_becomes_of_rows_that_a_branch_lost(how: Any) -> None:
     assert {row_id for row_id, step, _ in errors_of(run) if step == "group"} == consequences
 
 
+def test_a_failed_row_that_goes_on_takes_its_branch_and_an_unroutable_one_does_not() -> None:
+    p = source().route(
+        [column("a", fails=5), column("b")], when={"a": "10 / (n - 3) > 0 and n % 2 == 0"}, default="b"
+    )
+    run = finished(p.combine(), on_error="null")
+    expected = [
+        {"n": n, "v": (None if n % 5 == 0 else f"a{n}") if n > 3 and n % 2 == 0 else f"b{n}"}
+        for n in range(len(ROWS))
+        if n != 3
+    ]
+    assert rows_of(run, "combine") == expected
+    assert {(row_id, step) for row_id, step, _ in errors_of(run) if step == "route"} == {(IDS[3], "route")}
+
+
 def test_a_route_behind_a_step_that_makes_several_rows_routes_each_of_them() -> None:
     rows = [{"n": n, "parts": [10 * n, 10 * n + 1, 10 * n + 2]} for n in range(40)]
     p = Pipeline("routing").from_dicts(rows).expand({"parts": "part"})

@@ -99,7 +99,7 @@ class Asker:
         False  # see that the server is there before the first request: a preview, which no `start` checked
     )
     at: At = nowhere
-    # By the first key of each request on its way; a future where an equal one waits for it.
+    # By the first key that each request on its way asks for; a future where an equal one waits for it.
     _in_flight: dict[Key, asyncio.Future[None] | None] = field(default_factory=dict)
     _is_stopped: bool = False
     _budget_reached: BudgetReached | None = None
@@ -215,10 +215,13 @@ class Asker:
         self, errand: _Errand, index: int, request: Request, keys: list[Key], known: dict[Key, Reply]
     ) -> None:
         task, batch = errand.task, errand.batch
-        if self.mode == "on" and keys[0] in self._in_flight:
-            await self._wait_for_equal(keys[0])
-            known = self.cache.find(keys)
         missing = [key for key in keys if key not in known]
+        while self.mode == "on" and missing and missing[0] in self._in_flight:
+            await self._wait_for_equal(missing[0])
+            n_missing, known = len(missing), self.cache.find(keys)
+            missing = [key for key in keys if key not in known]
+            if len(missing) == n_missing:
+                break  # it failed: all that waited for it ask now, each for itself and none after the other
         bought: list[tuple[Key, Reply]] = []
         tally = _Tally()
         if missing:
@@ -251,7 +254,7 @@ class Asker:
         self, errand: _Errand, request: Request, missing: list[Key], tally: _Tally
     ) -> list[tuple[Key, Reply]]:
         """Send one request for the missing replies; returns once they are in the cache."""
-        self._in_flight[missing[0]] = None
+        self._in_flight.setdefault(missing[0], None)  # those who ask after a failure may be several
         cost, tokens = 0.0, 0
         try:
             async with errand.caller.asking(

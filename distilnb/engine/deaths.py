@@ -2,8 +2,8 @@
 
 A row worker says which batch it is at. After a death the batch is done row by row, so that the next death has a
 name (after a kill from outside, which may have hit anybody, only when it comes twice). A row that was named or
-suspected twice is given as poison with its batch, and the worker quarantines it as it would any row that failed, so
-that counts, joins and acknowledgements are the ordinary ones.
+suspected often enough is given as poison with its batch, and the worker quarantines it as it would any row that
+failed, so that counts, joins and acknowledgements are the ordinary ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 from distilnb.engine.vitals import WHOLE, LastWords
 
 MAX_DEATHS_OF_A_ROW = 2
-# A kill from outside looks the same whatever row it hits, so it counts only where the row is named.
+# A kill from outside looks the same whatever row it hits, so it counts only where the row is named, and only among
+# its like: twice the same row may be chance where rows take long, and what another row has done is not added to it.
+MAX_KILLS_OF_A_ROW = 3
 _FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 
 
@@ -29,13 +31,22 @@ class Poison(NamedTuple):
 
 
 @dataclass
+class _Named:
+    """The deaths of workers that said at which entry they were."""
+
+    n_own: int = 0
+    n_outside: int = 0
+    how: str = ""  # of the last death by its own doing; as long as there is none, of the last
+    step: int = 0  # at which that was
+
+
+@dataclass
 class _Suspect:
     """A batch at which a worker died."""
 
     n_whole: int = 0  # deaths by its own doing, of a row that is not known
     n_outside: int = 0  # of the same, by a kill from outside
-    named: dict[int, list[str]] = field(default_factory=dict)  # entry → how its workers died
-    steps: dict[int, int] = field(default_factory=dict)
+    named: dict[int, _Named] = field(default_factory=dict)  # by entry
 
 
 @dataclass
@@ -51,9 +62,12 @@ class Deaths:
             suspect.n_whole += is_own_doing
             suspect.n_outside += not is_own_doing
             return False
-        suspect.named.setdefault(words.entry, []).append(how)
-        suspect.steps[words.entry] = words.step
-        return self._is_poison(suspect, words.entry)
+        named = suspect.named.setdefault(words.entry, _Named())
+        if is_own_doing or not named.n_own:
+            named.how, named.step = how, words.step
+        named.n_own += is_own_doing
+        named.n_outside += not is_own_doing
+        return _poison(suspect, words.entry) is not None
 
     def forgive(self, stage: int, batch: int, entries: Iterable[int]) -> None:
         """Give rows that are done again another chance."""
@@ -66,20 +80,21 @@ class Deaths:
         suspect = self._suspects.get((stage, batch))
         if suspect is None or not (suspect.n_whole or suspect.n_outside > 1 or suspect.named):
             return {}
-        poison = {
-            entry: Poison(suspect.steps[entry], hows[-1], self._count(suspect, entry))
-            for entry, hows in suspect.named.items()
-            if self._is_poison(suspect, entry)
+        poison = {entry: _poison(suspect, entry) for entry in suspect.named}
+        return {
+            "one_by_one": True,
+            "poison": [[entry, *what] for entry, what in poison.items() if what is not None],
         }
-        return {"one_by_one": True, "poison": [[entry, *what] for entry, what in poison.items()]}
 
-    def _is_poison(self, suspect: _Suspect, entry: int) -> bool:
-        return self._count(suspect, entry) >= MAX_DEATHS_OF_A_ROW
 
-    @staticmethod
-    def _count(suspect: _Suspect, entry: int) -> int:
-        # The whole batch died of one of its rows: of this one, as far as can be told, once.
-        return len(suspect.named[entry]) + min(1, suspect.n_whole)
+def _poison(suspect: _Suspect, entry: int) -> Poison | None:
+    """Return what an entry has done if it is to blame for it."""
+    named = suspect.named[entry]
+    # The whole batch died of one of its rows: of one that kills alone too, as far as can be told, and once.
+    n_own = named.n_own + min(1, suspect.n_whole) if named.n_own else 0
+    if n_own < MAX_DEATHS_OF_A_ROW and named.n_outside < MAX_KILLS_OF_A_ROW:
+        return None
+    return Poison(named.step, named.how, n_own + named.n_outside)
 
 
 def poison_of(message: Mapping[str, Any]) -> dict[int, Poison]:

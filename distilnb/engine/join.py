@@ -161,7 +161,7 @@ class Joiner:
 
     def _let_go(self, whole: Whole, states: Sequence[State], outcome: Outcome) -> None:
         if "row" in states:
-            at = next(index for index, state in enumerate(states) if state in ("lost", "never"))
+            at = states.index("lost") if "lost" in states else states.index("never")
             place = whole.places[at]
             first = next(place for place in whole.places if place and place.state == "row")
             order = self.read(first.batch).orders[first.at]

@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from distilnb.engine.apply import Failure, Outcome, apply_global, apply_step, merge
+from distilnb.engine.apply import Failure, Outcome, apply_step, merge
+from distilnb.engine.apply_global import apply_global
 from distilnb.engine.ask import Asked, Asker, FatalModelError
 from distilnb.engine.ask_worker import add_asked
 from distilnb.engine.budget import Budget

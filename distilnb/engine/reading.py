@@ -363,7 +363,8 @@ class RunReader:
         taken = Batch()
         for ref in journal.batches(stage.inputs[0]):
             through = sorted(from_ranges(acknowledged.get((ref.id, stage.name), ())))
-            batch = self._read([ref.path]).select(index for index in through if index < ref.n_rows)
+            batch = read_batch(self.run.path / ref.path)
+            batch = batch.select(index for index in through if index < ref.n_rows)
             _extend(taken, batch.taken_by(stage.steps[0]))
         keep = KeepFailed.of(self.plan.options)
 

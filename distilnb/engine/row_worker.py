@@ -14,7 +14,8 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from distilnb.engine.apply import KeepFailed, Outcome, apply_global, apply_step, merge
+from distilnb.engine.apply import KeepFailed, Outcome, apply_step, merge
+from distilnb.engine.apply_global import apply_global
 from distilnb.engine.building import read_steps
 from distilnb.engine.deaths import Poison, poison_of
 from distilnb.engine.digests import DigestFile

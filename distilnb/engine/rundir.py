@@ -18,6 +18,7 @@ end.json         how the run ended, when the journal could not be written any mo
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -143,7 +144,7 @@ class RunDir:
     def was_just_started(self) -> bool:
         """Whether a runner process lives that may not have taken its lock yet."""
         pid = self.runner_pid()
-        if pid is None:
+        if pid is None or pid == self._last_locker():  # else it has let the lock go, and is about to exit
             return False
         try:
             age_s = time.time() - (self.path / "runner.json").stat().st_mtime
@@ -166,6 +167,20 @@ class RunDir:
                 time.sleep(0.01)
             else:
                 return descriptor
+
+    def sign_lock(self, descriptor: int) -> None:
+        """Note in the lock which runner has taken it: once that lets it go, it is not about to take it."""
+        with contextlib.suppress(
+            OSError
+        ):  # on a full disk it is taken for one that starts, as long as it exits
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+    def _last_locker(self) -> int | None:
+        try:
+            return int((self.path / "lock").read_bytes())
+        except (OSError, ValueError):
+            return None
 
     def command(self, name: str, **payload: Any) -> None:
         """Leave a command for the runner: a file named by time, so that names are in order, with JSON in it."""

@@ -49,6 +49,7 @@ def main() -> None:
         lock = run.lock()
     except DistilnbError as error:
         sys.exit(str(error))
+    run.sign_lock(lock)
     try:
         try:
             take_space(run)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilnb.engine.apply import FILTERED, apply_global, apply_step, apply_steps
-from distilnb.rows import Batch, IdMaker, Row
+from distilnb.engine.apply import FILTERED, apply_step, apply_steps
+from distilnb.engine.apply_global import apply_global
+from distilnb.rows import Batch, Gone, IdMaker, Row
 from distilnb.spec.step import DropRow, GlobalStep, Step
 from distilnb.steps import (
     DropColumns,
@@ -337,3 +338,31 @@ def test_the_error_of_a_global_step_is_the_steps() -> None:
 
     with pytest.raises(KeyError, match="boom"):
         apply_global(Broken(), [make_batch(1)], IdMaker("b").make)
+
+
+def test_rows_of_one_id_from_two_branches_leave_a_global_step_under_two() -> None:
+    class Both(GlobalStep):
+        name: str = "both"
+
+        def process(self, *inputs: list[Row]) -> Rows:
+            yield [row for rows in inputs for row in rows]
+
+    outcome = apply_global(Both(), [make_batch(2, 5), make_batch(3)], IdMaker("both").make)
+    assert [row["x"] for row in outcome.batch.rows] == [2, 5, 3]
+    assert outcome.batch.ids[:2] == ["id0", "id1"]
+    assert outcome.batch.ids[2].startswith("both:")
+    assert outcome.batch.gone == []
+
+
+def test_a_row_lost_in_two_branches_is_told_once_and_one_that_was_kept_is_not() -> None:
+    class First(GlobalStep):
+        name: str = "first"
+
+        def process(self, *inputs: list[Row]) -> Rows:
+            yield inputs[0][:1]
+
+    left, right = make_batch(2, 5), make_batch(2, 5)
+    right.gone.append(Gone("id0", [0], "filter", FILTERED))
+    outcome = apply_global(First(), [left, right], IdMaker("first").make)
+    assert outcome.batch.ids == ["id0"]
+    assert [(gone.id, gone.step) for gone in outcome.batch.gone] == [("id1", "first")]

@@ -98,6 +98,27 @@ def test_equal_ids_of_one_input_given_again_do_not_pair_with_themselves() -> Non
     assert joiner.add(0, 10, [0]) == []
 
 
+def test_of_three_partners_the_lost_one_is_the_cause_and_the_row_does_not_vanish() -> None:
+    batches = {10: lost(), 30: make_batch("c", 1)}
+    for inputs in ([0, 2], [1, 2], [2, 1]):  # the one that never came stands before the lost one, or after it
+        joiner = Joiner(CombineOutputs(name="all"), ((), (), ()), batches.__getitem__)
+        joiner.add(inputs[0], 10, [0])
+        joiner.add(inputs[1], 30, [0])
+        [(outcome, used)] = joiner.release_rest()
+        assert [(failure.row_id, failure.kind) for failure in outcome.failures] == [
+            ("id1", "MissingPartnerError")
+        ]
+        assert f"step 'filter': {FILTERED}" in outcome.failures[0].reason
+        assert used == {10: [0], 30: [0]}
+
+
+def test_a_row_lost_everywhere_is_told_to_the_next_join() -> None:
+    joiner = Joiner(CombineOutputs(name="both"), ((), ()), lambda _: lost())
+    joiner.add(0, 10, [0])
+    [(outcome, _)] = joiner.release_rest()
+    assert (outcome.failures, outcome.batch.gone) == ([], lost().gone)
+
+
 # --- retries -------------------------------------------------------------------
 
 

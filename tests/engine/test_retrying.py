@@ -11,8 +11,8 @@ from distilnb.engine.deaths import Deaths
 from distilnb.engine.flow import Flow, Job
 from distilnb.engine.journal import Journal
 from distilnb.engine.lineage import Lineage
-from distilnb.engine.retry_orders import write_order
 from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.retry_orders import write_order
 from distilnb.engine.retrying import Retrying
 from distilnb.engine.rundir import RunDir
 from distilnb.rows import Batch, Gone, write_batch

@@ -1,0 +1,111 @@
+"""Equal requests of a model that repeats itself: none is asked again while it is on its way, none is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import ClassVar
+
+from distilnb.engine.ask import Asked, Asker, Models
+from distilnb.engine.budget import Budget
+from distilnb.engine.cache import ReplyCache
+from distilnb.engine.repeats import Repeats
+from distilnb.errors import RefusedRequestError
+from distilnb.llms.base import LLM
+from distilnb.llms.request import Answer, Reply, Request
+from distilnb.rows import Batch
+from distilnb.tasks.generation import TextGeneration
+
+
+class Slow(LLM):
+    """A model that answers each request when the test says so."""
+
+    provider: ClassVar[str] = "slow"
+    is_local: ClassVar[bool] = True
+
+    model: str = "slow"
+
+    def make_client(self) -> SlowClient:
+        return SlowClient()
+
+
+class SlowClient:
+    """Holds every request open until it is answered."""
+
+    open: ClassVar[list[tuple[Request, asyncio.Future[Answer]]]] = []
+
+    async def send(self, request: Request) -> Answer:
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.open.append((request, answer))
+        return await answer
+
+    async def close(self) -> None: ...
+
+
+def answer_next() -> None:
+    request, answer = SlowClient.open.pop(0)
+    answer.set_result(Answer(tuple(Reply("yes") for _ in range(request.n))))
+
+
+def refuse_next() -> None:
+    SlowClient.open.pop(0)[1].set_exception(RefusedRequestError("No.", "Ask another."))
+
+
+def asker_in(folder: Path) -> Asker:
+    SlowClient.open.clear()
+    return Asker(ReplyCache(folder / "replies.sqlite"), Models(), Budget(), Repeats())
+
+
+def ask(asker: Asker, n: int, ended: list[Asked]) -> asyncio.Task[None]:
+    """Ask for n replies to the one question that there is."""
+    llm = Slow(generation_kwargs={"temperature": 0.0}, max_concurrency=64, max_retries=0)
+    task = TextGeneration(name="task", llm=llm, num_generations=n)
+    batch = Batch([{"instruction": "Well?"}], ["row"], [[0]])
+    done = asker.ask_rows(task, batch, [0], lambda _, asked: ended.append(asked))
+    return asyncio.ensure_future(done)
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_what_is_missing_of_a_request_is_asked_once_by_those_who_miss_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        asker, ended = asker_in(tmp_path), list[Asked]()
+        asking = [ask(asker, 1, ended), ask(asker, 2, ended)]
+        await settle()
+        assert [request.n for request, _ in SlowClient.open] == [1]
+        answer_next()
+        await settle()
+        asking.append(ask(asker, 2, ended))  # the first reply is there, the second is on its way
+        await settle()
+        assert [request.n for request, _ in SlowClient.open] == [1]
+        answer_next()
+        await asyncio.gather(*asking)
+        assert [len(asked.replies) for asked in ended] == [1, 2, 2]
+
+    asyncio.run(run())
+
+
+def test_those_who_waited_for_a_request_that_failed_ask_at_once_and_nobody_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        asker, ended = asker_in(tmp_path), list[Asked]()
+        asking = [ask(asker, 1, ended) for _ in range(3)]
+        await settle()
+        refuse_next()
+        await settle()
+        assert len(SlowClient.open) == 2  # both that waited
+        asking.append(ask(asker, 1, ended))
+        await settle()
+        refuse_next()
+        await settle()
+        assert len(SlowClient.open) == 2  # one of those, and the one that came last
+        answer_next()
+        answer_next()
+        await asyncio.wait_for(asyncio.gather(*asking), 60)
+        assert [asked.failure is None for asked in ended] == [False, False, True, True]
+
+    asyncio.run(run())

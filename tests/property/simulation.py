@@ -1,0 +1,583 @@
+"""All processes of a run in one thread and in no time: the engine's own parts, and who acts next is drawn.
+
+The runner is the engine's, with its journal, its crew and its own loop. What is replaced is what lies below them: a
+worker's process and socket, the clock, and the event loop's waiting. While the runner waits for its sockets, here the
+other processes take their turns; each may be killed between any two of its actions and in the midst of a batch, may
+stop or hang, and what was in its socket may be cut anywhere. So an interleaving that takes luck to meet among real
+processes is one number here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import heapq
+import io
+import itertools
+import os
+import selectors
+import signal
+import sqlite3
+import subprocess
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest import mock
+
+from distilnb.engine import ask, ask_worker, crew, launch, planning, row_worker, runner, watch, workers
+from distilnb.engine.ask_worker import AskWorker
+from distilnb.engine.cache import ReplyCache
+from distilnb.engine.processes import Sight
+from distilnb.engine.row_worker import RowWorker
+from distilnb.engine.rundir import RunDir
+from distilnb.engine.vitals import WHOLE, LastWords, Vitals, shared_memory
+from distilnb.engine.wire import LineSplitter, Message, encode
+from distilnb.engine.workers import Worker, role_of
+from distilnb.llms.base import LLM
+from distilnb.llms.calling import Caller
+from distilnb.spec import base
+from distilnb.spec.graph import Graph
+from distilnb.spec.step import Step
+from tests.property import steps
+from tests.property.steps import OracleClient
+
+MAX_WAITS = 4000  # of the runner in a row without hearing anything: a hang
+MAX_LIVES = 30  # of the runner
+STROKES = ("rows", "ask", "runner", "all", "freeze", "stop", "abort")  # the first four are kills
+
+
+class Blow(NamedTuple):
+    """Something that befalls the run when the world has ticked so often: a kill, or a command."""
+
+    tick: int
+    what: str  # of STROKES
+
+
+class Sizes(NamedTuple):
+    """Small sizes, so that few rows are many batches; and how many row workers there are."""
+
+    batch: int
+    window: int
+    flush: int
+    row_workers: int
+
+
+# An event loop lets nothing but a KeyboardInterrupt (or an exit) through, and these two must come through at once.
+
+
+class RunnerKilled(KeyboardInterrupt):
+    """The runner ends here, wherever it is."""
+
+
+class Struck(KeyboardInterrupt):
+    """The worker that acts ends or freezes here, in the midst of what it does."""
+
+
+class MortalRunner(runner.Runner):
+    """The engine's runner, which leaves no word when it is killed."""
+
+    is_killed = False
+
+    def _finish(self, state: str, reason: str, error: str) -> None:
+        if not self.is_killed:
+            super()._finish(state, reason, error)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that takes its turns when it is told to, and whose clock is moved by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._due: list[float] = []
+
+    def time(self) -> float:
+        return self._now
+
+    def call_at(self, when: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        heapq.heappush(self._due, when)
+        return super().call_at(when, *arguments, **options)
+
+    def take_turn(self) -> None:
+        self.call_soon(self.stop)
+        self.run_forever()
+
+    def move_on(self) -> None:
+        """Move the clock to the next timer."""
+        if self._due:
+            self._now = max(self._now, heapq.heappop(self._due))
+
+
+# --- processes ----------------------------------------------------------------------
+
+
+class MortalVitals(Vitals):
+    """A worker's vitals: each word of them is a moment at which it may be struck."""
+
+    def __init__(self, moment: Callable[[], None]) -> None:
+        descriptor = shared_memory()
+        super().__init__(descriptor)
+        os.close(descriptor)
+        self._moment = moment
+        self._at_death: bytes | None = None
+
+    @contextlib.contextmanager
+    def at(self, stage: int, batch: int, entry: int = WHOLE, *, finishes: bool = True) -> Iterator[None]:
+        with super().at(stage, batch, entry, finishes=finishes):
+            self._moment()
+            yield
+
+    def at_step(self, step: int) -> None:
+        super().at_step(step)
+        self._moment()
+
+    def moved(self) -> None:
+        super().moved()
+        self._moment()
+
+    def beat(self) -> None:
+        self._numbers[0] += 1
+
+    def hold(self) -> None:
+        """Remember how they are: what Python does on its way out of a struck worker, a dead one does not."""
+        self._at_death = bytes(self._memory)
+
+    def restore(self) -> None:
+        if self._at_death is not None:
+            self._memory[:] = self._at_death
+
+
+class Actor:
+    """A worker's process and the two ends of its socket: both `Popen` and `socket` as `Worker` uses them."""
+
+    def __init__(self, world: World, pid: int) -> None:
+        self.world = world
+        self.pid = pid
+        self.returncode: int | None = None
+        self.inbox: deque[Message] = deque()
+        self.outbox = bytearray()
+        self.vitals = MortalVitals(self._moment)
+        self.is_frozen = False
+        self.is_stopped = False  # frozen by a signal, not by what it ran
+        self.is_held = world.random.random() < 0.1  # a forked child of it holds the socket open
+        self._splitter = LineSplitter()
+        self._doom: Callable[[], None] | None = None  # what befalls it while it acts
+
+    # as a process
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Let it come to its end, as a process does that was told to exit."""
+        while self.returncode is None and not self.is_frozen and self.inbox:
+            self.act()
+        if self.is_frozen:
+            raise subprocess.TimeoutExpired("", timeout)
+        if self.returncode is None:
+            self.die()  # its runner hung up
+        return self.returncode or 0
+
+    # as a socket
+
+    def send(self, data: bytes) -> int:
+        self.world.tick()
+        if self.returncode is not None:
+            raise BrokenPipeError
+        n_bytes = self.world.random.randint(1, len(data)) if self.world.random.random() < 0.2 else len(data)
+        self.inbox += self._splitter.feed(bytes(data[:n_bytes]))
+        return n_bytes
+
+    def recv(self, _: int) -> bytes:
+        self.world.tick()
+        if not self.is_readable:
+            raise BlockingIOError
+        n_bytes = self.world.random.randint(1, max(1, len(self.outbox)))
+        data = bytes(self.outbox[:n_bytes])
+        del self.outbox[:n_bytes]
+        return data
+
+    @property
+    def is_readable(self) -> bool:
+        return bool(self.outbox) or (self.returncode is not None and not self.is_held)
+
+    def close(self) -> None: ...
+
+    # as itself
+
+    def act(self) -> None:
+        """Do one thing, or be struck while at it."""
+        self.world.acting = self
+        try:
+            self._act()
+        except Struck:
+            self.world.acting = None
+            self.vitals.restore()
+            assert self._doom is not None
+            self._doom()
+        finally:
+            self.world.acting = None
+
+    def _act(self) -> None:
+        raise NotImplementedError
+
+    def _moment(self) -> None:
+        """Let a moment pass in the midst of a batch."""
+        if self.world.acting is self:
+            self.world.tick()
+            if self._doom is not None:
+                self.vitals.hold()
+                raise Struck
+
+    def strike(self, doom: Callable[[], None]) -> None:
+        """Let something befall it: at once, or, while it acts, as soon as that can be."""
+        if self.world.acting is self:
+            self._doom = doom
+        else:
+            doom()
+
+    def say(self, message: Message) -> None:
+        if self.returncode is None:
+            self.outbox += encode(message)
+
+    def die(self, exit_code: int = -signal.SIGKILL) -> None:
+        """Be dead: nothing more is said, and the last that was may be cut anywhere."""
+        if self.returncode is None:
+            self.returncode = exit_code
+            if self.world.random.random() < 0.5:
+                del self.outbox[self.world.random.randint(0, len(self.outbox)) :]
+            self.bury()
+
+    def freeze(self, *, by_signal: bool) -> None:
+        """Neither act nor beat any more."""
+        self.is_frozen, self.is_stopped = True, by_signal
+
+    def bury(self) -> None:
+        """Free what the dead process held."""
+
+
+class RowActor(Actor):
+    """A row worker: it handles a message to its end before it looks at the next."""
+
+    def __init__(self, world: World, pid: int) -> None:
+        super().__init__(world, pid)
+        self._worker = RowWorker(world.run_dir, self.vitals)
+        self._replies: Iterator[Message] | None = None
+
+    def _act(self) -> None:
+        if self._replies is not None:
+            reply = next(self._replies, None)
+            if reply is None:
+                self._replies = None
+            else:
+                self.say(reply)
+        elif self.inbox:
+            message = self.inbox.popleft()
+            if message["do"] == "exit":
+                self._worker.unload()
+                self.returncode = 0
+            else:
+                self._replies = self._worker.handle(message)
+
+
+class AskActor(Actor):
+    """An ask worker, with an event loop of its own."""
+
+    def __init__(self, world: World, pid: int) -> None:
+        super().__init__(world, pid)
+        self._loop = VirtualLoop()
+        self._loop.set_exception_handler(lambda *_: None)  # that a task was struck is no news
+        self._worker = AskWorker(world.run_dir, self.vitals, self.say)
+        self._is_ending = False
+        self._n_cached_before = world.n_cached()
+        self._n_sent_before = world.n_sent()
+
+    def _act(self) -> None:
+        if self.inbox and self.world.random.random() < 0.5:
+            message = self.inbox.popleft()
+            if message["do"] == "exit":
+                self._take_last_turn()
+                self._loop.run_until_complete(self._worker.close())
+                self.returncode = 0
+                self.bury()
+                return
+            self._loop.call_soon(self._handle, message)
+        if self.world.random.random() < 0.3:
+            self._loop.move_on()
+        self._loop.take_turn()
+        self.vitals.moved()
+
+    def _handle(self, message: Message) -> None:
+        if not self._is_ending:
+            self._worker.handle(message)
+
+    def die(self, exit_code: int = -signal.SIGKILL) -> None:
+        if self.returncode is None:
+            words = bytes(self.vitals._memory)
+            self._take_last_turn()
+            self.vitals._memory[:] = words
+            n_sent = self.world.n_sent() - self._n_sent_before
+            n_safe = self.world.n_cached() - self._n_cached_before
+            self.world.n_in_flight_at_kills += n_sent - n_safe
+        super().die(exit_code)
+
+    def _take_last_turn(self) -> None:
+        """Let every task begin: Python complains of coroutines that never did. Nothing is said any more."""
+        self._is_ending = True
+        self._worker.say = lambda _: None
+        acting, self.world.acting = self.world.acting, None
+        self._loop.take_turn()
+        self.world.acting = acting
+
+    def bury(self) -> None:
+        words = bytes(self.vitals._memory)
+        asker = self._worker.asker
+        if asker is not None:  # before its tasks end, or the dead would still write
+            asker.cache._pending.clear()
+            asker.cache.close()
+            asker.repeats.close()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            with contextlib.redirect_stderr(io.StringIO()):
+                self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
+        self.vitals._memory[:] = words
+
+
+# --- the world ----------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """What is around the runner: it is the runner's selector and clock, and starts its workers."""
+
+    run_dir: RunDir
+    graph: Graph
+    random: Random
+    blows: list[Blow]
+    now: float = 0.0
+    n_ticks: int = 0
+    n_in_flight_at_kills: int = 0  # replies that were asked for and not yet safe when their worker died
+    strokes: Counter[str] = field(default_factory=Counter)  # what has befallen it
+    acting: Actor | None = None
+    # In one life of the runner: how often a kill from outside found a worker at a row. A few, and the row is blamed.
+    n_found: Counter[LastWords] = field(default_factory=Counter)
+    n_found_most: int = 0
+    runner: MortalRunner | None = None
+    _workers: dict[Actor, Worker] = field(default_factory=dict)
+    _pids: Iterator[int] = field(default_factory=lambda: itertools.count(100_000))
+    _clients: list[OracleClient] = field(default_factory=list)
+    _n_silent: int = 0
+
+    def live(self) -> str:
+        """Start or resume the run and let it go on until its runner ends; returns the state it left, or "killed"."""
+        self._workers.clear()
+        self.n_found.clear()
+        self.acting = None
+        self.runner = MortalRunner(self.run_dir, {})
+        self.runner.crew.selector = self  # type: ignore[assignment]  # it has what the crew uses
+        self._n_silent = 0
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(RunnerKilled):
+            self.runner.run()
+        if self.runner.is_killed:
+            self.runner.journal.close()
+            for actor in list(self._workers):
+                actor.die()
+            return "killed"
+        assert self.runner.end is not None
+        return self.runner.end[0]
+
+    @property
+    def end_of_life(self) -> tuple[str, str, str] | None:
+        """State, reason and error with which the last runner ended."""
+        return self.runner.end if self.runner else None
+
+    @property
+    def died_too_often(self) -> bool:
+        """Whether the runner gave a worker up: to it, deaths in a row without a finished row are the step's fault."""
+        return self.end_of_life is not None and self.end_of_life[1] == "worker"
+
+    def end(self) -> None:
+        """Free what a life that was cut short by a failed assertion holds."""
+        for actor in list(self._workers):
+            actor.die()
+
+    def tick(self) -> None:
+        """Let a moment pass; what is to befall the run at this one does."""
+        self.n_ticks += 1
+        while self.blows and self.blows[0].tick <= self.n_ticks:
+            self._strike(self.blows.pop(0).what)
+
+    def _strike(self, what: str) -> None:
+        self.strokes[what] += 1
+        if what in ("stop", "abort"):
+            self.run_dir.command(what)
+        living = [actor for actor in self._workers if actor.returncode is None]
+        mine = [actor for actor in living if what in (self._workers[actor].role, "freeze", "all")]
+        for actor in mine if what == "all" else self.random.sample(mine, min(1, len(mine))):
+            self._note_found(actor)
+            actor.strike(functools.partial(actor.freeze, by_signal=True) if what == "freeze" else actor.die)
+        if what in ("runner", "all"):
+            assert self.runner is not None
+            self.runner.is_killed = True
+            raise RunnerKilled
+
+    def _note_found(self, actor: Actor) -> None:
+        words = actor.vitals.words()
+        if words is not None and words.entry != WHOLE:
+            self.n_found[words._replace(step=0)] += 1
+            self.n_found_most = max(self.n_found_most, *self.n_found.values())
+
+    def perish(self, how: str) -> None:
+        """What a step does to the worker that it is in: a drawn row kills it, or hangs it in C code."""
+        actor = self.acting
+        if actor is None:  # the interpreter's call, or one in a worker that is dead already
+            return
+        self.strokes[f"{how} by a row of {self._workers[actor].role}"] += 1
+        is_hang = how == "hang"
+        actor.strike(
+            functools.partial(actor.freeze, by_signal=False)
+            if is_hang
+            else functools.partial(actor.die, -signal.SIGSEGV)
+        )
+        actor.vitals.hold()
+        raise Struck
+
+    # --- as the clock and the starter of workers, and as the system below them ---
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def start_worker(self, name: str, _: RunDir, selector: selectors.BaseSelector) -> Worker:
+        self.tick()
+        actor = (AskActor if role_of(name) == "ask" else RowActor)(self, next(self._pids))
+        worker = Worker(name, actor, actor, selector, actor.vitals)  # type: ignore[arg-type]  # it is process and socket
+        self._workers[actor] = worker
+        return worker
+
+    def look_at(self, pid: int) -> Sight | None:
+        actor = next((actor for actor in self._workers if actor.pid == pid), None)
+        if actor is None:
+            return None
+        return Sight(
+            actor.is_stopped, is_runnable=not actor.is_frozen, cpu_s=0.0 if actor.is_frozen else self.now
+        )
+
+    def select_connection(
+        self, actors: Sequence[Actor], *_: object
+    ) -> tuple[list[Actor], list[Actor], list[Actor]]:
+        return [actor for actor in actors if actor.is_readable], [], []
+
+    def steps_of_worker(self, _: object, names: Sequence[str], __: object) -> dict[str, Step]:
+        return {name: self.graph.steps[name].model_copy() for name in names}
+
+    def of(self, llm: LLM) -> Caller:
+        """Make the caller of a model, and remember its client for what it counts."""
+        caller = Caller.of(llm)
+        assert isinstance(caller.client, OracleClient)
+        self._clients.append(caller.client)
+        return caller
+
+    def n_requests(self) -> int:
+        return sum(client.n_requests for client in self._clients)
+
+    def n_sent(self) -> int:
+        return sum(client.n_replies for client in self._clients)
+
+    def n_cached(self) -> int:
+        path = ReplyCache.default_path()
+        if not path.is_file():
+            return 0
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            try:
+                return int(db.execute("SELECT count(*) FROM replies").fetchone()[0])
+            except sqlite3.OperationalError:  # made, and its table is not there yet
+                return 0
+
+    # --- as the crew's selector: while the runner waits, the others act ---
+
+    def register(self, *_: object) -> None: ...
+
+    def unregister(self, connection: Any) -> None:
+        self._workers.pop(connection, None)
+
+    def select(self, timeout: float) -> list[tuple[SimpleNamespace, int]]:
+        for _ in range(self.random.randint(1, 6)):
+            living = [a for a in self._workers if a.returncode is None and not a.is_frozen]
+            if living:
+                self.random.choice(living).act()
+            self.tick()
+        self.now += timeout * self.random.randint(0, 2)
+        for actor in self._workers:
+            if actor.returncode is None and not actor.is_frozen:
+                actor.vitals.beat()
+        ready = [worker for actor, worker in self._workers.items() if actor.is_readable]
+        self._n_silent = 0 if ready else self._n_silent + 1
+        if self._n_silent > MAX_WAITS:
+            raise AssertionError(f"the run hangs:\n{self.describe()}")
+        chosen = [worker for worker in ready if self.random.random() < 0.7]
+        return [(SimpleNamespace(data=worker), selectors.EVENT_READ) for worker in chosen]
+
+    def describe(self) -> str:
+        """Say what everybody is doing."""
+        assert self.runner is not None
+        lines = [f"tick {self.n_ticks}, facts {self.runner.reader.facts()}"]
+        lines += [f"  {state}" for state in vars(self.runner.flow).get("_states", {}).values()]
+        lines += [f"  {worker.name}: inbox {list(actor.inbox)}" for actor, worker in self._workers.items()]
+        return "\n".join(lines)
+
+
+def kill_worker(worker: Worker) -> None:
+    """Stand in for `Worker.kill`, whose process group here would be somebody else's."""
+    actor = worker.process
+    assert isinstance(actor, Actor)
+    actor.die()
+
+
+@contextlib.contextmanager
+def simulated(graph: Graph, sizes: Sizes, blows: Sequence[Blow], seed: int) -> Iterator[World]:
+    """Write the run of a graph, with nothing started, and make the world in which it lives."""
+    with contextlib.ExitStack() as stack:
+        patch = lambda target, **values: stack.enter_context(mock.patch.multiple(target, **values))  # noqa: E731
+        patch(planning, ROW_BATCH=sizes.batch, ASK_BATCH=sizes.batch, ROW_WINDOW=sizes.window)
+        patch(base, code_digest=_digest_of_class)
+        # Steps are handed over as they are: their trip to a worker is not what is in question here.
+        patch(launch, FIRST_SPOOLED_ROWS=sizes.batch, start_runner=mock.Mock(), write_steps=mock.Mock())
+        options: Mapping[str, Any] = {"rows": None, "max_cost": None, "max_tokens": None, "cache": "on"}
+        options = {**options, "row_workers": sizes.row_workers}
+        run_dir = launch.launch(graph, pipeline="drawn", text="", options=dict(options))
+        _narrow(run_dir, sizes.window)
+        world = World(run_dir, graph, Random(seed), sorted(blows))
+        patch(crew, time=world)
+        patch(runner, time=world)
+        patch(watch, time=world, look_at=world.look_at)
+        patch(workers, time=world, select=SimpleNamespace(select=world.select_connection))
+        patch(ask_worker, FLUSH_ROWS=sizes.flush, read_steps=world.steps_of_worker)
+        patch(row_worker, read_steps=world.steps_of_worker)
+        patch(Worker, start=world.start_worker, kill=kill_worker)
+        patch(steps, FATES=[world.perish])
+        patch(ask, Caller=world)
+        stack.callback(world.end)
+        yield world
+
+
+_digest_of_class = functools.cache(base.code_digest)  # they do not change here, and it costs more than a run
+
+
+def _narrow(run_dir: RunDir, window: int) -> None:
+    """Write the plan again with small windows towards the models too."""
+    plan = run_dir.plan()
+    stages = tuple(dataclasses.replace(stage, window=min(stage.window, window)) for stage in plan.stages)
+    (run_dir.path / "plan.json").write_text(
+        dataclasses.replace(plan, stages=stages).to_json(), encoding="utf-8"
+    )

@@ -1,0 +1,90 @@
+"""The same over real processes: drawn pipelines whose steps travel by value, and a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from distilnb.engine.rundir import find_run_dir
+from distilnb.pipeline import Pipeline
+from distilnb.run import Run, attach
+from tests.crash.watching import describe, processes_of_home, wait_until
+from tests.property.comparing import compare, interpreted
+from tests.property.graphs import draw_pipeline
+from tests.property.test_simulated import MEMORY, N_EXAMPLES, SEED
+
+N_REAL_EXAMPLES = max(4, N_EXAMPLES // 20)
+PATIENCE_S = 180.0
+MAX_LIVES = 8
+
+
+@pytest.mark.timeout(3600)
+def test_a_run_of_processes_makes_what_the_interpreter_makes(capsys: pytest.CaptureFixture[str]) -> None:
+    n_killed = 0
+
+    @seed(SEED)
+    @settings(
+        max_examples=N_REAL_EXAMPLES,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        report_multiple_bugs=False,
+        phases=(Phase.generate,),  # not shrink: when a kill hits is chance here
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data(), st.sampled_from(["", "rows-0", "rows-1", "ask-0", "runner"]), st.floats(0.0, 0.6))
+    def hold(data: st.DataObject, victim: str, moment_s: float) -> None:
+        nonlocal n_killed
+        with (
+            tempfile.TemporaryDirectory(dir=MEMORY) as name,
+            mock.patch.dict(os.environ, DISTILNB_HOME=f"{name}/home"),
+        ):
+            home = Path(name, "home")
+            pipeline = draw_pipeline(data, Path(name))
+            run = Pipeline("drawn", graph=pipeline.graph).start()
+            try:
+                time.sleep(moment_s)
+                n_killed += _kill(home, victim)
+                _see_to_its_end(run, home)
+                run_dir = find_run_dir(run.id)
+                interpreter, _ = interpreted(pipeline.graph, pipeline.rows, run_dir)
+                compare(run_dir, interpreter)
+                wait_until(lambda: not processes_of_home(home), "all processes to end", home)
+            finally:
+                for pid in processes_of_home(home):
+                    os.kill(pid, signal.SIGKILL)
+
+    try:
+        hold()
+    finally:
+        with capsys.disabled():
+            print(f"\nDISTILNB_SEED={SEED}: {N_REAL_EXAMPLES} pipelines, {n_killed} processes killed")  # noqa: T201
+
+
+def _kill(home: Path, victim: str) -> int:
+    pids = [pid for pid, kind in processes_of_home(home).items() if kind == victim]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(pids)
+
+
+def _see_to_its_end(run: Run, home: Path) -> None:
+    for _ in range(MAX_LIVES):
+        status = run.wait(PATIENCE_S)
+        if status.state == "finished":
+            return
+        # Lost by the kill, or given up: twenty deadly rows in a row are the step's fault to the engine.
+        is_given_up = (status.state, status.reason) == ("failed", "worker")
+        assert status.state == "lost" or is_given_up, f"{status!r} {status.error}\n{describe(home)}"
+        run = attach(run.id).resume()
+    raise AssertionError(describe(home))
