@@ -40,7 +40,9 @@ from distilnb.engine.wire import (
 )
 from distilnb.errors import NoRowsError, SpecError
 from distilnb.rows import Batch, IdMaker, Row, read_batch, row_digest
+from distilnb.spec.registry import KINDS
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+from distilnb.steps.function import FunctionSource
 from distilnb.steps.route import RouteRows
 
 GC_THRESHOLD = 100_000  # new objects between two collections; a batch of rows makes some ten thousand
@@ -360,7 +362,9 @@ class RowWorker:
         shelf = DigestFile(self.run.digests(stage.name))
         ids = IdMaker(stage.name, shelf=shelf)
         if message["seen"]:
-            rows = _going_on(stage.name, rows, read_batch(self.run.path / message["seen"][0][0]).ids, offset)
+            if _is_of_user(step):  # those of the library skip what they are told to
+                ids_before = read_batch(self.run.path / message["seen"][0][0]).ids
+                rows = _going_on(stage.name, rows, ids_before, offset)
             self._recall(ids, message["seen"], shelf.n_rows)
         return _Source(rows, ids, offset)
 
@@ -399,12 +403,18 @@ def _lists_of(step: GeneratorStep, offset: int) -> Iterator[list[Row]]:
             return
 
 
+def _is_of_user(step: Step) -> bool:
+    return step.kind() not in KINDS or isinstance(step, FunctionSource)
+
+
 def _going_on(name: str, rows: Iterator[Row], seen: list[str], n_seen: int) -> Iterator[Row]:
     """Return the rows, having made sure that a source which was opened again does not begin anew."""
-    first = list(itertools.islice(rows, min(len(seen), 20)))
+    n_compared = min(len(seen), 20)
+    first = list(itertools.islice(rows, n_compared))
     digests = [row_digest(row) for row in first]
     before = [row_id.rsplit(":", 2)[1] for row_id in seen[: len(first)]]
-    if digests == before and len(set(digests)) > 1:
+    # Fewer rows than there were before are the rest of a source, though they may be equal to its first.
+    if len(first) == n_compared and digests == before and len(set(digests)) > 1:
         raise SpecError(
             f"Source {name!r} was to go on after its first {n_seen} rows, but began anew.",
             "Let `process` skip `offset` rows, or leave the parameter out: then the rows before are skipped.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections import Counter
@@ -14,9 +15,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from distilnb.engine.deaths import MAX_KILLS_OF_A_ROW
+from distilnb.spec.graph import Graph
+from distilnb.steps.sources import LoadDataFromFileSystem
 from tests.property.comparing import compare, count_of, interpreted
 from tests.property.graphs import draw_pipeline
 from tests.property.simulation import MAX_LIVES, STROKES, Blow, Sizes, World, simulated
+from tests.property.steps import Mark
 
 SEED = int(os.environ.get("DISTILNB_SEED") or SystemRandom().randrange(1, 10**6))
 N_EXAMPLES = int(os.environ.get("DISTILNB_EXAMPLES") or 120)
@@ -75,6 +79,25 @@ def test_a_run_makes_what_the_interpreter_makes(capsys: pytest.CaptureFixture[st
         with capsys.disabled():
             print(f"\nDISTILNB_SEED={SEED} DISTILNB_EXAMPLES={N_EXAMPLES}: {told}")  # noqa: T201 - to repeat it
     assert N_EXAMPLES < 100 or all(seen[stroke] for stroke in STROKES)
+
+
+def test_a_file_whose_last_rows_equal_its_first_goes_on_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": "a", "n": n} for n in (0, 1, 0, 0, 0, 1)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    load = LoadDataFromFileSystem(name="load", data_files=str(path))
+    graph = Graph().appending(load).appending(Mark(name="mark"), ["load"])
+    n_struck = 0
+    for tick in range(1, 100, 4):
+        monkeypatch.setenv("DISTILNB_HOME", str(tmp_path / f"home{tick}"))
+        with simulated(graph, Sizes(2, 2, 1, 1), [Blow(tick, "rows")], seed=0) as world:
+            live_to_the_end(world)
+            interpreter, _ = interpreted(graph, {"load": rows}, world.run_dir)
+            compare(world.run_dir, interpreter)
+            n_struck += world.strokes["rows"]
+    assert n_struck
 
 
 def live_to_the_end(world: World) -> None:
