@@ -84,3 +84,62 @@ def test_a_join_that_used_a_withdrawn_word_gives_the_partner_back(tmp_path: Path
     assert retrying.through(gone.id, "both", {0}) == {0}
     assert retrying.through(partner.id, "both", {0}) == set()
     journal.close()
+
+
+def test_a_partner_that_a_join_let_go_on_without_the_row_does_not_wait_again(tmp_path: Path) -> None:
+    """The join's message comes after the retry: the joined row stays, and the mended one is to wait for nobody."""
+    journal = Journal(tmp_path / "journal.sqlite")
+    lineage = Lineage(journal.connection)
+    row, lost = Batch([{"a": 1}], [ROW], [[0]]), Batch(gone=[Gone(ROW, [0], "left", "it failed")])
+    for name, batch in (("load", row), ("left", lost), ("right", row), ("both", row)):
+        write_batch(tmp_path / f"{name}.json", batch)
+    with journal.turn():
+        loaded = journal.add_batch("load", "load.json", 1, 0)
+        journal.begin_out()
+        gone = journal.add_batch("left", "left.json", 0, 1)
+        journal.acknowledge(loaded.id, "left", [0])
+        journal.add_errors([error("left", "ValueError")])
+        journal.begin_out()
+        partner = journal.add_batch("right", "right.json", 1, 0)
+        journal.acknowledge(loaded.id, "right", [0])
+    run_dir = RunDir(tmp_path)
+    retrying = Retrying(run_dir, PLAN, journal)
+    write_order(run_dir, [1], {})
+    with journal.turn():
+        retrying.take_orders()
+        out = journal.begin_out()
+        journal.add_batch("both", "both.json", 1, 0)
+        for batch_ref in (gone, partner):
+            journal.acknowledge(batch_ref.id, "both", [0])
+        retrying.heard(STAGES[3], out, {"took": [[gone.id, [0]], [partner.id, [0]]], "errors": []})
+    assert set(lineage.open_entries()) == {("left", loaded.id, 0)}
+    assert retrying.through(partner.id, "both", {0}) == {0}
+    assert retrying.marks(STAGES[3]) == {"era": 0, "went_on": [ROW]}
+    assert Retrying(run_dir, PLAN, journal).marks(STAGES[3]) == {"era": 0, "went_on": [ROW]}
+    journal.close()
+
+
+def test_a_row_whose_partner_went_on_is_not_opened(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    row, lost = Batch([{"a": 1}], [ROW], [[0]]), Batch(gone=[Gone(ROW, [0], "left", "it failed")])
+    for name, batch in (("load", row), ("left", lost), ("right", row), ("both", row)):
+        write_batch(tmp_path / f"{name}.json", batch)
+    with journal.turn():
+        loaded = journal.add_batch("load", "load.json", 1, 0)
+        journal.begin_out()
+        gone = journal.add_batch("left", "left.json", 0, 1)
+        journal.acknowledge(loaded.id, "left", [0])
+        journal.add_errors([error("left", "ValueError")])
+        journal.begin_out()
+        partner = journal.add_batch("right", "right.json", 1, 0)
+        journal.begin_out()
+        journal.add_batch("both", "both.json", 1, 0)
+        for batch_ref in (gone, partner):
+            journal.acknowledge(batch_ref.id, "both", [0])
+    retrying = Retrying(RunDir(tmp_path), PLAN, journal)
+    order = write_order(RunDir(tmp_path), [1], {})
+    with journal.turn():
+        assert not retrying.take_orders()
+    assert Lineage(journal.connection).orders() == {order.name: 0}
+    assert [one["state"] for one in journal.reader().errors()] == ["open"]
+    journal.close()
