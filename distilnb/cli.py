@@ -185,6 +185,18 @@ def resume(run_id: RunId) -> None:
 
 
 @app.command()
+def retry(
+    run_id: RunId,
+    step: Annotated[str | None, typer.Option(help="Only the rows that failed in this step.")] = None,
+) -> None:
+    """Do the rows that failed again, and follow the run to its end; Ctrl-C stops it, a second one at once."""
+    run = _run(run_id).retry(step)
+    _say(run.note)
+    _wait(run)
+    _say(run.line())
+
+
+@app.command()
 def adjust(
     run_id: RunId,
     step: Annotated[str | None, typer.Option(help="The step whose model is meant [all models].")] = None,
@@ -228,7 +240,8 @@ def errors(run_id: RunId) -> None:
     found = _run(run_id).errors()
     for row in found.to_dict("records"):
         mark = "partial" if row["is_partial"] else row["kind"]
-        _say(f"{row['row_id']}  {row['step']}  {mark}: {row['reason']}")
+        done = "" if row["state"] in ("open", "kept") else f" ({row['state']})"
+        _say(f"{row['row_id']}  {row['step']}  {mark}{done}: {row['reason']}")
     print(plural(len(found), "row"))
 
 

@@ -57,6 +57,15 @@ def root_id(row_id: RowId) -> RowId:
     return head + colon + tail.partition(".")[0]
 
 
+def is_below(row_id: RowId, other: RowId) -> bool:
+    """Whether a row is the other one, or stems from it.
+
+    >>> is_below("load:9f:0.2.1", "load:9f:0.2"), is_below("load:9f:10", "load:9f:1")
+    (True, False)
+    """
+    return row_id == other or row_id.startswith(f"{other}.")
+
+
 class DigestShelf(Protocol):
     """A place on disk for digests and how often each was seen."""
 

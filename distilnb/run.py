@@ -8,16 +8,20 @@ from collections.abc import Callable, Generator, Iterator, Mapping, MutableMappi
 from typing import TYPE_CHECKING, Any
 
 from distilnb.engine.commands import await_exit, change_limits, go_on, leave_command
+from distilnb.engine.editing import EditedPipeline
 from distilnb.engine.events import Event
+from distilnb.engine.ordering import order_retry
+from distilnb.engine.quarantine import ERROR_COLUMNS, RowChoice
 from distilnb.engine.reading import RunReader
 from distilnb.engine.rundir import RunDir, all_run_dirs, find_run_dir
 from distilnb.engine.status import RunStatus
 from distilnb.errors import RunError, RunFailedError, RunNotFinishedError, StoreError
 from distilnb.export.distiset import Distiset
-from distilnb.export.info import RunInfo
+from distilnb.export.info import RunInfo, count_edited, count_failures
 from distilnb.rows import Batch, Row
 from distilnb.spec.files import PipelineFile
 from distilnb.view.card import run_card, status_line, status_text
+from distilnb.view.figures import plural
 from distilnb.view.panel import RunPanel
 
 if TYPE_CHECKING:
@@ -172,6 +176,41 @@ class Run:
         go_on(self._reader, self._secrets)
         return self
 
+    def retry(
+        self,
+        step: str | None = None,
+        rows: RowChoice | None = None,
+        using: EditedPipeline | None = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> Run:
+        """Do failed rows again: all, those of a step, or `rows` by id or by ordinal (`errors()` has both).
+
+        A row that a model answered in vain is asked anew; its good replies are kept. What followed from the
+        failure is made good: partners at a join meet, a global step below runs again. Of a run that has ended, a
+        new runner does it (and whatever else was left to do); `wait()` as after a start.
+
+        `using` is an edited pipeline: the failed rows are done by its version of the failed step, and by the run's
+        own steps after it. Upstream of a failed step it must equal the run's pipeline. `parameters` are those that
+        the run was started with; `secrets` are as in `resume`.
+
+        A paused run does them when it goes on. What failed but went on (`on_error="null"`, or a join with
+        how="left" or "outer" that went on without it: "kept" in `errors()`) cannot be taken back.
+
+        Raises RunError when there is nothing to retry, or when `using` differs upstream.
+        """
+        self._secrets.update(secrets or {})
+        chosen = order_retry(
+            self._reader, self._secrets, step=step, rows=rows, using=using, parameters=parameters
+        )
+        steps = sorted({error["step"] for error in chosen})
+        n_rows = len({(error["step"], error["row_id"]) for error in chosen})
+        self.note = (
+            f"{plural(n_rows, 'row')} of {', '.join(steps)} {'is' if n_rows == 1 else 'are'} done again"
+        )
+        return self
+
     def _command(self, name: str) -> RunStatus:
         status = self.status()
         leave_command(self._reader, status, name)
@@ -210,23 +249,27 @@ class Run:
     def errors(self) -> pd.DataFrame:
         """Return the rows in quarantine, and what is partial about rows that went on.
 
-        Columns: row_id, step, kind, reason, prompt, reply, traceback, attempts, is_partial.
+        Columns: row_id, row (the ordinal in the source), step, kind, reason, prompt (as it was sent), reply (raw),
+        traceback, attempts (requests sent), is_partial; state, which is "open" for a row in quarantine, "retried"
+        when it was done again (a failure that came of it has a line of its own), "mended" when it passed the step
+        then, "kept" for what went on nevertheless; version, of the step that failed; mended_by, the version that
+        passed.
         """
         import pandas as pd
 
-        columns = [
-            "row_id",
-            "step",
-            "kind",
-            "reason",
-            "prompt",
-            "reply",
-            "traceback",
-            "attempts",
-            "is_partial",
-        ]
-        errors = pd.DataFrame(self._reader.errors(), columns=columns)
-        return errors.astype({"is_partial": bool})
+        errors = pd.DataFrame(self._reader.errors(with_texts=True), columns=ERROR_COLUMNS)
+        return errors.astype({"is_partial": bool, "row": "Int64", "mended_by": "Int64"})
+
+    def versions(self) -> pd.DataFrame:
+        """Return the steps that `retry(using=...)` has edited, and which rows each version has made.
+
+        Columns: step, version (from 2 on; 1 is the run's own), digest, at (seconds since the epoch), rows (how
+        many), row_ids. Every other row was made by version 1.
+        """
+        import pandas as pd
+
+        found = [{**version, "rows": len(version["row_ids"])} for version in self._reader.versions()]
+        return pd.DataFrame(found, columns=["step", "version", "digest", "at", "rows", "row_ids"])
 
     def distiset(self, *, partial: bool = False) -> Distiset:
         """Return the result: one subset per leaf.
@@ -241,19 +284,14 @@ class Run:
         text = (self._dir.path / "pipeline.yaml").read_text(encoding="utf-8")
         file = self.pipeline_file()
         known = file.graph.columns()
-        info = RunInfo.of(status, description=file.description, failures=self._count_failures())
+        info = RunInfo.of(
+            status,
+            description=file.description,
+            failures=count_failures(self._reader.errors()),
+            edited=count_edited(self._reader.versions()),
+        )
         columns = {leaf: known[leaf].names for leaf in leaves}
         return Distiset.from_rows(leaves, pipeline_text=text, info=info, columns=columns)
-
-    def _count_failures(self) -> dict[str, dict[str, int]]:
-        """Return the quarantined rows by step and reason, for the card."""
-        counted: dict[str, dict[str, int]] = {}
-        for error in self._reader.errors():
-            if not error["is_partial"]:
-                reasons = counted.setdefault(error["step"], {})
-                reason = f"{error['kind']}: {error['reason'].splitlines()[0] if error['reason'] else ''}"
-                reasons[reason] = reasons.get(reason, 0) + 1
-        return counted
 
     def rows_of_leaf(self, leaf: str) -> list[Row]:
         """Return the finished rows of a leaf in their order."""

@@ -1324,7 +1324,7 @@ ENDS = {
     ),
     "a disk that is full in the middle": Ends(
         lambda _: numbers(500).map(much_text),
-        free_bytes=200_000,
+        free_bytes=300_000,
         reason="StoreError",
         error="Step 'map' failed: StoreError: The file '<home>/runs/<run>/batches/map/<batch>' cannot be written: "
         "File too large.\n"
@@ -1335,7 +1335,7 @@ ENDS = {
     "a disk that is full for replies": Ends(
         # A reply is 50 kB: the first ones fit, a later one is answered and cannot be kept.
         lambda place: texts(place, *"abcd", model="long"),
-        free_bytes=150_000,
+        free_bytes=250_000,
         reason="StoreError",
         error="StoreError: The reply cache '<home>/cache/replies.sqlite' cannot be written: disk I/O error.\n"
         "Free some disk space, or set DISTILNB_HOME to a folder that can be written; then resume.",

@@ -37,6 +37,7 @@ class Failure:
     traceback: str = ""
     attempts: int = 1
     is_partial: bool = False
+    order: list[int] = field(default_factory=list)  # of the row; empty where it is not known yet
 
     @classmethod
     def of(cls, row_id: str, step: str, error: BaseException, **more: Any) -> Failure:
@@ -63,13 +64,14 @@ class Outcome:
 
     def fail(self, failure: Failure, order: list[int]) -> None:
         """Quarantine a row."""
+        failure.order = order
         self.failures.append(failure)
         self.batch.gone.append(Gone(failure.row_id, order, failure.step, failure.reason))
         self.count(failure.step, failed=1)
 
-    def note_kept(self, failure: Failure) -> None:
+    def note_kept(self, failure: Failure, order: list[int]) -> None:
         """List a failed row that goes on beside those in quarantine."""
-        self.failures.append(replace(failure, is_partial=True))
+        self.failures.append(replace(failure, is_partial=True, order=order))
         self.count(failure.step, partial=1)
 
     def quarantine_unstorable(self, step: str) -> None:
@@ -362,7 +364,7 @@ def _apply_by_row(
             if keep is None:
                 outcome.fail(failure, order)
                 continue
-            outcome.note_kept(failure)
+            outcome.note_kept(failure, order)
             n_done += 1
             kept_row, kept_id, kept_order = keep.kept(step, batch.rows[index], row_id, order)
             made.append(kept_row)
@@ -391,7 +393,7 @@ def fail_row(
     if keep is None:
         outcome.fail(failure, order)
     else:
-        outcome.note_kept(failure)
+        outcome.note_kept(failure, order)
         outcome.batch.add(*keep.kept(step, row, failure.row_id, order))
         outcome.count(failure.step, done=1, made=1)
 

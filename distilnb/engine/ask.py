@@ -6,12 +6,13 @@ Preview and worker share it, so that a preview's replies are the full run's repl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from distilnb.engine.apply import Failure, check_row
+from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies
 from distilnb.engine.budget import Budget, BudgetReached, Hold
 from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digests
 from distilnb.engine.models import Models
@@ -23,8 +24,6 @@ from distilnb.llms.prices import Price, cost_usd, price_of
 from distilnb.llms.request import Message, Reply, Request
 from distilnb.rows import Batch, Row
 from distilnb.tasks.base import Task
-
-CacheMode = Literal["on", "off", "refresh"]
 
 
 class NotStarted(Exception):
@@ -132,8 +131,11 @@ class Asker:
         done: Callable[[int, Asked], None],
         *,
         again: bool = False,
+        attempts: Mapping[int, int] | None = None,
     ) -> None:
         """Ask for some rows of a batch and call `done(index, asked)` for each as it ends, cached ones first.
+
+        `attempts` has, by index, how often a retry has raised a row's attempt.
 
         Rows whose request was not started (`stop`, or the budget) are not reported. Raises BudgetReached once all
         in flight have ended; FatalModelError and StoreError at once, cancelling the rest.
@@ -141,7 +143,8 @@ class Asker:
         llm = model_of(task)
         errand = _Errand(task, batch, done, llm, self.models.caller(llm), price_of(llm))
         waiting: list[asyncio.Task[None]] = []
-        for index, request, keys, known in self._look_up(errand, indices, again=again):
+        looked_up = self._look_up(errand, indices, again=again, attempts=attempts or {})
+        for index, request, keys, known in looked_up:
             if len(known) == len(keys):
                 done(index, self._finish(errand, index, request, keys, known, []))
             else:
@@ -164,7 +167,7 @@ class Asker:
             raise FatalModelError(task.name, error) from error
 
     def _look_up(
-        self, errand: _Errand, indices: Sequence[int], *, again: bool
+        self, errand: _Errand, indices: Sequence[int], *, again: bool, attempts: Mapping[int, int]
     ) -> list[tuple[int, Request, list[Key], dict[Key, Reply]]]:
         """Render all requests and find their replies in one look-up; rows that cannot be rendered end here."""
         task, batch, llm = errand.task, errand.batch, errand.llm
@@ -188,7 +191,7 @@ class Asker:
         found: dict[Key, Reply] = {}
         if self.mode == "on":
             found = self.cache.find([key for group in keys for key in group], again=again)
-        return [
+        looked_up = [
             (
                 index,
                 replace(request, salt=str(repeat)) if repeat else request,
@@ -197,6 +200,16 @@ class Asker:
             )
             for (index, request), group, repeat in zip(rendered, keys, repeats, strict=True)
         ]
+        retried = [number for number, (index, _) in enumerate(rendered) if attempts.get(index)]
+        rows = [
+            RetriedRow(batch.rows[index], digests[number], repeats[number], request.n, attempts[index])
+            for number, (index, request) in ((number, rendered[number]) for number in retried)
+        ]
+        chosen = choose_replies(self.cache, self.mode, task, rows, again=again)
+        for number, row, (group, known) in zip(retried, rows, chosen, strict=True):
+            index, request = rendered[number]
+            looked_up[number] = (index, replace(request, salt=f"{row.repeat}+{row.attempt}"), group, known)
+        return looked_up
 
     async def _ask_one(
         self, errand: _Errand, index: int, request: Request, keys: list[Key], known: dict[Key, Reply]

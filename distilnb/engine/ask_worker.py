@@ -24,8 +24,10 @@ from distilnb.engine.deaths import poison_of
 from distilnb.engine.models import Models
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import failure_of
+from distilnb.engine.redoing import Marks, read_marks
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.rundir import RunDir
+from distilnb.engine.versions import FIRST, plan_secrets, read_version_steps
 from distilnb.engine.vitals import BEAT_S, Vitals
 from distilnb.engine.wire import (
     LineSplitter,
@@ -85,6 +87,7 @@ class _Flush:
     outcome: Outcome = field(default_factory=Outcome)
     took: dict[int, list[int]] = field(default_factory=dict)
     n_rows: int = 0
+    era: int = 0  # of the stage: rows that a global step has replaced must not mix with later ones
     timer: asyncio.TimerHandle | None = None
 
 
@@ -99,6 +102,8 @@ class AskWorker:
     keep: KeepFailed | None = field(init=False)
     steps: dict[str, Task] = field(default_factory=dict)
     asker: Asker | None = None
+    _edited: dict[tuple[str, int], Task] = field(default_factory=dict)  # by step and version
+    _secrets: dict[str, str] = field(default_factory=dict)
     _flushes: dict[str, _Flush] = field(default_factory=dict)
     _work: set[asyncio.Task[None]] = field(default_factory=set)
     _places: dict[int, tuple[int, int]] = field(
@@ -127,7 +132,7 @@ class AskWorker:
             work.cancel()
         for name in list(self._flushes):
             self._flush(name)
-        for step in self.steps.values():
+        for step in (*self.steps.values(), *self._edited.values()):
             step.unload()
         if self.asker:
             await self.asker.models.close()
@@ -150,7 +155,8 @@ class AskWorker:
 
     async def _load(self, message: Message) -> None:
         names = [step for stage in self.plan.stages if stage.worker == "ask" for step in stage.steps]
-        steps = read_steps(self.run.path, names, message["values"])
+        self._secrets = message["values"]
+        steps = read_steps(self.run.path, names, plan_secrets(self._secrets))
         self.steps = {name: step for name, step in steps.items() if isinstance(step, Task)}
         options = self.plan.options
         self.asker = Asker(
@@ -203,24 +209,52 @@ class AskWorker:
         if entries is None:
             entries = list(range(len(batch) + len(batch.gone)))
         n_rows = len(batch)
-        task = self.steps[stage.name]
-        assert self.asker is not None  # the runner sends no batch before `ready`
         taken = [index for index in entries if index < n_rows and batch.goes_to(stage.name, index)]
         for index in sorted(set(entries).difference(taken)):
-            self._pass_gone(stage, batch, index, message["batch"])
+            self._pass_gone(stage, batch, index, message)
         poison = poison_of(message)
-        rows = [index for index in taken if index not in poison]
-
-        def done(index: int, asked: Asked) -> None:
-            self._finish(stage, task, batch, index, asked, message["batch"])
-
         for index in poison.keys() & set(entries):
-            done(index, Asked(failure=failure_of(batch.ids[index], stage.name, poison[index])))
+            failure = failure_of(batch.ids[index], stage.name, poison[index])
+            self._finish(stage, self.steps[stage.name], batch, index, Asked(failure=failure), message)
+        rows = [index for index in taken if index not in poison]
+        marks = Marks()
+        if message.get("retried"):
+            marks = read_marks(self.run, stage, message["batch"], [batch.ids[index] for index in rows])
+        groups = marks.by_version(stage.name, batch, rows)
+        asking = [
+            self._ask_version(stage, version, batch, indices, marks, message)
+            for version, indices in groups.items()
+        ]
         self._places[id(batch)] = (self.plan.stages.index(stage), message["batch"])
         try:
-            await self.asker.ask_rows(task, batch, rows, done, again=message["again"])
+            await asyncio.gather(*asking)
         finally:
             del self._places[id(batch)]
+
+    async def _ask_version(
+        self, stage: Stage, version: int, batch: Batch, rows: list[int], marks: Marks, message: Message
+    ) -> None:
+        """Ask for the rows that one version of the step is to do."""
+        task = self._task(stage.name, version)
+        assert self.asker is not None  # the runner sends no batch before `ready`
+
+        def done(index: int, asked: Asked) -> None:
+            self._finish(stage, task, batch, index, asked, message)
+
+        attempts = {index: marks.of(stage.name, batch.ids[index]).attempt for index in rows}
+        await self.asker.ask_rows(task, batch, rows, done, again=message["again"], attempts=attempts)
+
+    def _task(self, name: str, version: int) -> Task:
+        if version == FIRST:
+            return self.steps[name]
+        if (name, version) not in self._edited:
+            step = read_version_steps(self.run, version, [name], self._secrets)[name]
+            if not isinstance(step, Task):
+                raise TypeError(f"version {version} of {name} is no task")
+            price_of(model_of(step))
+            step.load()
+            self._edited[name, version] = step
+        return self._edited[name, version]
 
     def _at(self, batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]:
         """Say whose row is rendered or parsed, for the case that it kills this process."""
@@ -229,9 +263,9 @@ class AskWorker:
     # --- finished rows ---
 
     def _finish(
-        self, stage: Stage, task: Task, batch: Batch, index: int, asked: Asked, batch_id: int
+        self, stage: Stage, task: Task, batch: Batch, index: int, asked: Asked, message: Message
     ) -> None:
-        flush = self._flush_of(stage, batch_id, index)
+        flush = self._flush_of(stage, index, message)
         add_asked(flush.outcome, task, batch, index, asked, self.keep)
         flush.n_rows += 1
         if not stage.tells_gone:
@@ -239,17 +273,21 @@ class AskWorker:
         if flush.n_rows >= FLUSH_ROWS:
             self._flush(stage.name)
 
-    def _pass_gone(self, stage: Stage, batch: Batch, index: int, batch_id: int) -> None:
-        flush = self._flush_of(stage, batch_id, index)
+    def _pass_gone(self, stage: Stage, batch: Batch, index: int, message: Message) -> None:
+        flush = self._flush_of(stage, index, message)
         if stage.tells_gone:
             flush.outcome.batch.gone.append(batch.gone_at(index))
 
-    def _flush_of(self, stage: Stage, batch_id: int, index: int) -> _Flush:
+    def _flush_of(self, stage: Stage, index: int, message: Message) -> _Flush:
+        era = message.get("era", 0)
         flush = self._flushes.get(stage.name)
+        if flush is not None and flush.era != era:
+            self._flush(stage.name)
+            flush = None
         if flush is None:
-            flush = self._flushes[stage.name] = _Flush()
+            flush = self._flushes[stage.name] = _Flush(era=era)
             flush.timer = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self._flush, stage.name)
-        flush.took.setdefault(batch_id, []).append(index)
+        flush.took.setdefault(message["batch"], []).append(index)
         return flush
 
     def _flush(self, stage: str) -> None:
@@ -259,7 +297,7 @@ class AskWorker:
         if flush.timer:
             flush.timer.cancel()
         try:
-            self.say(write_outcome(self.run, stage, flush.outcome, flush.took))
+            self.say({**write_outcome(self.run, stage, flush.outcome, flush.took), "era": flush.era})
         except Exception as error:  # noqa: BLE001 - a full disk; the replies are in the cache, the run resumes
             self.say(failed_message(stage, error, traceback.format_exc()))
 
@@ -291,7 +329,7 @@ def add_asked(
         fail_row(task, batch.rows[index], asked.failure, order, outcome, keep)
     elif asked.partial:
         reason = "; ".join(asked.partial)
-        outcome.failures.append(Failure(row_id, name, "Partial", reason, is_partial=True))
+        outcome.failures.append(Failure(row_id, name, "Partial", reason, is_partial=True, order=order))
     outcome.count(
         name,
         done=int(has_ended_well),

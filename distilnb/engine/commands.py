@@ -9,8 +9,10 @@ from distilnb.engine.intake import START_AGAIN, missing_rows
 from distilnb.engine.launch import start_runner
 from distilnb.engine.limits import checked_change
 from distilnb.engine.reading import RunReader
+from distilnb.engine.retry_orders import read_orders
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.status import RunStatus
+from distilnb.engine.versions import read_versions
 from distilnb.errors import RunError, UnknownPriceError
 from distilnb.llms.prices import price_of
 from distilnb.tasks.base import Task
@@ -47,26 +49,45 @@ def go_on(reader: RunReader, secrets: Mapping[str, str]) -> None:
     not raised.
     """
     run = reader.run
-    missing = [path for path in reader.plan.options["secrets"] if path not in secrets]
     state = reader.status().state
     if state == "paused" or (state == "starting" and run.has_command("pause")):
         run.command("resume")
     if state in ("starting", "running", "paused"):
         return
+    check_keys(reader, secrets, "resume")
+    if state == "finished" and not _has_waiting_order(reader):
+        raise RunError(f"Run {run.run_id!r} is finished.", "Start the pipeline again for new rows.")
+    check_may_start(reader)
+    start_again(reader, secrets)
+
+
+def check_keys(reader: RunReader, secrets: Mapping[str, str], verb: str) -> None:
+    """Raise RunError when a key is missing that was given literally: of the plan's steps, or of edited ones."""
+    run = reader.run
+    places = [*reader.plan.options["secrets"]]
+    places += [place for version in read_versions(run) for place in version.secrets]
+    missing = [path for path in places if path not in secrets]
     if missing:
         raise RunError(
             f"Run {run.run_id!r} was started with keys that are not stored: {missing}.",
-            f"Give them again: run.resume(secrets={{{missing[0]!r}: '...'}}).",
+            f"Give them again: run.{verb}(secrets={{{missing[0]!r}: '...'}}).",
         )
-    if state == "finished":
-        raise RunError(f"Run {run.run_id!r} is finished.", "Start the pipeline again for new rows.")
+
+
+def check_may_start(reader: RunReader) -> None:
+    """Raise RunError when a limit stopped the run that was not raised since."""
     reached = reader.limits_reached()
     if reached:
         limit = reached[0].partition(" ")[0]
         raise RunError(
-            f"Run {run.run_id!r} was stopped by {', '.join(reached)}, and would be again at once.",
+            f"Run {reader.run.run_id!r} was stopped by {', '.join(reached)}, and would be again at once.",
             f"Raise it first: run.adjust({limit}=...), or float('inf') for no limit.",
         )
+
+
+def start_again(reader: RunReader, secrets: Mapping[str, str]) -> None:
+    """Start a runner for a run that has ended, or is about to; raises RunError when it goes on stopping."""
+    run = reader.run
     await_exit(run, RESUME_PATIENCE_S)  # it may be stopping still
     if run.is_locked():
         raise RunError(
@@ -77,6 +98,12 @@ def go_on(reader: RunReader, secrets: Mapping[str, str]) -> None:
     if lack:
         raise RunError(f"Run {run.run_id!r} cannot go on to its end. {lack}", START_AGAIN)
     start_runner(run, secrets)
+
+
+def _has_waiting_order(reader: RunReader) -> bool:
+    """Whether a retry was ordered that no runner has taken up: it was killed before."""
+    known = reader.orders()
+    return any(order.name not in known for order in read_orders(reader.run))
 
 
 def await_exit(run: RunDir, patience_s: float) -> None:

@@ -9,7 +9,7 @@ failed, so that counts, joins and acknowledgements are the ordinary ones.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -69,6 +69,12 @@ class Deaths:
         named.n_outside += not is_own_doing
         return _poison(suspect, words.entry) is not None
 
+    def forgive(self, stage: int, batch: int, entries: Iterable[int]) -> None:
+        """Give rows that are done again another chance."""
+        suspect = self._suspects.get((stage, batch), _Suspect())
+        for entry in entries:
+            suspect.named.pop(entry, None)
+
     def orders(self, stage: int, batch: int) -> dict[str, Any]:
         """Return what a batch's message says besides: nothing, or how to treat its suspects."""
         suspect = self._suspects.get((stage, batch))
@@ -108,3 +114,15 @@ def is_own_doing(exit_code: int | None) -> bool:
     (True, False, True)
     """
     return exit_code is not None and exit_code not in _FROM_OUTSIDE
+
+
+def last_death_text(
+    role: str, how: str, n_in_a_row: int, step: str | None, busy: Sequence[str], log_tail: str
+) -> str:
+    """Return why a run ends with a worker that dies every time; `step` is None when it was at no row."""
+    if step is None:
+        of = f" of {', '.join(map(repr, busy))}" if busy else ""
+        what = f"without finishing a row{of}"
+    else:
+        what = f"at one row after the other of step {step!r}, and finished none"
+    return f"The {role} worker died {n_in_a_row} times ({how}) {what}.\n{log_tail}".rstrip()

@@ -172,6 +172,16 @@ class Limited(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retried(Event):
+    """Failed rows were opened again: they are about to be done anew."""
+
+    kind: ClassVar[str] = "retried"
+
+    rows: int  # how many; 0 when others had taken all of them up before
+    order: str = ""  # the name of the order, as its file in the run directory has it
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnknownEvent(Event):
     """An event that a newer version of distilnb wrote."""
 
@@ -199,6 +209,7 @@ KINDS: dict[str, type[Event]] = {
         CommandTaken,
         Adjusted,
         Limited,
+        Retried,
     )
 }
 

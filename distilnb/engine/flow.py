@@ -67,6 +67,7 @@ class _State:
     n_flying: int = 0
     n_made: int = 0  # rows that left it
     n_asked: int = 0  # pulls on their way; of a gather or an end there is one
+    stale_ends: list[str] = field(default_factory=list)  # workers with an end that a retry has made void
     has_ended: bool = False  # a source has no more rows; a global stage or a join has done its last work
     holders: dict[int, str] = field(default_factory=dict)  # batch in flight → the worker that has it
     puller: str = ""  # the worker that has the pull, gather or end
@@ -127,11 +128,18 @@ class Flow:
         if not state.n_asked:
             state.puller = ""
 
-    def ended(self, stage: str) -> None:
-        """A source has no more rows, or a global stage or a join has done its last work."""
+    def ended(self, stage: str) -> bool:
+        """A source has no more rows, or a global stage or a join has done its last work.
+
+        False is returned, and nothing noted, when the stage was opened again meanwhile.
+        """
         state = self._states[stage]
+        if state.stale_ends:  # the oldest first: a join, or a global step, has one worker
+            state.stale_ends.pop(0)
+            return False
         state.has_ended = True
         state.n_asked, state.puller = 0, ""
+        return True
 
     def lost_worker(self, worker: str) -> None:
         """A worker died: what it had in flight waits again, in its old order."""
@@ -145,9 +153,56 @@ class Flow:
                 jobs.append(Job(job.stage, job.input_index, job.batch, sorted(left), again=True))
             if state.puller == worker:
                 state.n_asked, state.puller = 0, ""
+            state.stale_ends = [holder for holder in state.stale_ends if holder != worker]
             for job in reversed(jobs):
                 state.queue.appendleft(job)
                 state.n_queued += job.n_entries
+
+    # --- what a retry changes ---
+
+    def revived(self, stage: str, batch: BatchRef, indices: Iterable[int], *, is_urgent: bool = True) -> None:
+        """A stage is to do entries again that it was through with: before all that waits, when it is urgent."""
+        state = self._states[stage]
+        job = Job(state.stage, state.stage.inputs.index(batch.stage), batch, sorted(indices))
+        self._enqueue(state, job)
+        if is_urgent:
+            state.queue.rotate(1)
+
+    def reopened(self, stage: str) -> None:
+        """A join or a global stage will get more rows: whatever end it was told does not count."""
+        state = self._states[stage]
+        state.has_ended = False
+        if state.n_asked:
+            state.stale_ends.append(state.puller)
+        state.n_asked, state.puller = 0, ""
+
+    def withdrawn(self, batch: BatchRef, index: int) -> list[tuple[Stage, str]]:
+        """Take an entry from all who wait for it or have it; returns the joins that hold it, and their workers."""
+        holders = []
+        for state, _ in self._consumers[batch.stage]:
+            for place, job in enumerate(state.queue):
+                todo = range(batch.n_entries) if job.todo is None else job.todo
+                if job.batch.id == batch.id and index in todo:
+                    state.queue[place] = job._replace(todo=[entry for entry in todo if entry != index])
+                    state.n_queued -= 1
+            _, left = state.in_flight.get(batch.id, (None, ()))
+            if index in left:
+                if state.stage.kind == "join":
+                    holders.append((state.stage, state.holders[batch.id]))
+                self.acknowledged(state.stage.name, batch.id, [index])
+        return holders
+
+    def replaced(self, stages: Iterable[str]) -> None:
+        """All that these stages have made, had and waited for counts no more."""
+        for name in stages:
+            state = self._states[name]
+            for batch, (_, left) in state.in_flight.items():
+                self._loads[state.holders[batch]] -= len(left)
+            self._states[name] = _State(state.stage, window=state.window)
+        for name in self._consumers:
+            self._consumers[name] = [
+                (self._states[state.stage.name], index) for state, index in self._consumers[name]
+            ]
 
     def set_window(self, stage: str, window: int) -> None:
         """Let a stage have more rows in flight, or fewer; what is in flight stays."""
@@ -173,16 +228,21 @@ class Flow:
 
     def _feed(self, state: _State) -> Iterator[Job]:
         while state.queue and self._fits(state) and self._has_room_after(state):
-            worker = self.assign(state.stage)
+            # A worker that has a part of the batch already gets what a retry has opened again, too.
+            worker = state.holders.get(state.queue[0].batch.id) or self.assign(state.stage)
             if worker is None:
                 return
             job = state.queue.popleft()
             state.n_queued -= job.n_entries
             left = set(range(job.batch.n_entries)) if job.todo is None else set(job.todo)
-            state.in_flight[job.batch.id] = (job, left)
-            state.holders[job.batch.id] = worker
+            if not left:
+                continue
             state.n_flying += len(left)
             self._loads[worker] += len(left)
+            if job.batch.id in state.in_flight:  # entries of the batch that a retry has opened again
+                left |= state.in_flight[job.batch.id][1]
+            state.in_flight[job.batch.id] = (job, left)
+            state.holders[job.batch.id] = worker
             yield job
 
     @staticmethod

@@ -16,7 +16,7 @@ from distilnb.engine.apply import Failure, KeepFailed, Outcome, call_process, fa
 from distilnb.engine.deaths import Poison
 from distilnb.engine.poison import failure_of
 from distilnb.errors import MissingPartnerError
-from distilnb.rows import Batch, Gone, Row
+from distilnb.rows import Batch, Gone, Row, root_id
 from distilnb.spec.step import Step
 
 CHUNK_ROWS = 1000  # joined at once, and so in one file
@@ -52,6 +52,7 @@ class Joiner:
     columns: Sequence[Sequence[str]]
     read: Callable[[int], Batch]
     keep: KeepFailed | None = None
+    went_on: set[str] = field(default_factory=set)  # ids that were joined though a branch had lost them
     _waiting: dict[str, list[Place | None]] = field(default_factory=dict)  # by id, a place for each input
 
     def add(self, input_index: int, number: int, indices: Iterable[int]) -> list[str]:
@@ -75,19 +76,51 @@ class Joiner:
                 complete.append(row_id)
         return complete
 
+    def come_late(self, number: int, indices: Iterable[int]) -> list[int]:
+        """Return the entries of a batch whose partners went on without them: a retry made them afterwards."""
+        if not self.went_on:
+            return []
+        batch = self.read(number)
+        return [index for index in indices if batch.gone_at(index).id in self.went_on]
+
+    def forget(self, number: int, index: int) -> None:
+        """Let go of an entry that waits here: a retry has taken back that its row is lost."""
+        row_id = self.read(number).gone_at(index).id
+        places = [
+            None if place and (place.batch, place.at) == (number, index) else place
+            for place in self._waiting.get(row_id, ())
+        ]
+        if any(places):
+            self._waiting[row_id] = places
+        else:
+            self._waiting.pop(row_id, None)
+
     def release(self, ids: Iterable[str]) -> Iterator[tuple[Outcome, dict[int, list[int]]]]:
         """Join rows, some at a time; yields what became of them and the entries used, by batch."""
         # By where the partners stand, so that a file is read once even when rows come in another order.
-        sorted_ids = iter(sorted(ids, key=lambda row_id: sorted(filter(None, self._waiting[row_id]))))
+        sorted_ids = iter(sorted(ids, key=self._stands))
         while chunk := list(islice(sorted_ids, CHUNK_ROWS)):
             yield self._release(chunk)
 
     def release_rest(self) -> Iterator[tuple[Outcome, dict[int, list[int]]]]:
         """Do the same with all that wait, because every input has ended; yields at least once."""
-        if self._waiting:
-            yield from self.release(list(self._waiting))
-        else:
+        if not self._waiting:
             yield Outcome(), {}
+        # A row and those that stem from it go into one message: a retry finds there what the loss of one has cost.
+        families: dict[str, list[str]] = {}
+        for row_id in self._waiting:
+            families.setdefault(root_id(row_id), []).append(row_id)
+        chunk: list[str] = []
+        for family in sorted(families.values(), key=lambda ids: min(map(self._stands, ids))):
+            chunk += family
+            if len(chunk) >= CHUNK_ROWS:
+                yield self._release(chunk)
+                chunk = []
+        if chunk:
+            yield self._release(chunk)
+
+    def _stands(self, row_id: str) -> list[Place]:
+        return sorted(filter(None, self._waiting[row_id]))
 
     def _release(self, ids: Iterable[str]) -> tuple[Outcome, dict[int, list[int]]]:
         outcome = Outcome()
@@ -156,6 +189,7 @@ class Joiner:
         if made is not None and len(made) == len(rows):
             for whole, order, row in zip(rows, orders, made, strict=True):
                 outcome.batch.add(row, whole.row_id, order)
+                self._note(states, whole)
             outcome.count(self.step.name, done=len(made), made=len(made))
             return
         for whole, order in zip(rows, orders, strict=True):
@@ -170,6 +204,7 @@ class Joiner:
         for row in made[:1]:
             outcome.batch.add(row, whole.row_id, order)
             outcome.count(self.step.name, done=1, made=1)
+            self._note(states, whole)
         if not made:
             outcome.drop(whole.row_id, order, self.step.name, "left out by the join")
 
@@ -179,7 +214,13 @@ class Joiner:
         for place in whole.places:
             if place and place.state == "row":
                 there.update(self._row(place))
+        if self.keep is not None:
+            self.went_on.add(whole.row_id)
         fail_row(self.step, there, failure, order, outcome, self.keep)
+
+    def _note(self, states: Sequence[State], whole: Whole) -> None:
+        if "lost" in states or "never" in states:
+            self.went_on.add(whole.row_id)
 
     def _order(self, whole: Whole) -> list[int]:
         place = next(place for place in whole.places if place and place.state == "row")

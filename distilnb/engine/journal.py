@@ -25,16 +25,47 @@ from distilnb.errors import StoreError
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (
-    id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL, n_rows INTEGER NOT NULL, n_gone INTEGER NOT NULL);
+    id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL, n_rows INTEGER NOT NULL, n_gone INTEGER NOT NULL,
+    out INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS batches_by_stage ON batches (stage);
-CREATE TABLE IF NOT EXISTS acks (batch INTEGER NOT NULL, stage TEXT NOT NULL, ranges TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS acks (
+    batch INTEGER NOT NULL, stage TEXT NOT NULL, ranges TEXT NOT NULL, out INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS acks_by_batch ON acks (batch, stage);
 CREATE TABLE IF NOT EXISTS errors (
     id INTEGER PRIMARY KEY, at REAL, row_id TEXT, step TEXT, kind TEXT, reason TEXT, prompt TEXT, reply TEXT,
-    traceback TEXT, attempts INTEGER, is_partial INTEGER);
+    traceback TEXT, attempts INTEGER, is_partial INTEGER, "row" INTEGER, texts TEXT, out INTEGER NOT NULL DEFAULT 0,
+    state TEXT NOT NULL DEFAULT 'open', version INTEGER NOT NULL DEFAULT 1, mended_by INTEGER);
 CREATE TABLE IF NOT EXISTS counts (step TEXT, name TEXT, value REAL, PRIMARY KEY (step, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS orders (name TEXT PRIMARY KEY, n_rows INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS redo (
+    stage TEXT NOT NULL, batch INTEGER NOT NULL, entry INTEGER NOT NULL, step TEXT NOT NULL, row_id TEXT NOT NULL,
+    is_open INTEGER NOT NULL DEFAULT 1);
+CREATE INDEX IF NOT EXISTS redo_by_batch ON redo (stage, batch);
+CREATE TABLE IF NOT EXISTS attempts (
+    step TEXT NOT NULL, row_id TEXT NOT NULL, attempt INTEGER NOT NULL, version INTEGER NOT NULL,
+    PRIMARY KEY (step, row_id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS withdrawn (
+    batch INTEGER NOT NULL, entry INTEGER NOT NULL, row_id TEXT NOT NULL, PRIMARY KEY (batch, entry)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, at REAL, kind TEXT, step TEXT, data TEXT);
 """
+_INDEXES = """
+CREATE INDEX IF NOT EXISTS acks_by_out ON acks (out);
+CREATE INDEX IF NOT EXISTS batches_by_out ON batches (out);
+CREATE INDEX IF NOT EXISTS errors_by_out ON errors (out);
+CREATE INDEX IF NOT EXISTS errors_by_row ON errors (row_id);
+"""
+_LATER_COLUMNS = {  # of tables that a run of an earlier version has without them
+    "batches": {"out": "INTEGER NOT NULL DEFAULT 0"},
+    "acks": {"out": "INTEGER NOT NULL DEFAULT 0"},
+    "errors": {
+        "row": "INTEGER",
+        "texts": "TEXT",
+        "out": "INTEGER NOT NULL DEFAULT 0",
+        "state": "TEXT NOT NULL DEFAULT 'open'",
+        "version": "INTEGER NOT NULL DEFAULT 1",
+        "mended_by": "INTEGER",
+    },
+}
 
 
 class BatchRef(NamedTuple):
@@ -59,6 +90,12 @@ class Journal:
         self._path = path
         try:
             self._db = open_database(path, _TABLES)
+            _add_columns(self._db)
+            self._db.executescript(_INDEXES)
+            self._out: int = max(
+                self._db.execute(f"SELECT coalesce(max(out), 0) FROM {table}").fetchone()[0]
+                for table in ("acks", "batches", "errors")
+            )
             path.chmod(0o600)
             self._file = path.stat().st_ino
         except (sqlite3.Error, OSError) as error:
@@ -80,24 +117,39 @@ class Journal:
                 f"The journal cannot be written: {error}.", "Free some disk space; then resume the run."
             ) from error
 
+    def begin_out(self) -> int:
+        """Begin what one message of a worker brings: its batches, acknowledgements and errors share this number."""
+        self._out += 1
+        return self._out
+
     def add_batch(self, stage: str, path: str, n_rows: int, n_gone: int) -> BatchRef:
         """Name a finished batch file."""
         cursor = self._db.execute(
-            "INSERT INTO batches (stage, path, n_rows, n_gone) VALUES (?, ?, ?, ?)",
-            (stage, path, n_rows, n_gone),
+            "INSERT INTO batches (stage, path, n_rows, n_gone, out) VALUES (?, ?, ?, ?, ?)",
+            (stage, path, n_rows, n_gone, self._out),
         )
         return BatchRef(int(cursor.lastrowid or 0), stage, path, n_rows, n_gone)
 
     def acknowledge(self, batch: int, stage: str, indices: Sequence[int]) -> None:
         """Note which entries of a batch a stage is through with."""
-        self._db.execute("INSERT INTO acks VALUES (?, ?, ?)", (batch, stage, json.dumps(to_ranges(indices))))
+        ranges = json.dumps(to_ranges(indices))
+        self._db.execute(
+            "INSERT INTO acks (batch, stage, ranges, out) VALUES (?, ?, ?, ?)",
+            (batch, stage, ranges, self._out),
+        )
 
     def add_errors(self, errors: Iterable[Mapping[str, Any]]) -> None:
         """Put rows in quarantine (or note what was partial about them)."""
         self._db.executemany(
-            "INSERT INTO errors (at, row_id, step, kind, reason, prompt, reply, traceback, attempts, is_partial)"
-            " VALUES (:at, :row_id, :step, :kind, :reason, :prompt, :reply, :traceback, :attempts, :is_partial)",
-            [{"at": time.time(), **error} for error in errors],
+            "INSERT INTO errors (at, row_id, step, kind, reason, prompt, reply, traceback, attempts, is_partial,"
+            ' "row", texts, out, version)'
+            " VALUES (:at, :row_id, :step, :kind, :reason, :prompt, :reply, :traceback, :attempts, :is_partial,"
+            " :row, :texts, :out, coalesce("
+            "(SELECT version FROM attempts WHERE step = :step AND row_id = :row_id), 1))",
+            [
+                {"at": time.time(), "row": None, "texts": None, **error, "out": self._out}
+                for error in map(dict, errors)
+            ],
         )
 
     def count(self, step: str, amounts: Mapping[str, float]) -> None:
@@ -127,6 +179,11 @@ class Journal:
             return self._path.stat().st_ino == self._file
         except OSError:
             return False
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The runner's connection, for the tables that tell how rows came about (engine/lineage.py)."""
+        return self._db
 
     def reader(self) -> JournalReader:
         """Return a reader over the same connection."""
@@ -209,6 +266,20 @@ class JournalReader:
         )
         return [read_event(id_, at, Record(kind, step, data)) for id_, at, kind, step, data in rows]
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection, for what is known of retries (engine/lineage.py)."""
+        return self._db
+
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    """Add what a journal of an earlier version lacks."""
+    for table, columns in _LATER_COLUMNS.items():
+        there = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+        for column, kind in columns.items():
+            if column not in there:
+                db.execute(f'ALTER TABLE {table} ADD COLUMN "{column}" {kind}')

@@ -23,9 +23,10 @@ from distilnb.engine.rundir import RunDir, all_run_dirs, make_run_dir
 from distilnb.engine.spool import Spool, given_rows, is_spooled_here
 from distilnb.engine.wire import encode
 from distilnb.engine.workers import child_environment, interpreter
-from distilnb.errors import StoreError
+from distilnb.errors import StoreError, UnknownPriceError
 from distilnb.home import private_folder
-from distilnb.llms.base import limits_key
+from distilnb.llms.base import LLM, limits_key
+from distilnb.llms.prices import price_of
 from distilnb.rows import write_text
 from distilnb.spec.digest import digest_of
 from distilnb.spec.graph import Graph
@@ -34,6 +35,22 @@ from distilnb.spec.step import GeneratorStep
 from distilnb.tasks.base import Task
 
 _DIGEST_POLL_S = 0.05
+
+
+def check_models(graph: Graph, *, max_cost: float | None) -> None:
+    """Raise when a server cannot be reached, or when a budget is set for a model without a price."""
+    models: dict[str, LLM] = {}
+    for step in graph.steps.values():
+        if isinstance(step, Task) and step.llm is not None:
+            models[step.llm.digest] = step.llm
+    for model in models.values():
+        model.probe()
+        if max_cost is not None and not model.is_local and price_of(model) is None:
+            raise UnknownPriceError(
+                f"max_cost is set, but the price of {model.label} is unknown.",
+                "Give it as USD per million tokens: price=(input, output); or leave max_cost out.",
+                provider=model.provider,
+            )
 
 
 def launch(graph: Graph, *, pipeline: str, text: Callable[[], str], options: dict[str, Any]) -> RunDir:
@@ -83,6 +100,14 @@ def _plan(run: RunDir, graph: Graph, *, pipeline: str, options: dict[str, Any]) 
         **plan.options,
         "shape": run_shape(graph, options),
         "kinds": {name: step.kind() for name, step in graph.steps.items()},
+        "digests": {name: step.digest for name, step in graph.steps.items()},  # what a retry may differ in
+        "before": {name: graph.predecessors(name) for name in graph.steps},
+        "expands": {name: step.expands() for name, step in graph.steps.items()},
+        "keeping_joins": [  # that let a row go on which some branch lost
+            name
+            for name, step in graph.steps.items()
+            if options.get("on_error") == "null" or getattr(step, "how", "inner") != "inner"
+        ],
         "is_rehearsed": any(is_rehearsed(step) for step in graph.steps.values()),
         "secrets": sorted(literal_secrets(graph)),  # their places, never their values
         "models": models_of(graph),

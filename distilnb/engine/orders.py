@@ -9,6 +9,7 @@ from distilnb.engine.flow import End, Gather, Job, Pull
 from distilnb.engine.journal import JournalReader
 from distilnb.engine.limits import RunLimits
 from distilnb.engine.plan import Plan
+from distilnb.engine.retrying import Retrying
 from distilnb.engine.wire import Message
 from distilnb.engine.workers import Worker
 
@@ -29,7 +30,12 @@ def first_order(
 
 
 def order_for(
-    work: Job | Pull | Gather | End, worker: Worker, plan: Plan, reader: JournalReader, deaths: Deaths
+    work: Job | Pull | Gather | End,
+    worker: Worker,
+    plan: Plan,
+    reader: JournalReader,
+    deaths: Deaths,
+    retrying: Retrying,
 ) -> Message:
     """Return the message that gives some work to a worker, and note which sources the worker has opened."""
     if isinstance(work, Job):
@@ -40,7 +46,8 @@ def order_for(
             "path": work.batch.path,
             "input": work.input_index,
             "todo": work.todo,
-            "again": work.again,
+            "again": work.again and not retrying.was_replaced(work.stage),
+            **retrying.marks(work.stage),
             **deaths.orders(plan.stages.index(work.stage), work.batch.id),
         }
     if isinstance(work, Pull):
@@ -58,5 +65,6 @@ def order_for(
         }
     if isinstance(work, Gather):
         inputs = [[batch.path for batch in reader.batches(name)] for name in work.stage.inputs]
-        return {"do": "global", "stage": work.stage.name, "inputs": inputs}
-    return {"do": "end", "stage": work.stage.name}
+        marks = {**retrying.marks(work.stage), **retrying.gather_marks(work.stage)}
+        return {"do": "global", "stage": work.stage.name, "inputs": inputs, **marks}
+    return {"do": "end", "stage": work.stage.name, **retrying.marks(work.stage)}

@@ -70,6 +70,14 @@ class Plan:
         """Return the stages that read what a stage writes."""
         return [stage for stage in self.stages if name in stage.inputs]
 
+    def downstream(self, name: str) -> list[str]:
+        """Return all stages that a stage's rows flow into, in the order of the plan."""
+        reached = {name}
+        for stage in self.stages:
+            if reached.intersection(stage.inputs):
+                reached.add(stage.name)
+        return [stage.name for stage in self.stages if stage.name in reached and stage.name != name]
+
     def to_json(self) -> str:
         """Return the plan as text."""
         return json.dumps(asdict(self), ensure_ascii=False, indent=1)

@@ -9,20 +9,31 @@ from typing import Any
 
 from distilnb.engine.ending import read_end, what_ails
 from distilnb.engine.events import Event
+from distilnb.engine.failures import unpack_failure
 from distilnb.engine.journal import JournalReader
 from distilnb.engine.limits import RunLimits
+from distilnb.engine.lineage import Lineage
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.ranges import from_ranges
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.status import ENDED, GOING, ROUTED, RunState, RunStatus, StepStatus
+from distilnb.engine.tracing import Trace
+from distilnb.engine.versions import FIRST, folder_of, names_in, read_versions
 from distilnb.errors import RunError, UnknownStepError, did_you_mean
-from distilnb.rows import Batch, read_batch
+from distilnb.rows import Batch, read_batch, root_id
 from distilnb.spec.files import PipelineFile, load, read_data
 from distilnb.spec.registry import KINDS
 from distilnb.spec.step import Step, stand_in
 
 _RATE_WINDOW_S = 3.0  # how far back the shown rate looks
 _DROPPED = "dropped:"
+_OF_EARLIER_RUNS: dict[str, Any] = {  # columns that a journal of an earlier version lacks
+    "row": None,
+    "texts": None,
+    "state": "open",
+    "version": FIRST,
+    "mended_by": None,
+}
 
 
 @dataclass
@@ -51,11 +62,86 @@ class RunReader:
             journal = self.journal()
             return journal.events(after) if journal else []
 
-    def errors(self) -> list[dict[str, Any]]:
-        """Return the quarantined and partial rows."""
+    def errors(self, *, with_texts: bool = False) -> list[dict[str, Any]]:
+        """Return the quarantined and partial rows; `row` is the ordinal in the source where it can be told.
+
+        Prompts and replies that are long are read from their files only `with_texts`. `state` is "kept" of what went
+        on: a partial row, and one whose partners a join let go on without it.
+        """
         with self._lock:
             journal = self.journal()
-            return journal.errors() if journal else []
+            errors = [{**_OF_EARLIER_RUNS, **error} for error in journal.errors()] if journal else []
+            for error in errors:
+                if error["is_partial"]:
+                    error["state"] = "kept"
+            if journal:
+                self._find_ordinals(errors, journal)
+                self._find_kept(errors)
+        return [unpack_failure(error, self.run.path) for error in errors] if with_texts else errors
+
+    def _find_kept(self, errors: list[dict[str, Any]]) -> None:
+        joins = set(self.plan.options.get("keeping_joins", ()))
+        lineage = self._lineage() if joins else None
+        if lineage is None:
+            return
+        trace = Trace(self.run, self.plan, lineage)
+        for error in errors:
+            stage = self.plan.stage_of(error["step"])
+            is_above = error["state"] == "open" and not joins.isdisjoint(self.plan.downstream(stage.name))
+            if is_above and trace.went_on(stage, error["out"], error["row_id"]):
+                error["state"] = "kept"
+
+    def _find_ordinals(self, errors: list[dict[str, Any]], journal: JournalReader) -> None:
+        """Below a global step the order key counts that step's rows: there the id tells the source's row."""
+        globals_ = [stage.name for stage in self.plan.stages if stage.kind == "global"]
+        below = {name for one in globals_ for name in (one, *self.plan.downstream(one))}
+        for source in [stage for stage in self.plan.stages if not stage.inputs] if below else ():
+            start = f"{source.name}:"
+            lost = [
+                e
+                for e in errors
+                if self.plan.stage_of(e["step"]).name in below and e["row_id"].startswith(start)
+            ]
+            if lost:
+                batch = self._read([ref.path for ref in journal.batches(source.name)])
+                ordinals = {row_id: order[0] for row_id, order in zip(batch.ids, batch.orders, strict=True)}
+                for error in lost:
+                    error["row"] = ordinals.get(root_id(error["row_id"]))
+
+    def orders(self) -> dict[str, int]:
+        """Return the retries that the runner has taken up, with the number of rows that each opened again."""
+        with self._lock:
+            lineage = self._lineage()
+            return lineage.orders() if lineage else {}
+
+    def _lineage(self) -> Lineage | None:
+        """Return what is known of retries; None in a journal of an earlier version, which had none."""
+        journal = self.journal()
+        lineage = Lineage(journal.connection) if journal else None
+        return lineage if lineage and lineage.is_kept() else None
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Return for each version that a retry has added and each step of it: digest, time, and rows made by it."""
+        with self._lock:
+            lineage = self._lineage()
+            undone = lineage.open_rows() if lineage else set()
+            undone |= {(e["step"], e["row_id"]) for e in self.errors() if _is_lost(e)}
+            found = []
+            for version in read_versions(self.run):
+                for step, digest in version.steps.items():
+                    known = lineage.attempts(step) if lineage else {}
+                    ids = [row_id for row_id, attempt in known.items() if attempt.version == version.number]
+                    made = [row_id for row_id in ids if (step, row_id) not in undone]
+                    found.append(
+                        {
+                            "step": step,
+                            "version": version.number,
+                            "digest": digest,
+                            "at": version.at,
+                            "row_ids": made,
+                        }
+                    )
+            return found
 
     # --- status ---
 
@@ -144,7 +230,8 @@ class RunReader:
             started_at = (self.run.path / "runner.json").stat().st_mtime
         except OSError:
             return False
-        return started_at > ended_at and self.run.was_just_started()
+        # In this order: a runner that was just started holds the lock next.
+        return started_at > ended_at and (self.run.was_just_started() or self.run.is_locked())
 
     def _lost_text(self) -> str:
         tail = self.run.log_tail("runner")
@@ -262,17 +349,18 @@ class RunReader:
 
     def _rows_inside(self, stage: Stage, step: str, journal: JournalReader) -> Batch:
         """Make the rows in the middle of fused steps again: the steps are cheap, so only their end is kept."""
-        from distilnb.engine.apply import KeepFailed, Outcome, apply_step, apply_steps
-        from distilnb.engine.building import read_plain_steps
+        from distilnb.engine.apply import KeepFailed, Outcome, apply_step
+        from distilnb.engine.redoing import Marks, apply_versions
 
         names = stage.steps[: stage.steps.index(step) + 1]
-        steps = read_plain_steps(self.run.path, names)
-        if len(steps) < len(names):
-            raise RunError(
-                f"The rows of step {step!r} were not kept: it ran together with {stage.name!r}, "
-                "and user code is never run to read a run.",
-                f"Read run.rows({stage.name!r}), or preview the step.",
-            )
+        lineage = self._lineage()
+        marks = Marks(attempts={name: lineage.attempts(name) for name in names} if lineage else {})
+        versions = {FIRST, *(attempt.version for of in marks.attempts.values() for attempt in of.values())}
+        steps = {
+            (name, version): self._plain_step(stage, step, name, version)
+            for name in names
+            for version in versions
+        }
         acknowledged = journal.acknowledged()
         taken = Batch()
         for ref in journal.batches(stage.inputs[0]):
@@ -285,7 +373,23 @@ class RunReader:
         def apply(step: Step, batch: Batch) -> Outcome:
             return apply_step(step, batch, keep=keep)
 
-        return apply_steps([steps[name] for name in names], taken, apply).batch.in_order()
+        return apply_versions(names, lambda *key: steps[key], taken, marks, apply).batch.in_order()
+
+    def _plain_step(self, stage: Stage, step: str, name: str, version: int) -> Step:
+        """Build a step that holds no code of the user, as a version has it; the plan's where it has not."""
+        from distilnb.engine.building import read_plain_steps
+
+        folder = self.run.path if version == FIRST else folder_of(self.run, version)
+        if version != FIRST and name not in names_in(folder):
+            return self._plain_step(stage, step, name, FIRST)
+        steps = read_plain_steps(folder, [name])
+        if not steps:
+            raise RunError(
+                f"The rows of step {step!r} were not kept: it ran together with {stage.name!r}, "
+                "and user code is never run to read a run.",
+                f"Read run.rows({stage.name!r}), or preview the step.",
+            )
+        return steps[name]
 
     def _read(self, paths: list[str]) -> Batch:
         whole = Batch()
@@ -327,3 +431,8 @@ def _extend(whole: Batch, more: Batch) -> None:
     whole.rows += more.rows
     whole.ids += more.ids
     whole.orders += more.orders
+
+
+def _is_lost(error: dict[str, Any]) -> bool:
+    """Whether a failure has cost its row, which no retry has made since."""
+    return not error["is_partial"] and error["state"] in ("open", "kept")

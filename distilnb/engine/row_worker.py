@@ -21,11 +21,13 @@ from distilnb.engine.deaths import Poison, poison_of
 from distilnb.engine.digests import DigestFile
 from distilnb.engine.join import Joiner
 from distilnb.engine.plan import Plan, Stage
-from distilnb.engine.poison import quarantine
+from distilnb.engine.poison import failure_of, quarantine
+from distilnb.engine.redoing import Marks, apply_with_marks, read_marks
 from distilnb.engine.routing import route_rows
 from distilnb.engine.row_cache import RowCache
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.shelf import Shelf
+from distilnb.engine.versions import FIRST, plan_secrets, read_version_steps
 from distilnb.engine.vitals import WHOLE, Vitals
 from distilnb.engine.wire import (
     LineSplitter,
@@ -99,7 +101,9 @@ class RowWorker:
     keep: KeepFailed | None = field(init=False)
     steps: dict[str, Step] = field(default_factory=dict)
     _loaded: set[str] = field(default_factory=set)
-    _joiners: dict[str, Joiner] = field(default_factory=dict)
+    _edited: dict[tuple[str, int], Step] = field(default_factory=dict)  # by step and version
+    _secrets: dict[str, str] = field(default_factory=dict)
+    _joiners: dict[str, tuple[int, Joiner]] = field(default_factory=dict)  # with the era of its rows
     _sources: dict[str, _Source] = field(default_factory=dict)
     _row_cache: RowCache | None = None
     _numbers: dict[str, int] = field(init=False)  # of the stages in the plan
@@ -117,7 +121,8 @@ class RowWorker:
         """Do one thing and yield what to tell the runner; an error is told as the step's."""
         self._working_on = str(message.get("stage", ""))
         try:
-            yield from self._do(message)
+            for reply in self._do(message):
+                yield {**reply, "era": message["era"]} if message.get("era") else reply
         except Exception as error:  # noqa: BLE001 - the worker's loop: whatever a step raised as a whole
             yield failed_message(self._working_on, error, traceback.format_exc())
 
@@ -125,12 +130,15 @@ class RowWorker:
         """Let every loaded step release what it holds."""
         for name in self._loaded:
             self.steps[name].unload()
+        for step in self._edited.values():
+            step.unload()
 
     def _do(self, message: Message) -> Iterator[Message]:
         kind = message["do"]
         if kind == "secrets":
             names = [step for stage in self.plan.stages if stage.worker == "rows" for step in stage.steps]
-            self.steps = read_steps(self.run.path, names, message["values"])
+            self._secrets = message["values"]
+            self.steps = read_steps(self.run.path, names, plan_secrets(self._secrets))
             yield {"say": "ready"}
         elif kind == "batch":
             yield from self._batch(self.plan.stage(message["stage"]), message)
@@ -139,7 +147,10 @@ class RowWorker:
         elif kind == "global":
             yield self._global(self.plan.stage(message["stage"]), message)
         elif kind == "end":
-            yield from self._end(self.plan.stage(message["stage"]))
+            yield from self._end(self.plan.stage(message["stage"]), message)
+        elif kind == "forget":
+            joiner = self._joiner(self.plan.stage(message["stage"]), message)
+            joiner.forget(message["batch"], message["entry"])
         elif kind == "drain":
             yield {"say": "drained"}
 
@@ -151,6 +162,17 @@ class RowWorker:
             self._loaded.add(name)
         return step
 
+    def _version(self, name: str, version: int) -> Step:
+        """Return a step as a retry has edited it; version 1 is the plan's."""
+        if version == FIRST:
+            return self._load(name)
+        if (name, version) not in self._edited:
+            self._working_on = name
+            step = read_version_steps(self.run, version, [name], self._secrets)[name]
+            step.load()
+            self._edited[name, version] = step
+        return self._edited[name, version]
+
     def _batch(self, stage: Stage, message: Message) -> Iterator[Message]:
         is_join = stage.kind == "join"
         path = message["path"]
@@ -159,8 +181,9 @@ class RowWorker:
         if entries is None:
             entries = range(len(batch) + len(batch.gone))
         steps = [self._load(name) for name in stage.steps]
+        marks = read_marks(self.run, stage, message["batch"], batch.ids) if message.get("retried") else None
         if is_join:
-            yield from self._join(stage, batch, list(entries), message)
+            yield from self._join(stage, batch, list(entries), message, marks)
             return
         batch_id, poison, first = message["batch"], poison_of(message), stage.steps[0]
         if message.get("one_by_one"):
@@ -168,14 +191,41 @@ class RowWorker:
             for index in (index for index in entries if index < len(batch)):
                 is_good = index not in poison
                 with self.vitals.at(self._numbers[stage.name], batch_id, index, finishes=is_good):
-                    one = self._run(steps, batch.select([index]).taken_by(first), poison.get(index))
+                    one = self._run_marked(stage, batch, [index], marks, poison.get(index))
                 _append(outcome, one)
+        elif marks is not None:
+            with self.vitals.at(self._numbers[stage.name], batch_id):
+                outcome = self._run_marked(stage, batch, list(entries), marks)
         else:
             if message["todo"] is not None:
                 batch = batch.select(entries)
             with self.vitals.at(self._numbers[stage.name], batch_id):
                 outcome = self._run(steps, batch.taken_by(first))
         yield self._finished(stage, outcome, {batch_id: list(entries)})
+
+    def _run_marked(
+        self,
+        stage: Stage,
+        batch: Batch,
+        entries: list[int],
+        marks: Marks | None,
+        poison: Poison | None = None,
+    ) -> Outcome:
+        """Run fused steps on entries of which some were retried; `poison` is of the only one."""
+        if marks is None or (poison and entries[0] not in marks.redo):
+            steps = [self._load(name) for name in stage.steps]
+            return self._run(steps, batch.select(entries).taken_by(stage.steps[0]), poison)
+        if poison:  # its sisters went on long ago
+            outcome = Outcome()
+            for step, row_id in marks.redo[entries[0]]:
+                outcome.fail(failure_of(row_id, step, poison), batch.orders[entries[0]])
+            return outcome
+
+        def apply(step: Step, rows: Batch) -> Outcome:
+            self.vitals.at_step(stage.steps.index(step.name))
+            return self._apply(step, rows)
+
+        return apply_with_marks(stage.steps, self._version, batch, entries, marks, apply)
 
     def _run(self, steps: list[Step], batch: Batch, poison: Poison | None = None) -> Outcome:
         """Run fused steps on a batch, one after the other, as far as the one at which a row is poison."""
@@ -202,11 +252,17 @@ class RowWorker:
             self._row_cache = RowCache(mode=self.plan.options.get("cache", "on"))
         return self._row_cache.apply(step, batch, apply)
 
-    def _join(self, stage: Stage, batch: Batch, entries: list[int], message: Message) -> Iterator[Message]:
+    def _join(
+        self, stage: Stage, batch: Batch, entries: list[int], message: Message, marks: Marks | None
+    ) -> Iterator[Message]:
         """Take rows in and join those whose partners are there; row by row after a death at this batch."""
-        joiner, poison = self._joiner(stage), poison_of(message)
+        joiner, poison = self._joiner(stage, message), poison_of(message)
         lost = self._lost.setdefault(stage.name, {})
         lost.update({_row_id(batch, index): what for index, what in poison.items()})
+        late = joiner.come_late(message["batch"], entries)
+        if late:
+            yield self._finished(stage, Outcome(), {message["batch"]: late})
+            entries = [index for index in entries if index not in late]
         for group in [[index] for index in entries] if message.get("one_by_one") else [entries]:
             complete = joiner.add(message["input"], message["batch"], group)
             dead = [row_id for row_id in complete if row_id in lost]
@@ -214,9 +270,10 @@ class RowWorker:
                 outcome, used = joiner.give_up({row_id: lost.pop(row_id) for row_id in dead})
                 yield self._finished(stage, outcome, used)
             living = [row_id for row_id in complete if row_id not in dead]
-            if living:
+            for version, ids in _by_version(stage.name, living, marks).items():
+                joiner.step = self._version(stage.name, version)
                 entry = group[0] if message.get("one_by_one") else WHOLE
-                released = joiner.release(living)
+                released = joiner.release(ids)
                 while True:
                     with self.vitals.at(self._numbers[stage.name], message["batch"], entry):
                         piece = next(released, None)
@@ -224,10 +281,10 @@ class RowWorker:
                         break
                     yield self._finished(stage, *piece)
 
-    def _end(self, stage: Stage) -> Iterator[Message]:
+    def _end(self, stage: Stage, message: Message) -> Iterator[Message]:
         """Release what waits in a join in vain; the last message says that it was the last."""
         held: Message | None = None
-        for outcome, took in self._joiner(stage).release_rest():
+        for outcome, took in self._joiner(stage, message).release_rest():
             if held is not None:
                 yield held
             held = self._finished(stage, outcome, took)
@@ -239,26 +296,32 @@ class RowWorker:
             outcome.batch.gone.clear()
         return write_outcome(self.run, stage.name, outcome, took, batch_rows=stage.batch_rows)
 
-    def _joiner(self, stage: Stage) -> Joiner:
-        if stage.name not in self._joiners:
-            self._joiners[stage.name] = Joiner(
-                self._load(stage.name), stage.columns, self._shelf.get, self.keep
-            )
-        return self._joiners[stage.name]
+    def _joiner(self, stage: Stage, message: Message) -> Joiner:
+        era = message.get("era", 0)
+        if self._joiners.get(stage.name, (-1,))[0] != era:
+            step = self._load(stage.name)
+            self._joiners[stage.name] = (era, Joiner(step, stage.columns, self._shelf.get, self.keep))
+        joiner = self._joiners[stage.name][1]
+        joiner.went_on.update(message.get("went_on", ()))
+        return joiner
 
     def _global(self, stage: Stage, message: Message) -> Message:
         step = self._load(stage.name)
         if not isinstance(step, GlobalStep):
             raise TypeError(f"{stage.name} is no global step")
-        inputs = [self._read_all(paths, stage) for paths in message["inputs"]]
+        inputs = [self._read_all(paths, stage, message["without"]) for paths in message["inputs"]]
         outcome = apply_global(step, inputs, IdMaker(stage.name).make)
         reply = self._finished(stage, outcome, {})
         return {**reply, "is_last": True}
 
-    def _read_all(self, paths: list[str], stage: Stage) -> Batch:
+    def _read_all(self, paths: list[str], stage: Stage, without: dict[str, list[int]]) -> Batch:
         whole = Batch()
         for path in paths:
-            batch = read_batch(self.run.path / path).taken_by(stage.name)
+            batch = read_batch(self.run.path / path)
+            if path in without:
+                n_entries = len(batch) + len(batch.gone)
+                batch = batch.select(index for index in range(n_entries) if index not in without[path])
+            batch = batch.taken_by(stage.name)
             whole.extend(batch)
             if stage.tells_gone:
                 whole.gone += batch.gone
@@ -326,6 +389,14 @@ def _append(total: Outcome, more: Outcome) -> None:
 
 def _row_id(batch: Batch, index: int) -> str:
     return batch.gone_at(index).id
+
+
+def _by_version(step: str, ids: list[str], marks: Marks | None) -> dict[int, list[str]]:
+    groups: dict[int, list[str]] = {}
+    for row_id in ids:
+        version = marks.of(step, row_id).version if marks else FIRST
+        groups.setdefault(version, []).append(row_id)
+    return groups
 
 
 def _lists_of(step: GeneratorStep, offset: int) -> Iterator[list[Row]]:

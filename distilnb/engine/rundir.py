@@ -6,9 +6,11 @@ pipeline.yaml    the pipeline as its user wrote it
 steps.json       the dumped steps that workers build again
 code.pkl         the user's functions and classes; only workers of this run read it
 journal.sqlite   what is finished: batches, acknowledged rows, errors, counts, events
-batches/<stage>/ finished rows, JSON by column
+batches/<stage>/ finished rows, JSON by column; long texts of failures beside them
 digests/         of a source with very many rows: what tells equal ones apart
 commands/        one file per command to the runner, JSON, named by time and command
+retries/         one file per retry that was ordered (engine/retry_orders.py)
+versions/<n>/    steps that a retry has edited (engine/versions.py)
 logs/            runner.log and one log per worker
 lock             held by the living runner
 spool.lock       held by the kernel while it writes many rows given in the program
@@ -18,6 +20,7 @@ end.json         how the run ended, when the journal could not be written any mo
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -143,7 +146,7 @@ class RunDir:
     def was_just_started(self) -> bool:
         """Whether a runner process lives that may not have taken its lock yet."""
         pid = self.runner_pid()
-        if pid is None:
+        if pid is None or pid == self._last_locker():  # else it has let the lock go, and is about to exit
             return False
         try:
             age_s = time.time() - (self.path / "runner.json").stat().st_mtime
@@ -166,6 +169,20 @@ class RunDir:
                 time.sleep(0.01)
             else:
                 return descriptor
+
+    def sign_lock(self, descriptor: int) -> None:
+        """Note in the lock which runner has taken it: once that lets it go, it is not about to take it."""
+        with contextlib.suppress(
+            OSError
+        ):  # on a full disk it is taken for one that starts, as long as it exits
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+    def _last_locker(self) -> int | None:
+        try:
+            return int((self.path / "lock").read_bytes())
+        except (OSError, ValueError):
+            return None
 
     def command(self, name: str, **payload: Any) -> None:
         """Leave a command for the runner: a file named by time, so that names are in order, with JSON in it."""

@@ -19,15 +19,17 @@ from typing import Any
 from distilnb.engine import events
 from distilnb.engine.control import Control, Ending
 from distilnb.engine.crew import Crew, Death
-from distilnb.engine.deaths import Deaths
+from distilnb.engine.deaths import Deaths, last_death_text
 from distilnb.engine.ending import take_space, tell_end
-from distilnb.engine.flow import Flow
+from distilnb.engine.flow import Flow, Gather
 from distilnb.engine.intake import Intake
 from distilnb.engine.journal import Journal
-from distilnb.engine.limits import PER_MODEL, RunLimits
+from distilnb.engine.limits import PER_MODEL
 from distilnb.engine.orders import first_order, order_for
 from distilnb.engine.plan import Stage, ask_window
 from distilnb.engine.ranges import from_ranges
+from distilnb.engine.restoring import begin_again, refill
+from distilnb.engine.retrying import Changes, Retrying
 from distilnb.engine.roster import Roster
 from distilnb.engine.rundir import Command, RunDir
 from distilnb.engine.vitals import LastWords
@@ -49,6 +51,7 @@ def main() -> None:
         lock = run.lock()
     except DistilnbError as error:
         sys.exit(str(error))
+    run.sign_lock(lock)
     try:
         try:
             take_space(run)
@@ -71,6 +74,7 @@ class Runner:
         self.journal = Journal(run_dir.journal)
         self.reader = self.journal.reader()
         self.flow = Flow(self.plan, self._assign)
+        self.retrying = Retrying(run_dir, self.plan, self.journal)
         self.roster = Roster(self.plan)
         self.intake = Intake(run_dir, self.plan)
         options = self.plan.options
@@ -139,8 +143,12 @@ class Runner:
             return
         self.intake.feed(self.journal, self.flow)
         for work in self.flow.next_work():
+            if isinstance(work, Gather) and self.retrying.is_unchanged(work.stage):
+                with self.journal.turn():
+                    self._note_end(work.stage.name)
+                continue
             worker = self.crew.workers[self.flow.holder(work)]
-            worker.tell(order_for(work, worker, self.plan, self.reader, self.deaths))
+            worker.tell(order_for(work, worker, self.plan, self.reader, self.deaths, self.retrying))
         self._note_done_stages()
         self.end = ("finished", "", "") if self.flow.all_done() else self.intake.ending(self.flow)
 
@@ -213,13 +221,19 @@ class Runner:
 
     def _take(self, message: Message) -> None:
         """Journal a stage's finished rows and what they were made of, then let them flow on."""
+        if self.retrying.is_stale(message):
+            self.retrying.count_money(message)
+            return
         stage = self.plan.stage(message["stage"])
+        out = self.journal.begin_out()
+        if stage.kind == "global":
+            self._told_done -= self.retrying.make_way(stage, self.flow)
         made = [
             self.journal.add_batch(stage.name, file["path"], file["n_rows"], file["n_gone"])
             for file in message["files"]
         ]
-        for batch_id, ranges in message["took"]:
-            indices = sorted(from_ranges(ranges))
+        took = {batch_id: sorted(from_ranges(ranges)) for batch_id, ranges in message["took"]}
+        for batch_id, indices in took.items():
             self.journal.acknowledge(batch_id, stage.name, indices)
             self.flow.acknowledged(stage.name, batch_id, indices)
         for step, figures in message["counts"].items():
@@ -227,8 +241,10 @@ class Runner:
         if message["errors"]:
             self.journal.add_errors(message["errors"])
             self._fail_on_row(message["errors"])
+        self.retrying.heard(stage, out, took, message)
         for batch in made:
             self.flow.arrived(batch)
+        self._change_flow(self.retrying.take_changes())
         if stage.kind == "source":
             self.flow.pulled(stage.name)
         if message.get("is_last"):
@@ -238,9 +254,16 @@ class Runner:
         """A source has no more rows, or a join or a global step has done its last work."""
         if self.flow.has_ended(stage):  # pulls that were under way when a source ended are answered too
             return
-        self.journal.set_fact(f"ended:{stage}", True)
-        self.journal.add_event(events.StageEnded(step=stage))
-        self.flow.ended(stage)
+        if self.flow.ended(stage):
+            self.journal.set_fact(f"ended:{stage}", True)
+            self.journal.add_event(events.StageEnded(step=stage))
+
+    def _change_flow(self, changes: Changes) -> None:
+        """Let rows that a retry has opened again flow, and workers let go of what it has taken back."""
+        self._told_done -= changes.touched
+        for name, message in self.retrying.tell(self.flow, self.deaths, changes):
+            if name in self.crew.workers:
+                self.crew.workers[name].tell(message)
 
     def _fail_on_row(self, errors: list[dict[str, Any]]) -> None:
         """End the run at the first row that failed, where its user wants that."""
@@ -320,19 +343,12 @@ class Runner:
             self.crew.start_none()
 
     def _last_death_text(self, death: Death) -> str:
-        name, role = death.worker.name, death.worker.role
-        if death.words is None:
-            what = f"without finishing a row{self._busy_with(name)}"
-        else:
-            what = (
-                f"at one row after the other of step {self._step_at(death.words, name)!r}, and finished none"
-            )
-        tail = self.run_dir.log_tail(name)
-        return f"The {role} worker died {death.n_in_a_row} times ({death.text}) {what}.\n{tail}".rstrip()
-
-    def _busy_with(self, name: str) -> str:
+        name = death.worker.name
+        at = self._step_at(death.words, name) if death.words else None
         busy = self.flow.busy_stages(name)
-        return f" of {', '.join(map(repr, busy))}" if busy else ""
+        return last_death_text(
+            death.worker.role, death.text, death.n_in_a_row, at, busy, self.run_dir.log_tail(name)
+        )
 
     # --- commands ---
 
@@ -341,6 +357,8 @@ class Runner:
             self.journal.add_event(events.CommandTaken(name=command.name))
             if command.name == "adjust":
                 self._adjust(command.payload)
+            elif command.name == "retry":
+                self._change_flow(self.retrying.take_orders())
             elif command.name == "pause" and self.control.pause():
                 self._tell_state("paused", events.Paused(), {"do": "pause"})
             elif command.name == "resume" and self.control.resume():
@@ -389,38 +407,10 @@ class Runner:
     # --- begin and end ---
 
     def _restore(self) -> None:
-        """Take the state of the run from the journal; on the first start there is none but what is spooled."""
-        facts = self.reader.facts()
-        is_new = "state" not in facts
-        with self.journal.turn():
-            self.journal.set_fact("state", "running")
-            self.journal.set_fact("reason", "")
-            self.journal.set_fact("error", "")
-            self.journal.set_fact("notes", [])
-            self.journal.set_fact("reached", {})
-            if is_new:
-                self.journal.set_fact("started_at", time.time())
-                self.journal.add_event(events.Started(pid=os.getpid()))
-            else:
-                self.journal.add_event(events.Resumed(pid=os.getpid(), was=facts["state"]))
-        self.control.limits = RunLimits.of(self.plan, facts.get("limits"), ())
-        self.control.ran_s = facts.get("ran_s", 0.0)
+        """Take the state of the run from the journal; on the first start there is none."""
+        is_new = begin_again(self.plan, self.journal, self.retrying, self.control)
         self._set_windows()
-        acknowledged = self.reader.acknowledged()
-        for batch in self.reader.batches():
-            skip = (
-                None
-                if is_new
-                else {
-                    stage.name: from_ranges(acknowledged.get((batch.id, stage.name), ()))
-                    for stage in self.plan.consumers(batch.stage)
-                }
-            )
-            self.flow.arrived(batch, skip)
-            self.intake.took_before(batch.stage)
-        for stage in self.plan.stages:
-            if facts.get(f"ended:{stage.name}"):
-                self.flow.ended(stage.name)
+        refill(self.flow, self.plan, self.reader, self.retrying, self.intake, is_new=is_new)
 
     def _finish(self, state: str, reason: str, error: str) -> None:
         """Write the end of the run, where it can be written, then let the workers go."""

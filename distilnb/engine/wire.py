@@ -1,13 +1,18 @@
 """What runner and workers say to each other: small JSON lines over a socket; rows go by file.
 
-runner → worker   {"do": "secrets", …}  {"do": "batch", stage, batch, path, input, todo, again, one_by_one?, poison?}
-                  {"do": "pull", stage, offset, limit, seen}  {"do": "global", stage, inputs}
-                  {"do": "end", stage}  {"do": "drain"}  {"do": "exit"}
+runner → worker   {"do": "secrets", …}
+                  {"do": "batch", stage, batch, path, input, todo, again, one_by_one?, poison?, era, retried?, went_on?}
+                  {"do": "pull", stage, offset, limit, seen}  {"do": "global", stage, inputs, without, era}
+                  {"do": "end", stage, era}  {"do": "forget", stage, batch, entry, era}
+                  {"do": "drain"}  {"do": "exit"}
                   {"do": "pause"}  {"do": "resume"}  {"do": "adjust", limits}
-worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors}
+worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors, era}
                   {"say": "again", stage}  {"say": "source_end", stage}  {"say": "failed", step, kind, what, trace}
                   {"say": "budget", reason, reached}  {"say": "drained"}
                   {"say": "limited", model, n_refused, concurrency}
+`era` counts how often a global step upstream has replaced the stage's rows; `retried` says that rows of the stage were
+retried, so that the worker looks up which; `went_on` names rows that a join has let go on without a partner
+(docs/architecture/retry.md).
 """
 
 from __future__ import annotations
@@ -21,10 +26,10 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
+from distilnb.engine.failures import pack_failures
 from distilnb.engine.ranges import to_ranges
 from distilnb.engine.vitals import Vitals
 from distilnb.errors import InputError
@@ -75,13 +80,17 @@ def write_outcome(
 ) -> Message:
     """Write the rows of an outcome, `batch_rows` to a file (0: all), and return the message that announces them.
 
-    A file is named by pid and time, so that a restarted worker never overwrites one.
+    A file is named by pid and time, so that a restarted worker never overwrites one. Long prompts and replies
+    of failed rows go to a file beside it.
     """
     try:
         files = _write_files(run, stage, outcome.batch, batch_rows)
     except InputError:  # some value has no stored form; the other rows must not suffer
         outcome.quarantine_unstorable(stage)
         files = _write_files(run, stage, outcome.batch, batch_rows)
+    errors: list[Message] = []
+    if outcome.failures:
+        errors = pack_failures(outcome.failures, run.path, _new_path(run, stage, ".errors.jsonl"))
     counts = {step: dict(figures) for step, figures in outcome.counts.items()}
     for step, reasons in outcome.drop_reasons.items():
         counts.setdefault(step, {}).update(
@@ -93,7 +102,7 @@ def write_outcome(
         "files": files,
         "took": [[batch_id, to_ranges(indices)] for batch_id, indices in took.items()],
         "counts": counts,
-        "errors": [asdict(failure) for failure in outcome.failures],
+        "errors": errors,
     }
 
 
@@ -104,12 +113,16 @@ def _write_files(run: RunDir, stage: str, batch: Batch, batch_rows: int) -> list
     for start in range(0, n_entries, size or 1):
         is_all = n_entries <= size
         piece = batch if is_all else batch.select(range(start, min(start + size, n_entries)))
-        path = run.batches(stage) / f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}.json"
+        path = _new_path(run, stage, ".json")
         write_batch(path, piece)
         files.append(
             {"path": str(path.relative_to(run.path)), "n_rows": len(piece), "n_gone": len(piece.gone)}
         )
     return files
+
+
+def _new_path(run: RunDir, stage: str, end: str) -> Path:
+    return run.batches(stage) / f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}{end}"
 
 
 def failed_message(step: str, error: BaseException, trace: str = "") -> Message:

@@ -132,7 +132,19 @@ def _how_made(info: RunInfo, pipeline_text: str) -> list[str]:
         parts += [_fence("\n".join(lines)), "Prompts and parameters: [`pipeline.yaml`](pipeline.yaml)."]
     if info.steps:
         parts.append(_steps_table(info.steps))
+    if info.edited:
+        parts.append("\n".join(_edited_lines(info)))
     return parts if len(parts) > 1 else []
+
+
+def _edited_lines(info: RunInfo) -> list[str]:
+    """Say how many rows another version of a step has made than the one in `pipeline.yaml`."""
+    return [
+        f"- {_inline(step)}: {figures.plural(n_rows, 'row')} made by version {_inline(version)} of the step, "
+        "edited for rows that had failed"
+        for step, versions in info.edited.items()
+        for version, n_rows in versions.items()
+    ]
 
 
 def outline(pipeline_text: str) -> list[str]:

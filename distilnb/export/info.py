@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -14,7 +14,11 @@ from distilnb.version import __version__
 
 @dataclass(frozen=True)
 class RunInfo:
-    """The run behind a Distiset. `failures` counts quarantined rows by step and reason."""
+    """The run behind a Distiset.
+
+    `failures` counts quarantined rows by step and reason; `edited` counts by step and version the rows that
+    `retry(using=...)` has made with an edited step.
+    """
 
     pipeline: str = "pipeline"
     description: str = ""
@@ -27,6 +31,7 @@ class RunInfo:
     ended_at: float | None = None
     steps: tuple[StepStatus, ...] = ()
     failures: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    edited: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     version: str = __version__
 
     @classmethod
@@ -37,6 +42,7 @@ class RunInfo:
         description: str = "",
         is_partial: bool | None = None,
         failures: Mapping[str, Mapping[str, int]] | None = None,
+        edited: Mapping[str, Mapping[str, int]] | None = None,
     ) -> Self:
         """Make it from a run's status; what is not finished is partial."""
         return cls(
@@ -51,6 +57,7 @@ class RunInfo:
             ended_at=status.ended_at,
             steps=status.steps,
             failures=failures or {},
+            edited=edited or {},
         )
 
     @classmethod
@@ -83,3 +90,23 @@ class RunInfo:
     def marks(self) -> tuple[str, ...]:
         """The words that must stand on everything the run made."""
         return ("rehearsed",) * self.is_rehearsed + ("partial",) * self.is_partial
+
+
+def count_failures(errors: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return the rows in quarantine by step and reason."""
+    counted: dict[str, dict[str, int]] = {}
+    for error in errors:
+        if not error["is_partial"] and error["state"] in ("open", "kept"):
+            reasons = counted.setdefault(error["step"], {})
+            reason = f"{error['kind']}: {error['reason'].splitlines()[0] if error['reason'] else ''}"
+            reasons[reason] = reasons.get(reason, 0) + 1
+    return counted
+
+
+def count_edited(versions: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return the rows that edited steps have made, by step and version."""
+    counted: dict[str, dict[str, int]] = {}
+    for version in versions:
+        if version["row_ids"]:
+            counted.setdefault(version["step"], {})[str(version["version"])] = len(version["row_ids"])
+    return counted

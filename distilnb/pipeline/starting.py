@@ -7,20 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distilnb.engine.building import literal_secrets
-from distilnb.engine.launch import find_running, launch, one_start_at_a_time
+from distilnb.engine.launch import check_models, find_running, launch, one_start_at_a_time
 from distilnb.engine.limits import BUDGET, check_limit
 from distilnb.engine.spool import given_rows
 from distilnb.engine.status import RunStatus
-from distilnb.errors import InputError, UnknownPriceError, did_you_mean
+from distilnb.errors import InputError, did_you_mean
 from distilnb.export.distiset import Distiset
-from distilnb.llms.base import LLM
-from distilnb.llms.prices import price_of
 from distilnb.rows import Row
 from distilnb.run import Run
 from distilnb.spec.check import check_graph
 from distilnb.spec.graph import Graph
 from distilnb.steps.sources import rows_from_dataset, rows_from_pandas
-from distilnb.tasks.base import Task
 from distilnb.view.display import is_kernel
 from distilnb.view.panel import follow
 
@@ -57,22 +54,6 @@ def check_limits(options: dict[str, Any]) -> None:
             raise InputError(
                 f"{option} is {value!r}; there is {', '.join(map(repr, words))}.",
                 did_you_mean(str(value), words, "Choose one of these, or leave it out."),
-            )
-
-
-def check_models(graph: Graph, *, max_cost: float | None) -> None:
-    """Raise when a server cannot be reached, or when a budget is set for a model without a price."""
-    models: dict[str, LLM] = {}
-    for step in graph.steps.values():
-        if isinstance(step, Task) and step.llm is not None:
-            models[step.llm.digest] = step.llm
-    for model in models.values():
-        model.probe()
-        if max_cost is not None and not model.is_local and price_of(model) is None:
-            raise UnknownPriceError(
-                f"max_cost is set, but the price of {model.label} is unknown.",
-                "Give it as USD per million tokens: price=(input, output); or leave max_cost out.",
-                provider=model.provider,
             )
 
 

@@ -157,3 +157,67 @@ def test_work_waits_while_nobody_may_do_it() -> None:
     assert list(flow.next_work()) == []
     worker[0] = "rows-0"
     assert list(flow.next_work()) == [Pull(LOAD, 0)] * PULLS_AHEAD
+
+
+JOIN = Stage("join", "join", ("join",), ("load", "other"))
+OTHER = Stage("other", "source", ("other",))
+
+
+def test_entries_that_are_opened_again_are_given_out_beside_those_in_flight() -> None:
+    flow = make_flow(LOAD, ASK)
+    flow.arrived(batch(1, "load", 4))
+    flow.ended("load")
+    list(flow.next_work())
+    flow.acknowledged("ask", 1, [0, 1])
+    flow.revived("ask", batch(1, "load", 4), [1])
+    assert list(flow.next_work()) == [Job(ASK, 0, batch(1, "load", 4), [1])]
+    assert flow.load_of("ask") == 3
+    flow.acknowledged("ask", 1, [2, 3])
+    assert not flow.all_done()
+    flow.lost_worker("ask")
+    assert list(flow.next_work()) == [Job(ASK, 0, batch(1, "load", 4), [1], again=True)]
+    flow.acknowledged("ask", 1, [1])
+    assert flow.all_done()
+
+
+def test_an_end_that_was_on_its_way_does_not_end_a_stage_that_was_opened_again() -> None:
+    flow = make_flow(LOAD, OTHER, JOIN)
+    flow.ended("load")
+    flow.ended("other")
+    assert list(flow.next_work()) == [End(JOIN)]
+    flow.reopened("join")
+    assert not flow.ended("join")
+    assert list(flow.next_work()) == [End(JOIN)]
+    assert flow.ended("join")
+    assert flow.all_done()
+
+
+def test_a_withdrawn_entry_is_waited_for_by_nobody() -> None:
+    flow = make_flow(LOAD, OTHER, JOIN)
+    waiting, held = batch(1, "load", 1, n_gone=1), batch(2, "other", 1, n_gone=1)
+    flow.arrived(held)
+    list(flow.next_work())
+    flow.arrived(waiting)
+    assert flow.withdrawn(waiting, 1) == []
+    assert flow.withdrawn(held, 1) == [(JOIN, "rows")]
+    jobs = [work for work in flow.next_work() if isinstance(work, Job)]
+    assert jobs == [Job(JOIN, 0, waiting, [0])]
+    flow.ended("load")
+    flow.ended("other")
+    flow.acknowledged("join", 1, [0])
+    flow.acknowledged("join", 2, [0])
+    assert list(flow.next_work()) == [End(JOIN)]
+
+
+def test_a_replaced_stage_begins_anew() -> None:
+    flow = make_flow(LOAD, ASK)
+    flow.arrived(batch(1, "load", 4))
+    flow.arrived(batch(2, "load", 64))
+    list(flow.next_work())
+    flow.replaced(["ask"])
+    assert flow.load_of("ask") == 0
+    flow.acknowledged("ask", 1, [0])
+    flow.arrived(batch(3, "load", 2))
+    assert [work for work in flow.next_work() if isinstance(work, Job)] == [
+        Job(ASK, 0, batch(3, "load", 2), None)
+    ]

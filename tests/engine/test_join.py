@@ -119,6 +119,47 @@ def test_a_row_lost_everywhere_is_told_to_the_next_join() -> None:
     assert (outcome.failures, outcome.batch.gone) == ([], lost().gone)
 
 
+# --- retries -------------------------------------------------------------------
+
+
+def test_what_is_forgotten_is_waited_with_no_longer() -> None:
+    batches = {10: lost(), 20: make_batch("b", 2), 21: make_batch("b", 1), 11: make_batch("a", 1)}
+    joiner = Joiner(CombineOutputs(name="both"), ((), ()), batches.__getitem__)
+    assert joiner.add(0, 10, [0]) == []
+    assert joiner.add(1, 20, [0]) == []
+    joiner.forget(10, 0)
+    joiner.forget(10, 0)  # it may be told twice
+    assert joiner.add(1, 21, [0]) == []
+    assert joiner.add(0, 11, [0]) == ["id1"]
+    [(outcome, used)] = joiner.release(["id1"])
+    assert outcome.batch.rows == [{"a": 1, "b": 1}]
+    assert used == {11: [0], 21: [0]}
+    [(_, used)] = joiner.release_rest()
+    assert used == {20: [0]}
+
+
+def test_who_comes_after_its_partners_went_on_is_known() -> None:
+    batches = {0: make_batch("x", 1, 2), 1: lost(), 2: make_batch("y", 2), 3: make_batch("y", 1, 2)}
+    joiner = Joiner(CombineOutputs(name="c", how="left"), ((), ()), batches.__getitem__)
+    complete = joiner.add(0, 0, [0, 1]) + joiner.add(1, 1, [0]) + joiner.add(1, 2, [0])
+    assert sorted(complete) == ["id1", "id2"]
+    [(outcome, _)] = joiner.release(complete)
+    assert len(outcome.batch) == 2
+    assert joiner.come_late(3, [0, 1]) == [0]
+
+
+def test_the_children_of_a_lost_row_are_let_go_in_the_same_message() -> None:
+    numbers = range(CHUNK_ROWS + 1)
+    children = Batch([{"x": n} for n in numbers], [f"s:h:0.{n}" for n in numbers], [[0, n] for n in numbers])
+    batches = [children, Batch(gone=[Gone("s:h:0", [0], "b", "it failed")])]
+    joiner = Joiner(CombineOutputs(name="c"), ((), ()), batches.__getitem__)
+    joiner.add(0, 0, numbers)
+    joiner.add(1, 1, [0])
+    [(outcome, used)] = joiner.release_rest()
+    assert len(outcome.failures) == CHUNK_ROWS + 1
+    assert used == {0: list(numbers), 1: [0]}
+
+
 # --- routed rows ---------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from distilnb.engine.events import Started
 from distilnb.engine.journal import Journal, JournalReader
+from distilnb.engine.lineage import Lineage
 from distilnb.engine.ranges import from_ranges, to_ranges
 
 
@@ -56,3 +58,40 @@ def test_a_turn_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_reader_of_no_journal_is_none(tmp_path: Path) -> None:
     assert JournalReader.open(tmp_path / "journal.sqlite") is None
+
+
+OF_EARLIER_RUNS = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE batches (
+    id INTEGER PRIMARY KEY, stage TEXT NOT NULL, path TEXT NOT NULL, n_rows INTEGER NOT NULL, n_gone INTEGER NOT NULL);
+CREATE TABLE acks (batch INTEGER NOT NULL, stage TEXT NOT NULL, ranges TEXT NOT NULL);
+CREATE TABLE errors (
+    id INTEGER PRIMARY KEY, at REAL, row_id TEXT, step TEXT, kind TEXT, reason TEXT, prompt TEXT, reply TEXT,
+    traceback TEXT, attempts INTEGER, is_partial INTEGER);
+CREATE TABLE counts (step TEXT, name TEXT, value REAL, PRIMARY KEY (step, name)) WITHOUT ROWID;
+CREATE TABLE events (id INTEGER PRIMARY KEY, at REAL, kind TEXT, step TEXT, data TEXT);
+INSERT INTO batches VALUES (1, 'load', 'batches/load/1.json', 3, 0);
+INSERT INTO acks VALUES (1, 'ask', '[[0, 1]]');
+INSERT INTO errors VALUES (1, 0.0, 'load:a:0', 'ask', 'ParseError', 'why', '', '', '', 1, 0);
+"""
+
+
+def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    db = sqlite3.connect(path)
+    db.executescript(OF_EARLIER_RUNS)
+    db.close()
+    reader = JournalReader.open(path)
+    assert reader is not None
+    assert not Lineage(reader.connection).is_kept()
+    assert [error["row_id"] for error in reader.errors()] == ["load:a:0"]
+    reader.close()
+    journal = Journal(path)
+    with journal.turn():
+        assert journal.begin_out() == 1
+        journal.acknowledge(1, "ask", [2])
+    lineage = Lineage(journal.connection)
+    assert journal.reader().acknowledged() == {(1, "ask"): [[0, 1], [2, 2]]}
+    assert lineage.taken("ask", 1) == {1: {2}}
+    assert [error.row_id for error in lineage.open_errors([1])] == ["load:a:0"]
+    journal.close()

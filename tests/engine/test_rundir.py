@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from distilnb.engine.rundir import RunDir, make_run_dir
@@ -48,3 +49,17 @@ def test_the_tail_of_a_log_is_its_last_lines(home: Path) -> None:
     assert run.log_tail("rows", 0) == ""
     run.log("runner").touch()
     assert run.logs() == ["runner", "rows"]
+
+
+def test_a_runner_that_let_its_lock_go_is_not_about_to_take_it(home: Path) -> None:
+    run = make_run_dir("r-0005")
+    run.write_pid(os.getpid())
+    assert run.is_alive()
+    lock = run.lock()
+    assert run.was_just_started()
+    run.sign_lock(lock)
+    assert run.is_alive()
+    os.close(lock)
+    assert not run.is_alive()
+    run.write_pid(os.getppid())
+    assert run.is_alive()

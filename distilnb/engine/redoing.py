@@ -1,0 +1,137 @@
+"""Retry, on the worker's side: which rows of a batch are done anew, from which step on, and by which version of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from distilnb.engine.apply import Failure, Outcome, apply_step, merge
+from distilnb.engine.journal import JournalReader
+from distilnb.engine.lineage import Attempt, Lineage
+from distilnb.engine.plan import Stage
+from distilnb.engine.rundir import RunDir
+from distilnb.errors import StepRowError
+from distilnb.ids import is_below
+from distilnb.rows import Batch
+from distilnb.spec.step import Step
+
+StepOf = Callable[[str, int], Step]  # (name, version) → the step, loaded
+Apply = Callable[[Step, Batch], Outcome]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the journal says of the retried rows of a batch.
+
+    `redo` has, by entry, the (step, row id) that failed there; `attempts` has, by step and row id, how it is done.
+    """
+
+    redo: Mapping[int, list[tuple[str, str]]] = field(default_factory=dict)
+    attempts: Mapping[str, Mapping[str, Attempt]] = field(default_factory=dict)
+
+    def of(self, step: str, row_id: str) -> Attempt:
+        """Return how a row is to be done at a step."""
+        return self.attempts.get(step, {}).get(row_id) or Attempt()
+
+    def by_version(self, step: str, batch: Batch, indices: Iterable[int]) -> dict[int, list[int]]:
+        """Return indices of rows grouped by the version of the step that does them."""
+        groups: dict[int, list[int]] = {}
+        for index in indices:
+            groups.setdefault(self.of(step, batch.ids[index]).version, []).append(index)
+        return groups
+
+
+def read_marks(run: RunDir, stage: Stage, batch_id: int, ids: Sequence[str]) -> Marks:
+    """Look up in the journal what was retried of a batch that a stage is given."""
+    reader = JournalReader.open(run.journal)
+    if reader is None:
+        return Marks()
+    try:
+        lineage = Lineage(reader.connection)
+        # Inside fused steps a row may have become several, so that its id there is not known before.
+        known = ids if stage.kind == "ask" else None
+        attempts = {step: lineage.attempts(step, known) for step in stage.steps}
+        return Marks(lineage.open_redo(stage.name, batch_id), attempts)
+    finally:
+        reader.close()
+
+
+# --- row steps ------------------------------------------------------------------
+
+
+def apply_with_marks(
+    names: Sequence[str],
+    step_of: StepOf,
+    batch: Batch,
+    entries: Iterable[int],
+    marks: Marks,
+    apply: Apply = apply_step,
+) -> Outcome:
+    """Run fused steps on some entries of a batch, those that are redone from the step where they failed."""
+    chosen = list(entries)
+    first_done = batch.select(entry for entry in chosen if entry not in marks.redo)
+    total = apply_versions(names, step_of, first_done.taken_by(names[0]), marks, apply)
+    for name, entries_of, ids in _failed_at(names, chosen, marks):
+        redone = batch.select(entries_of).taken_by(names[0])
+        again = _redo_from(names, name, step_of, redone, ids, marks, apply)
+        merge(total, again)
+        total.batch.extend(again.batch)
+        total.batch.gone += again.batch.gone
+    return total
+
+
+def apply_versions(
+    names: Sequence[str], step_of: StepOf, batch: Batch, marks: Marks, apply: Apply = apply_step
+) -> Outcome:
+    """Run steps one after the other, each row by the version of the step that it is to be done by."""
+    total = Outcome(batch)
+    for name in names:
+        arrived, total.batch = total.batch, Batch(gone=list(total.batch.gone))
+        for version, indices in marks.by_version(name, arrived, range(len(arrived.rows))).items():
+            outcome = apply(step_of(name, version), arrived.select(indices))
+            merge(total, outcome)
+            total.batch.extend(outcome.batch)
+            total.batch.gone += outcome.batch.gone
+    return total
+
+
+def _failed_at(
+    names: Sequence[str], entries: Iterable[int], marks: Marks
+) -> Iterator[tuple[str, list[int], set[str]]]:
+    """Yield for each step the entries of which a row failed there, and the ids of those rows."""
+    for name in names:
+        found: dict[int, list[str]] = {}
+        for entry in entries:
+            ids = [row_id for step, row_id in marks.redo.get(entry, ()) if step == name]
+            if ids:
+                found[entry] = ids
+        if found:
+            yield name, list(found), {row_id for ids in found.values() for row_id in ids}
+
+
+def _redo_from(
+    names: Sequence[str],
+    name: str,
+    step_of: StepOf,
+    batch: Batch,
+    ids: set[str],
+    marks: Marks,
+    apply: Apply,
+) -> Outcome:
+    """Run the steps from `name` on for the rows that failed there; what comes before only leads to them.
+
+    Sister rows that went on are left out: they are downstream already, and counted.
+    """
+    at = names.index(name)
+    arrived = apply_versions(names[:at], step_of, batch, marks, apply).batch if at else batch
+    rows = arrived.select(index for index, row_id in enumerate(arrived.ids) if row_id in ids)
+    outcome = apply_versions(names[at:], step_of, rows, marks, apply)
+    orders = dict(zip(batch.ids, batch.orders, strict=True))
+    for row_id in sorted(ids.difference(rows.ids)):
+        error = StepRowError(
+            f"The row did not come back when the steps before {name!r} were done again.",
+            "A step whose result changes from call to call cannot lead a retry; start the pipeline again.",
+        )
+        order = next((order for known, order in orders.items() if is_below(row_id, known)), [])
+        outcome.fail(Failure.of(row_id, name, error), order)
+    return outcome
