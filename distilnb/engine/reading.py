@@ -160,18 +160,19 @@ class RunReader:
             "pipeline": self.plan.pipeline,
             "is_rehearsed": bool(options.get("is_rehearsed")),
         }
+        is_starting = self.run.was_just_started()  # before the lock, which it takes then
         is_alive = self.run.is_locked()  # before the facts: a run that ends in between is read as ended
         journal = self.journal()
         facts = journal.facts() if journal else {}
         common["limits"] = self._limits(facts)
         if journal is None or "state" not in facts:
-            if is_alive or self.run.was_just_started():
+            if is_alive or is_starting:
                 return RunStatus(state="starting", steps=self._steps({}, {}), **common)
             state, error = self._end_of_the_dead()
             return RunStatus(state=state, error=error, steps=self._steps({}, {}), **common)
         state, error = facts["state"], facts.get("error", "")
         notes = tuple(facts.get("notes", ())) if state in GOING and is_alive else ()
-        if state in GOING and not is_alive and not self.run.was_just_started():
+        if state in GOING and not is_alive and not is_starting:
             state, error = self._end_of_the_dead()
         elif state in ("running", "paused"):
             state = self._told(state)
@@ -230,8 +231,7 @@ class RunReader:
             started_at = (self.run.path / "runner.json").stat().st_mtime
         except OSError:
             return False
-        # In this order: a runner that was just started holds the lock next.
-        return started_at > ended_at and (self.run.was_just_started() or self.run.is_locked())
+        return started_at > ended_at and self.run.is_alive()
 
     def _lost_text(self) -> str:
         tail = self.run.log_tail("runner")

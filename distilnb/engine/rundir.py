@@ -141,7 +141,7 @@ class RunDir:
 
     def is_alive(self) -> bool:
         """Whether a runner lives, or was started a moment ago and is about to take its lock."""
-        return self.is_locked() or self.was_just_started()
+        return self.was_just_started() or self.is_locked()  # in this order: it takes the lock, then signs it
 
     def was_just_started(self) -> bool:
         """Whether a runner process lives that may not have taken its lock yet."""
