@@ -12,7 +12,7 @@ import itertools
 import operator
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -285,6 +285,16 @@ def _row_maker(names: tuple[str, ...]) -> Callable[[Iterable[list[Any]]], list[R
     text = f"lambda columns: [{{{pairs}}} for {', '.join(cells)}, in zip(*columns, strict=True)]"
     maker: Callable[[Iterable[list[Any]]], list[Row]] = eval(text, {"__builtins__": {}, "zip": zip})
     return maker
+
+
+def rows_before_error(rows: Iterator[Row], n_rows: int) -> tuple[list[Row], Exception | None]:
+    """Return up to so many rows, and the error that came after them: what a source made before it is not lost."""
+    taken: list[Row] = []
+    try:
+        taken.extend(itertools.islice(rows, n_rows))  # keeps what came before an error
+    except Exception as error:  # noqa: BLE001 - a user's source may raise anything; it is raised once these are written
+        return taken, error
+    return taken, None
 
 
 # --- the file -----------------------------------------------------------------

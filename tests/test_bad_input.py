@@ -1304,7 +1304,7 @@ ENDS = {
         reason="InputError",
         error="Step 'load' failed: InputError: '<tmp>/half.jsonl', line 2501: no JSON: Expecting property name "
         "enclosed in double quotes at column 2.\nThe line begins '{oops}'.",
-        kept={"load": 1000},
+        kept={"load": 2500},
         mend=mend_the_file,
         resumed=2501,
     ),

@@ -39,7 +39,7 @@ from distilnb.engine.wire import (
     write_outcome,
 )
 from distilnb.errors import NoRowsError, SpecError
-from distilnb.rows import Batch, IdMaker, Row, read_batch, row_digest
+from distilnb.rows import Batch, IdMaker, Row, read_batch, row_digest, rows_before_error
 from distilnb.spec.registry import KINDS
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
 from distilnb.steps.function import FunctionSource
@@ -340,20 +340,23 @@ class RowWorker:
                 yield {"say": "again", "stage": stage.name}
                 return
             source.ids.shelve(source.offset)
-        rows = list(itertools.islice(source.rows, max(0, wanted)))
+        rows, error = rows_before_error(source.rows, max(0, wanted))
         n_rows = len(rows)
         outcome = Outcome(Batch.of_source(rows, source.ids, source.offset))
         source.offset += n_rows
-        is_last = n_rows < wanted or source.offset == limit
+        is_last = error is None and (n_rows < wanted or source.offset == limit)
         if n_rows:
             outcome.count(stage.name, done=n_rows, made=n_rows)
             yield {**write_outcome(self.run, stage.name, outcome, {}), "is_last": is_last}
-        elif not source.offset:
+        if error is not None:
+            raise error
+        if n_rows:
+            return
+        if not source.offset:
             raise NoRowsError(
                 f"Source {stage.name!r} made no row.", "Check the path, the split and the filters."
             )
-        else:
-            yield {"say": "source_end", "stage": stage.name}
+        yield {"say": "source_end", "stage": stage.name}
 
     def _open(self, stage: Stage, message: Message) -> _Source:
         """Start a source after the rows that earlier workers of this run have made."""

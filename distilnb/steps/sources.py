@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from distilnb.spec.columns import Columns
 from distilnb.spec.digest import digest_of
 from distilnb.spec.inline import Inline
 from distilnb.spec.step import GeneratorStep, GeneratorStepOutput, RuntimeParameter
+from distilnb.steps.feeding import in_batches, renamed, up_to
 from distilnb.steps.files import DataFile, columns_of, count_rows_cheaply, find_files, read_files
 
 Files = str | Path | list[str | Path] | dict[str, "str | Path | list[str | Path]"]
@@ -48,11 +49,11 @@ class LoadDataFromDicts(GeneratorStep):
         rows = self.data.require()
         later = rows[offset:] if offset else rows
         copies = map(dict, later)  # a step downstream may change its rows in place
-        yield from _in_batches(_renamed(copies, self.output_mappings), self.batch_size)
+        yield from in_batches(renamed(copies, self.output_mappings), self.batch_size)
 
     def peek(self, n: int) -> list[Row]:
         """Return the first `n` rows."""
-        return list(_renamed(map(dict, self.data.rows[:n]), self.output_mappings))
+        return list(renamed(map(dict, self.data.rows[:n]), self.output_mappings))
 
     def columns_after(self, upstream: Sequence[Columns]) -> Columns:
         if not self.data.is_here:
@@ -92,12 +93,12 @@ class LoadDataFromFileSystem(GeneratorStep):
     text_columns: list[str] = []  # of CSV: never numbers, whatever they look like
 
     def process(self, offset: int = 0) -> GeneratorStepOutput:  # type: ignore[override]  # a source
-        rows = _up_to(read_files(self.files(), offset), self.num_examples, offset)
-        yield from _in_batches(_renamed(rows, self.output_mappings), self.batch_size, self._nothing(offset))
+        rows = up_to(read_files(self.files(), offset), self.num_examples, offset)
+        yield from in_batches(renamed(rows, self.output_mappings), self.batch_size, self._nothing(offset))
 
     def peek(self, n: int) -> list[Row]:
         """Return the first `n` rows; no more is read than that takes."""
-        return list(_renamed(islice(read_files(self.files()), n), self.output_mappings))
+        return list(renamed(islice(read_files(self.files()), n), self.output_mappings))
 
     def columns_after(self, upstream: Sequence[Columns]) -> Columns:
         try:
@@ -164,15 +165,15 @@ class LoadDataFromHub(GeneratorStep):
     storage_options: RuntimeParameter[dict[str, Any]] = None
 
     def process(self, offset: int = 0) -> GeneratorStepOutput:  # type: ignore[override]  # a source
-        rows = _up_to(_rows_of(self._load(bool(self.streaming)), offset), self.num_examples, offset)
+        rows = up_to(_rows_of(self._load(bool(self.streaming)), offset), self.num_examples, offset)
         nothing = (
             None if offset else NoRowsError(f"Dataset {self.repo_id!r}, split {self.split!r}, holds no row.")
         )
-        yield from _in_batches(_renamed(rows, self.output_mappings), self.batch_size, nothing)
+        yield from in_batches(renamed(rows, self.output_mappings), self.batch_size, nothing)
 
     def peek(self, n: int) -> list[Row]:
         """Return the first `n` rows, streamed; this uses the network."""
-        return list(_renamed(islice(_rows_of(self._load(streaming=True), 0), n), self.output_mappings))
+        return list(renamed(islice(_rows_of(self._load(streaming=True), 0), n), self.output_mappings))
 
     def columns_after(self, upstream: Sequence[Columns]) -> Columns:
         return Columns.of(self.output_mappings.values(), is_open=True)
@@ -230,13 +231,13 @@ class LoadDataFromDisk(GeneratorStep):
     num_examples: RuntimeParameter[Annotated[int, Field(ge=1)]] = None
 
     def process(self, offset: int = 0) -> GeneratorStepOutput:  # type: ignore[override]  # a source
-        rows = _up_to(_rows_of(self._load(), offset), self.num_examples, offset)
+        rows = up_to(_rows_of(self._load(), offset), self.num_examples, offset)
         nothing = None if offset else NoRowsError(f"{str(self.dataset_path)!r} holds no row.")
-        yield from _in_batches(_renamed(rows, self.output_mappings), self.batch_size, nothing)
+        yield from in_batches(renamed(rows, self.output_mappings), self.batch_size, nothing)
 
     def peek(self, n: int) -> list[Row]:
         """Return the first `n` rows."""
-        return list(_renamed(islice(_rows_of(self._load(), 0), n), self.output_mappings))
+        return list(renamed(islice(_rows_of(self._load(), 0), n), self.output_mappings))
 
     def columns_after(self, upstream: Sequence[Columns]) -> Columns:
         try:
@@ -343,30 +344,6 @@ def _of_split(files: Mapping[str, Any], split: str | None) -> Any:
 
 
 # --- what all sources do ----------------------------------------------------------
-
-
-def _renamed(rows: Iterable[Row], names: Mapping[str, str]) -> Iterator[Row]:
-    """Yield the rows with some columns renamed."""
-    if not names:
-        return iter(rows)
-    return ({names.get(name, name): value for name, value in row.items()} for row in rows)
-
-
-def _up_to(rows: Iterator[Row], num_examples: int | None, offset: int) -> Iterator[Row]:
-    return rows if num_examples is None else islice(rows, max(0, num_examples - offset))
-
-
-def _in_batches(rows: Iterator[Row], size: int, nothing: NoRowsError | None = None) -> GeneratorStepOutput:
-    """Yield (rows, is_last), reading one batch ahead; raises `nothing` when there is no row at all."""
-    batch = list(islice(rows, size))
-    if not batch and nothing is not None:
-        raise nothing
-    while True:
-        following = list(islice(rows, size)) if len(batch) == size else []
-        yield batch, not following
-        if not following:
-            return
-        batch = following
 
 
 def _mapped(step: GeneratorStep, names: tuple[str, ...], *, is_open: bool) -> Columns:
