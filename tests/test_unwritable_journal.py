@@ -162,7 +162,7 @@ def mounted(folder: Path, how: str) -> Iterator[str]:
 
 
 def test_a_full_disk_ends_the_run_with_the_cause_and_it_resumes(tmp_path: Path) -> None:
-    told, last = mounted(tmp_path, "full")
+    told, *_, last = mounted(tmp_path, "full")  # what to do may stand in a line of its own
     assert told.startswith("state: failed")
     assert "full" in told or "No space left" in told
     assert last == "whole"

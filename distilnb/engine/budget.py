@@ -100,4 +100,6 @@ class Hold:
             budget._n_held -= 1
             budget._held_cost -= self.cost
             budget._held_tokens -= self.tokens
+            if not budget._n_held:
+                budget._held_cost = 0.0  # sums of fractions leave a rest, which nobody would ever settle
             budget._settled.set()

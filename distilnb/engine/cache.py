@@ -68,6 +68,7 @@ def open_replies(path: Path) -> sqlite3.Connection:
     """Open the database of replies; raises StoreError."""
     try:
         db = open_database(path, _TABLE)
+        _add_missing_columns(db)
         path.chmod(0o600)
     except (sqlite3.Error, OSError) as error:
         raise StoreError(
@@ -75,6 +76,17 @@ def open_replies(path: Path) -> sqlite3.Connection:
             "Set DISTILNB_HOME to a folder that can be written.",
         ) from error
     return db
+
+
+def _add_missing_columns(db: sqlite3.Connection) -> None:
+    """Bring the cache of an earlier version, which did not note the run, up to date: its replies were paid for."""
+    if "run" in {column[1] for column in db.execute("PRAGMA table_info(replies)")}:
+        return
+    try:
+        db.execute("ALTER TABLE replies ADD COLUMN run TEXT")
+    except sqlite3.OperationalError as error:
+        if "duplicate column" not in str(error):  # another process was faster
+            raise
 
 
 class ReplyCache:

@@ -21,7 +21,7 @@ def size_limit() -> int | None:
 
     Raises InputError when it is no size.
     """
-    return parse_size(os.environ.get("DISTILNB_CACHE_LIMIT", "10 GB"))
+    return parse_size(os.environ.get("DISTILNB_CACHE_LIMIT", DEFAULT_LIMIT))
 
 
 def parse_size(text: str) -> int | None:

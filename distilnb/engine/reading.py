@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +14,10 @@ from distilnb.engine.limits import RunLimits
 from distilnb.engine.lineage import Lineage
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.ranges import from_ranges
-from distilnb.engine.rundir import RunDir
 from distilnb.engine.status import ENDED, GOING, ROUTED, RunState, RunStatus, StepStatus
 from distilnb.engine.tracing import Trace
 from distilnb.engine.versions import FIRST, folder_of, names_in, read_versions
+from distilnb.engine.window import Window, reading
 from distilnb.errors import RunError, UnknownStepError, did_you_mean
 from distilnb.rows import Batch, read_batch, root_id
 from distilnb.spec.files import PipelineFile, load, read_data
@@ -37,46 +36,36 @@ _OF_EARLIER_RUNS: dict[str, Any] = {  # columns that a journal of an earlier ver
 
 
 @dataclass
-class RunReader:
+class RunReader(Window):
     """A window on one run; remembers what it saw to tell rates."""
 
-    run: RunDir
     plan: Plan = field(init=False)
-    _journal: JournalReader | None = None
     _seen: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
-    # A panel's thread and a cell read one handle, and an ended run's journal is closed.
-    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
 
-    def journal(self) -> JournalReader | None:
-        """Return the journal, None as long as the runner has not made it."""
-        if self._journal is None:
-            self._journal = JournalReader.open(self.run.journal)
-        return self._journal
-
+    @reading
     def events(self, after: int = 0) -> list[Event]:
         """Return what happened since the event of that number."""
-        with self._lock:
-            journal = self.journal()
-            return journal.events(after) if journal else []
+        journal = self.journal()
+        return journal.events(after) if journal else []
 
+    @reading
     def errors(self, *, with_texts: bool = False) -> list[dict[str, Any]]:
         """Return the quarantined and partial rows; `row` is the ordinal in the source where it can be told.
 
         Prompts and replies that are long are read from their files only `with_texts`. `state` is "kept" of what went
         on: a partial row, and one whose partners a join let go on without it.
         """
-        with self._lock:
-            journal = self.journal()
-            errors = [{**_OF_EARLIER_RUNS, **error} for error in journal.errors()] if journal else []
-            for error in errors:
-                if error["is_partial"]:
-                    error["state"] = "kept"
-            if journal:
-                self._find_ordinals(errors, journal)
-                self._find_kept(errors)
+        journal = self.journal()
+        errors = [{**_OF_EARLIER_RUNS, **error} for error in journal.errors()] if journal else []
+        for error in errors:
+            if error["is_partial"]:
+                error["state"] = "kept"
+        if journal:
+            self._find_ordinals(errors, journal)
+            self._find_kept(errors)
         return [unpack_failure(error, self.run.path) for error in errors] if with_texts else errors
 
     def _find_kept(self, errors: list[dict[str, Any]]) -> None:
@@ -108,11 +97,11 @@ class RunReader:
                 for error in lost:
                     error["row"] = ordinals.get(root_id(error["row_id"]))
 
+    @reading
     def orders(self) -> dict[str, int]:
         """Return the retries that the runner has taken up, with the number of rows that each opened again."""
-        with self._lock:
-            lineage = self._lineage()
-            return lineage.orders() if lineage else {}
+        lineage = self._lineage()
+        return lineage.orders() if lineage else {}
 
     def _lineage(self) -> Lineage | None:
         """Return what is known of retries; None in a journal of an earlier version, which had none."""
@@ -120,40 +109,34 @@ class RunReader:
         lineage = Lineage(journal.connection) if journal else None
         return lineage if lineage and lineage.is_kept() else None
 
+    @reading
     def versions(self) -> list[dict[str, Any]]:
         """Return for each version that a retry has added and each step of it: digest, time, and rows made by it."""
-        with self._lock:
-            lineage = self._lineage()
-            undone = lineage.open_rows() if lineage else set()
-            undone |= {(e["step"], e["row_id"]) for e in self.errors() if _is_lost(e)}
-            found = []
-            for version in read_versions(self.run):
-                for step, digest in version.steps.items():
-                    known = lineage.attempts(step) if lineage else {}
-                    ids = [row_id for row_id, attempt in known.items() if attempt.version == version.number]
-                    made = [row_id for row_id in ids if (step, row_id) not in undone]
-                    found.append(
-                        {
-                            "step": step,
-                            "version": version.number,
-                            "digest": digest,
-                            "at": version.at,
-                            "row_ids": made,
-                        }
-                    )
-            return found
+        lineage = self._lineage()
+        undone = lineage.open_rows() if lineage else set()
+        undone |= {(e["step"], e["row_id"]) for e in self.errors() if _is_lost(e)}
+        found = []
+        for version in read_versions(self.run):
+            for step, digest in version.steps.items():
+                known = lineage.attempts(step) if lineage else {}
+                ids = [row_id for row_id, attempt in known.items() if attempt.version == version.number]
+                made = [row_id for row_id in ids if (step, row_id) not in undone]
+                found.append(
+                    {
+                        "step": step,
+                        "version": version.number,
+                        "digest": digest,
+                        "at": version.at,
+                        "row_ids": made,
+                    }
+                )
+        return found
 
     # --- status ---
 
+    @reading
     def status(self) -> RunStatus:
-        """Return how the run stands now; the journal of an ended run is not kept open."""
-        with self._lock:
-            status = self._status()
-            if status.is_ended:
-                self.close()
-            return status
-
-    def _status(self) -> RunStatus:
+        """Return how the run stands now."""
         options = self.plan.options
         common: dict[str, Any] = {
             "id": self.run.run_id,
@@ -207,21 +190,21 @@ class RunReader:
         ails = what_ails(self.run)
         return ("failed", f"{ails} {self._lost_text()}") if ails else ("lost", self._lost_text())
 
+    @reading
     def limits(self) -> RunLimits:
         """Return the limits in force, with changes that no runner has taken yet."""
-        with self._lock:
-            journal = self.journal()
-            return self._limits(journal.facts() if journal else {})
+        journal = self.journal()
+        return self._limits(journal.facts() if journal else {})
 
     def _limits(self, facts: dict[str, Any]) -> RunLimits:
         waiting = [command.payload for command in self.run.commands() if command.name == "adjust"]
         return RunLimits.of(self.plan, facts.get("limits"), waiting)
 
+    @reading
     def limits_reached(self) -> list[str]:
         """Return the limits that stopped the run and were not raised since, as text: "max_cost 2"."""
-        with self._lock:
-            journal = self.journal()
-            facts = journal.facts() if journal else {}
+        journal = self.journal()
+        facts = journal.facts() if journal else {}
         reached = facts.get("reached", {})
         return [f"{name} {reached[name]:g}" for name in self._limits(facts).not_raised(reached)]
 
@@ -331,6 +314,7 @@ class RunReader:
 
     # --- rows ---
 
+    @reading
     def rows(self, step: str) -> Batch:
         """Return the finished rows of a step in their order, while the run goes on or after it."""
         if not any(step in stage.steps for stage in self.plan.stages):
@@ -339,13 +323,12 @@ class RunReader:
                 f"There is no step {step!r}; the run has {known}.", did_you_mean(step, known)
             )
         stage = self.plan.stage_of(step)
-        with self._lock:
-            journal = self.journal()
-            if journal is None:
-                return Batch()
-            if step == stage.name:
-                return self._read([batch.path for batch in journal.batches(stage.name)]).in_order()
-            return self._rows_inside(stage, step, journal)
+        journal = self.journal()
+        if journal is None:
+            return Batch()
+        if step == stage.name:
+            return self._read([batch.path for batch in journal.batches(stage.name)]).in_order()
+        return self._rows_inside(stage, step, journal)
 
     def _rows_inside(self, stage: Stage, step: str, journal: JournalReader) -> Batch:
         """Make the rows in the middle of fused steps again: the steps are cheap, so only their end is kept."""
@@ -403,13 +386,6 @@ class RunReader:
         steps = read_data(path.read_text(encoding="utf-8"))["steps"]
         unknown = {str(step["kind"]) for step in steps} - KINDS.keys()
         return load(path, classes={kind: stand_in(kind) for kind in unknown})
-
-    def close(self) -> None:
-        """Close the journal."""
-        with self._lock:
-            if self._journal is not None:
-                self._journal.close()
-                self._journal = None
 
 
 _COUNTED = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import itertools
 import os
-import queue
 import threading
 import traceback
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from distilnb.engine.apply_global import apply_global
 from distilnb.engine.building import read_steps
 from distilnb.engine.deaths import Poison, poison_of
 from distilnb.engine.digests import DigestFile
+from distilnb.engine.inbox import Inbox
 from distilnb.engine.join import Joiner
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import failure_of, quarantine
@@ -51,21 +51,14 @@ GC_THRESHOLD = 100_000  # new objects between two collections; a batch of rows m
 def main() -> None:
     """Serve one runner until it says exit or dies."""
     path, _, connection, vitals = join_runner()
-    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    may_work = threading.Event()  # cleared while the run is paused: what waits in the inbox is not begun
-    may_work.set()
+    inbox = Inbox()
 
     def listen() -> None:
         splitter = LineSplitter()
         try:
             while data := connection.recv(1 << 16):
                 for message in splitter.feed(data):
-                    if message["do"] == "pause":
-                        may_work.clear()
-                    else:
-                        inbox.put(message)
-                    if message["do"] in ("resume", "drain", "exit"):
-                        may_work.set()
+                    inbox.put(message)
         finally:
             leave()
 
@@ -74,8 +67,7 @@ def main() -> None:
     # What is imported stays: the collector need not walk it again, nor come by several times a batch.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    while (message := inbox.get())["do"] != "exit":
-        may_work.wait()
+    while (message := inbox.next())["do"] != "exit":
         for reply in worker.handle(message):
             connection.sendall(encode(reply))
     worker.unload()

@@ -15,6 +15,8 @@ logs/            runner.log and one log per worker
 lock             held by the living runner
 spool.lock       held by the kernel while it writes many rows given in the program
 spool.error      why it could not write them all
+runner.json      who was started last as the runner: its pid, and when
+repeats.sqlite   which of several equal requests each row makes
 end.json         how the run ended, when the journal could not be written any more
 """
 

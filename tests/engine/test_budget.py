@@ -44,3 +44,17 @@ def test_a_retry_does_not_hold_twice() -> None:
         await budget.hold(0.9, 1).take()
 
     asyncio.run(work())
+
+
+def test_sums_of_fractions_leave_nothing_set_aside() -> None:
+    async def work() -> None:
+        budget = Budget(max_cost=1.0)
+        holds = [budget.hold(cost, 1) for cost in (0.1, 0.2, 0.3)]
+        for hold in holds:
+            await hold.take()
+        for hold in holds:
+            hold.settle(0.0, 0)
+        assert budget._held_cost == 0.0
+        await budget.hold(1.0, 1).take()
+
+    asyncio.run(work())

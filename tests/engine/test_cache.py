@@ -119,3 +119,26 @@ def test_a_failing_commit_is_told_to_everybody_who_waits_for_it() -> None:
 def test_a_cache_in_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"reply cache .* cannot be opened"):
         ReplyCache(tmp_path / "absent" / "replies.sqlite")
+
+
+def test_the_cache_of_a_version_that_did_not_note_the_run_is_used_on(tmp_path: Path) -> None:
+    path = tmp_path / "replies.sqlite"
+    old = sqlite3.connect(path)
+    old.execute(
+        "CREATE TABLE replies (key BLOB PRIMARY KEY, text TEXT, finish_reason TEXT, model TEXT,"
+        " input_tokens INTEGER, output_tokens INTEGER, at REAL) WITHOUT ROWID"
+    )
+    old.execute("INSERT INTO replies VALUES (?, 'old', 'stop', 'm', 3, 4, 0.0)", (b"a" * 16,))
+    old.commit()
+    old.close()
+
+    async def use() -> dict[bytes, Reply]:
+        cache = ReplyCache(path, run_id="r")
+        await cache.keep([(b"b" * 16, Reply("new"))])
+        cache.close()
+        cache = ReplyCache(path)  # the second time there is nothing to add
+        found = cache.find([b"a" * 16, b"b" * 16])
+        cache.close()
+        return found
+
+    assert {reply.text for reply in asyncio.run(use()).values()} == {"old", "new"}
