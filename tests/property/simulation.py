@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
-from distilnb.engine import ask, ask_worker, crew, launch, planning, row_worker, runner, watch, workers
+from distilnb.engine import ask_worker, crew, launch, models, planning, row_worker, runner, watch, workers
 from distilnb.engine.ask_worker import AskWorker
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.processes import Sight
@@ -178,6 +178,7 @@ class Actor:
         while self.returncode is None and not self.is_frozen and self.inbox:
             self.act()
         if self.is_frozen:
+            self.world.now += timeout
             raise subprocess.TimeoutExpired("", timeout)
         if self.returncode is None:
             self.die()  # its runner hung up
@@ -383,6 +384,7 @@ class World:
         self.acting = None
         self.runner = MortalRunner(self.run_dir, {})
         self.runner.crew.selector = self  # type: ignore[assignment]  # it has what the crew uses
+        self.runner.control.clock = self.monotonic
         self._n_silent = 0
         with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(RunnerKilled):
             self.runner.run()
@@ -566,7 +568,7 @@ def simulated(graph: Graph, sizes: Sizes, blows: Sequence[Blow], seed: int) -> I
         patch(row_worker, read_steps=world.steps_of_worker)
         patch(Worker, start=world.start_worker, kill=kill_worker)
         patch(steps, FATES=[world.perish])
-        patch(ask, Caller=world)
+        patch(models, Caller=world)
         stack.callback(world.end)
         yield world
 
