@@ -202,12 +202,18 @@ class Batch:
         return chosen
 
     def in_order(self) -> Batch:
-        """Return the same rows sorted by their order key."""
+        """Return the same rows sorted by their order key, and by id where that is the same.
+
+        An outer join behind a global step keeps old rows beside those that the step made: both are numbered from 0.
+        """
         keys = self._orders
-        if all(map(operator.le, keys, itertools.islice(keys, 1, None))):
+        if all(map(operator.lt, keys, itertools.islice(keys, 1, None))):
             kept = list(self._rows), self.ids, keys, list(self.gone)
             return Batch(*kept, columns=self._columns, routes=self.routes)
-        chosen = self._at(sorted(range(len(keys)), key=keys.__getitem__))
+        places = sorted(range(len(keys)), key=keys.__getitem__)
+        if any(keys[before] == keys[after] for before, after in itertools.pairwise(places)):
+            places.sort(key=lambda place: (keys[place], self.ids[place]))
+        chosen = self._at(places)
         chosen.gone = list(self.gone)
         return chosen
 

@@ -309,6 +309,12 @@ def test_order_compares_child_indices_as_numbers() -> None:
     assert batch.in_order().ids == ["a", "b", "c"]
 
 
+def test_rows_with_the_same_order_key_come_in_the_order_of_their_ids() -> None:
+    batch = Batch([{}, {}, {}], ["c", "b", "a"], [[0], [0], [0]])
+    assert batch.in_order().ids == ["a", "b", "c"]
+    assert batch.select([2, 1, 0]).in_order().ids == ["a", "b", "c"]
+
+
 def test_a_folder_that_is_missing_is_a_store_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be written: No such file or directory"):
         write_text(tmp_path / "absent" / "file", "text")

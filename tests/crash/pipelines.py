@@ -15,11 +15,12 @@ from distilnb.steps.columns import ExpandColumns, KeepColumns
 from distilnb.steps.dedup import ExactDedup
 from distilnb.steps.filter import FilterRows
 from distilnb.steps.join import GroupColumns
+from distilnb.steps.route import RouteRows
 from distilnb.steps.sources import LoadDataFromDicts, LoadDataFromFileSystem
 from distilnb.tasks.generation import TextGeneration
 from distilnb.tasks.ultrafeedback import UltraFeedback
 
-VARIANTS = ("file", "list", "failing", "rows")
+VARIANTS = ("file", "list", "failing", "rows", "routed")
 N_ROWS = 80
 CONCURRENCY = 6  # of each of the three models
 MODELS = ("writer-1", "writer-2", "judge")
@@ -49,7 +50,14 @@ def build(variant: str, base_url: str, folder: Path) -> Pipeline:
             writers = [TextGeneration(name=name, llm=_model(name, base_url)) for name in MODELS[:2]]
             both = SlowGroup(name="both", columns=["generation"], output_columns=["generations"])
             judge = UltraFeedback(name="judge", llm=_model("judge", base_url))
-            prepare >> writers >> both >> judge >> (keep := _keep())
+            if variant == "routed":
+                # Rows for the first, for the second, for both, and those that meet no condition.
+                when = {"writer-1": "number % 3 != 0", "writer-2": "number % 2 == 0"}
+                route = RouteRows(name="route", branches=list(when), when=when, default="writer-2")
+                prepare >> route >> writers >> both
+            else:
+                prepare >> writers >> both
+            both >> judge >> (keep := _keep())
         each = ExpandColumns(name="each", columns={"generations": "text", "ratings": "rating"})
         shape = KeepColumns(name="shape", columns=["number", "text", "rating"])
         keep >> each >> SlowDedup(name="dedup", columns=["topic", "rating"]) >> Last(name="last") >> shape

@@ -77,7 +77,8 @@ def interpreted(
     """Return what the interpreter makes of the rows, given the run's choice among equal requests."""
     pairing = Pairing.of(run_dir)
     goes = [stage.steps for stage in run_dir.plan().stages]
-    interpreter = Interpreter(graph, rows, pairing.answer, goes)
+    keeps_failed = run_dir.plan().options.get("on_error") == "null"
+    interpreter = Interpreter(graph, rows, pairing.answer, goes, keeps_failed=keeps_failed)
     interpreter.interpret()
     return interpreter, pairing
 
@@ -97,8 +98,9 @@ def compare(run_dir: RunDir, interpreter: Interpreter) -> None:
         assert _troubles(journal) == Counter(interpreter.troubles)
         counts = journal.counts()
         for step, ending in interpreter.endings.items():
-            figures = {name: int(counts.get(step, {}).get(name, 0)) for name in FIGURES}
-            assert figures == {name: ending.figures[name] for name in FIGURES}, step
+            counted = {*FIGURES, *(f"routed:{after}" for after in interpreter.graph.successors(step))}
+            figures = {name: int(counts.get(step, {}).get(name, 0)) for name in counted}
+            assert figures == {name: ending.figures[name] for name in counted}, step
     finally:
         reader.close()
 
@@ -118,7 +120,8 @@ def _troubles(journal: JournalReader) -> Counter[Trouble]:
     for error in journal.errors():
         cause = re.search(r"did not arrive: step '(.*?)':", error["reason"])
         is_lost = error["kind"] == "MissingPartnerError" and cause is not None
+        told = cause[1] if is_lost and cause else ""
         found[
-            Trouble(error["row_id"], error["step"], error["kind"], cause[1] if is_lost and cause else "")
+            Trouble(error["row_id"], error["step"], error["kind"], told, goes_on=bool(error["is_partial"]))
         ] += 1
     return found

@@ -1,7 +1,7 @@
 """Drawn pipelines: graphs that the check accepts, over rows of which many are equal.
 
-A feature of the engine comes into the proof by a line in `_ONE_TO_ONE`, `_GLOBAL` or `_JOINS` and, where its meaning
-is new, by a branch in `sequential.Interpreter`.
+A feature of the engine comes into the proof by a line in `_ONE_TO_ONE`, `_GLOBAL`, `_JOINS` or `_ROUTES` and, where its
+meaning is new, by a branch in `sequential.Interpreter`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hypothesis import strategies as st
 
@@ -22,7 +23,8 @@ from distilnb.steps.columns import ExpandColumns, MergeColumns
 from distilnb.steps.dedup import ExactDedup
 from distilnb.steps.filter import FilterRows, TakeRows
 from distilnb.steps.function import MapRows
-from distilnb.steps.join import CombineOutputs, GroupColumns
+from distilnb.steps.join import CombineOutputs, GroupColumns, How
+from distilnb.steps.route import RouteRows
 from distilnb.steps.sources import LoadDataFromDicts, LoadDataFromFileSystem
 from distilnb.tasks.generation import TextGeneration
 from tests.property.steps import (
@@ -38,6 +40,7 @@ from tests.property.steps import (
     Split,
     Stumble,
     Tally,
+    chance,
 )
 
 Drawn = Callable[[st.DataObject, str], Step]  # makes a step of that name
@@ -45,11 +48,12 @@ Drawn = Callable[[st.DataObject, str], Step]  # makes a step of that name
 
 @dataclass(frozen=True)
 class DrawnPipeline:
-    """A graph, the rows of its sources, and which of them are read from a file."""
+    """A graph, the rows of its sources, which of them are read from a file, and what becomes of failed rows."""
 
     graph: Graph
     rows: Mapping[str, Sequence[Row]]
     in_files: frozenset[str]
+    on_error: Literal["quarantine", "null"]
 
 
 def draw_pipeline(data: st.DataObject, folder: Path) -> DrawnPipeline:
@@ -68,7 +72,11 @@ def draw_pipeline(data: st.DataObject, folder: Path) -> DrawnPipeline:
             graph = graph.appending(LoadDataFromDicts(name=name, data=list(rows[name])))
     for number in range(data.draw(st.integers(1, 8), label="steps")):
         graph = _appending(data, graph, f"step{number}")
-    return DrawnPipeline(graph, rows, frozenset(in_files))
+    on_error = data.draw(st.sampled_from(_ON_ERROR), label="on_error")
+    return DrawnPipeline(graph, rows, frozenset(in_files), on_error)
+
+
+_ON_ERROR: Sequence[Literal["quarantine", "null"]] = ("quarantine", "quarantine", "null")
 
 
 _ROWS = st.lists(
@@ -81,7 +89,9 @@ _ROWS = st.lists(
 def _appending(data: st.DataObject, graph: Graph, name: str) -> Graph:
     """Append one step behind a drawn one, mostly the last; a step that cannot stand there is left out."""
     steps = list(graph.steps)
-    kind = data.draw(st.sampled_from(["one", "one", "one", "join", "join", "global"]), label=name)
+    kind = data.draw(st.sampled_from(["one", "one", "one", "join", "join", "global", "route"]), label=name)
+    if kind == "route":
+        return _routing(data, graph, name, _end(data, steps))
     if kind == "one" or len(steps) < 2:
         after = [_end(data, steps)]
         step = data.draw(st.sampled_from(_ONE_TO_ONE), label="step")(data, name)
@@ -95,12 +105,86 @@ def _appending(data: st.DataObject, graph: Graph, name: str) -> Graph:
         step = data.draw(st.sampled_from(_GLOBAL), label="global")(data, name)
         if isinstance(step, (Backwards, Tally)) and data.draw(st.booleans(), label="of two"):
             after = list(dict.fromkeys([*after, _end(data, steps)]))
+    return _connected(data, graph, step, after)
+
+
+def _connected(data: st.DataObject, graph: Graph, step: Step, after: Sequence[str]) -> Graph:
+    """Append a step, if the check lets it stand there; behind a route it becomes the begin of a drawn branch too."""
     try:
         longer = graph.appending(step, after)
-        check_graph(longer)
+        for before in after:
+            route = longer.steps[before]
+            if isinstance(route, RouteRows):
+                branch = data.draw(st.sampled_from(list(route.branches)), label="branch")
+                begins = {**route.branches, branch: [*route.branches[branch], step.name]}
+                longer = longer.replacing(route.updated(branches=begins))
+        check_graph(longer, is_whole=False)
     except SpecError:
         return graph
     return longer
+
+
+def _routing(data: st.DataObject, graph: Graph, name: str, before: str, depth: int = 0) -> Graph:
+    """Append a route with two or three branches of none to two steps, most of which meet again."""
+    names = [f"{name}-{letter}" for letter in "abc"[: data.draw(st.integers(2, 3), label="branches")]]
+    route = data.draw(st.sampled_from(_ROUTES), label="route")(data, name, names)
+    longer = _connected(data, graph, route, [before])
+    if name not in longer.steps:
+        return graph
+    ends, straight = [], []
+    for branch in names:
+        end = name
+        for number in range(data.draw(st.sampled_from([0, 1, 1, 2]), label=f"steps of {branch}")):
+            step_name, n_before = f"{branch}{number}", len(longer.steps)
+            if end != name and not depth and data.draw(st.sampled_from([False] * 4 + [True]), label="inner"):
+                longer = _routing(data, longer, step_name, end, depth + 1)
+            else:
+                step = data.draw(st.sampled_from(_ONE_TO_ONE), label="step")(data, step_name)
+                longer = _begun(longer, step, end, branch)
+            if len(longer.steps) > n_before:
+                end = list(longer.steps)[-1]
+        if end == name:
+            straight.append(branch)
+        elif data.draw(st.sampled_from([True] * 5 + [False]), label="meets again"):
+            ends.append(end)
+    both = [*ends, name] if straight else ends
+    if len(both) > 1:
+        join = data.draw(st.sampled_from(_JOINS), label="join")(data, f"{name}-met")
+        joined = longer.appending(join, data.draw(st.permutations(both), label="order"))
+    elif straight:
+        joined = longer.appending(Mark(name=f"{name}-on"), [name])
+    else:
+        joined = longer
+    if straight:
+        begins = {
+            **_route_of(joined, name).branches,
+            **{branch: [list(joined.steps)[-1]] for branch in straight},
+        }
+        joined = joined.replacing(_route_of(joined, name).updated(branches=begins))
+    try:
+        check_graph(joined)
+    except SpecError:
+        return graph
+    return joined
+
+
+def _begun(graph: Graph, step: Step, before: str, branch: str) -> Graph:
+    """Append a step to a branch of the route behind which it stands, or to the end of the branch."""
+    route = graph.steps[before]
+    try:
+        longer = graph.appending(step, [before])
+        if isinstance(route, RouteRows):
+            longer = longer.replacing(route.updated(branches={**route.branches, branch: [step.name]}))
+        check_graph(longer, is_whole=False)
+    except SpecError:
+        return graph
+    return longer
+
+
+def _route_of(graph: Graph, name: str) -> RouteRows:
+    route = graph.steps[name]
+    assert isinstance(route, RouteRows)
+    return route
 
 
 def _end(data: st.DataObject, steps: Sequence[str]) -> str:
@@ -164,6 +248,55 @@ _GLOBAL: Sequence[Drawn] = (
     lambda data, name: Tally(name=name),
 )
 _JOINS: Sequence[Drawn] = (
-    lambda data, name: GroupColumns(name=name, columns=["text"], output_columns=["text"]),
-    lambda data, name: CombineOutputs(name=name),
+    lambda data, name: GroupColumns(name=name, columns=["text"], output_columns=["text"], how=_how(data)),
+    lambda data, name: CombineOutputs(name=name, how=_how(data)),
+)
+
+
+def _how(data: st.DataObject) -> How:
+    return data.draw(st.sampled_from(_HOWS), label="how")
+
+
+_HOWS: Sequence[How] = ("inner", "inner", "left", "outer")
+
+
+# --- the routes; each is given the names of its branches ----
+
+
+def _some_of(branches: list[str], text: str) -> list[str]:
+    """Name some of the branches for a row; of a few rows none, of others one that there is not."""
+    number = chance("route", text, below=9)
+    return ["nowhere"] if number == 8 else [name for at, name in enumerate(branches) if number >> at & 1]
+
+
+def _by_condition(data: st.DataObject, name: str, branches: list[str]) -> RouteRows:
+    default = data.draw(st.sampled_from(["", branches[-1]]), label="default")
+    tested = branches[:-1] if default else branches
+    return RouteRows(
+        name=name,
+        branches={branch: [] for branch in branches},
+        when={branch: data.draw(st.sampled_from(_CONDITIONS), label="when") for branch in tested},
+        default=default,
+    )
+
+
+_CONDITIONS = ("n == 0", "n != 1", "text|length < 3", "n + 1")  # the third raises where a text is None
+
+_ROUTES: Sequence[Callable[[st.DataObject, str, list[str]], RouteRows]] = (
+    lambda data, name, branches: RouteRows(
+        name=name,
+        branches={branch: [] for branch in branches},
+        n=data.draw(st.integers(1, len(branches)), label="n"),
+        seed=data.draw(st.integers(0, 9), label="seed"),
+    ),
+    lambda data, name, branches: RouteRows(
+        name=name,
+        branches={branch: [] for branch in branches},
+        weights={branch: data.draw(st.sampled_from([0.5, 1.0, 3.0]), label="weight") for branch in branches},
+    ),
+    _by_condition,
+    _by_condition,
+    lambda data, name, branches: RouteRows(
+        name=name, branches={branch: [] for branch in branches}, function=_some_of
+    ),
 )

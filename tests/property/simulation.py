@@ -21,6 +21,7 @@ import selectors
 import signal
 import sqlite3
 import subprocess
+from bisect import insort
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,14 +49,14 @@ from tests.property.steps import OracleClient
 
 MAX_WAITS = 4000  # of the runner in a row without hearing anything: a hang
 MAX_LIVES = 30  # of the runner
-STROKES = ("rows", "ask", "runner", "all", "freeze", "stop", "abort")  # the first four are kills
+STROKES = ("rows", "ask", "runner", "all", "freeze", "stop", "abort", "pause")  # the first four are kills
 
 
 class Blow(NamedTuple):
     """Something that befalls the run when the world has ticked so often: a kill, or a command."""
 
     tick: int
-    what: str  # of STROKES
+    what: str  # of STROKES, or the resume that follows a pause
 
 
 class Sizes(NamedTuple):
@@ -191,7 +192,8 @@ class Actor:
         if self.returncode is not None:
             raise BrokenPipeError
         n_bytes = self.world.random.randint(1, len(data)) if self.world.random.random() < 0.2 else len(data)
-        self.inbox += self._splitter.feed(bytes(data[:n_bytes]))
+        for message in self._splitter.feed(bytes(data[:n_bytes])):
+            self.hear(message)
         return n_bytes
 
     def recv(self, _: int) -> bytes:
@@ -210,6 +212,10 @@ class Actor:
     def close(self) -> None: ...
 
     # as itself
+
+    def hear(self, message: Message) -> None:
+        """Take a message in; it is looked at when its turn comes."""
+        self.inbox.append(message)
 
     def act(self) -> None:
         """Do one thing, or be struck while at it."""
@@ -269,6 +275,16 @@ class RowActor(Actor):
         super().__init__(world, pid)
         self._worker = RowWorker(world.run_dir, self.vitals)
         self._replies: Iterator[Message] | None = None
+        self._may_work = True
+
+    def hear(self, message: Message) -> None:
+        """Do as its thread does that listens: a pause comes at once, before what waits already."""
+        if message["do"] == "pause":
+            self._may_work = False
+        else:
+            super().hear(message)
+        if message["do"] in ("resume", "drain", "exit"):
+            self._may_work = True
 
     def _act(self) -> None:
         if self._replies is not None:
@@ -277,7 +293,7 @@ class RowActor(Actor):
                 self._replies = None
             else:
                 self.say(reply)
-        elif self.inbox:
+        elif self.inbox and self._may_work:
             message = self.inbox.popleft()
             if message["do"] == "exit":
                 self._worker.unload()
@@ -310,8 +326,16 @@ class AskActor(Actor):
             self._loop.call_soon(self._handle, message)
         if self.world.random.random() < 0.3:
             self._loop.move_on()
+        was_paused, n_requests = self._is_paused, self.world.n_requests()
         self._loop.take_turn()
+        if was_paused and self._is_paused:
+            assert self.world.n_requests() == n_requests, "a request was sent in a pause"
         self.vitals.moved()
+
+    @property
+    def _is_paused(self) -> bool:
+        asker = self._worker.asker
+        return asker is not None and not asker._may_send.is_set()
 
     def _handle(self, message: Message) -> None:
         if not self._is_ending:
@@ -384,6 +408,7 @@ class World:
         self.acting = None
         self.runner = MortalRunner(self.run_dir, {})
         self.runner.crew.selector = self  # type: ignore[assignment]  # it has what the crew uses
+        self.runner.control.clock = self.monotonic
         self._n_silent = 0
         with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(RunnerKilled):
             self.runner.run()
@@ -420,6 +445,11 @@ class World:
         self.strokes[what] += 1
         if what in ("stop", "abort"):
             self.run_dir.command(what)
+        elif what == "pause":
+            self.run_dir.command("pause")
+            insort(self.blows, Blow(self.n_ticks + self.random.randint(1, 150), "resume"))
+        elif what == "resume":
+            self.run_dir.command("resume")
         living = [actor for actor in self._workers if actor.returncode is None]
         mine = [actor for actor in living if what in (self._workers[actor].role, "freeze", "all")]
         for actor in mine if what == "all" else self.random.sample(mine, min(1, len(mine))):
@@ -546,7 +576,9 @@ def kill_worker(worker: Worker) -> None:
 
 
 @contextlib.contextmanager
-def simulated(graph: Graph, sizes: Sizes, blows: Sequence[Blow], seed: int) -> Iterator[World]:
+def simulated(
+    graph: Graph, sizes: Sizes, blows: Sequence[Blow], seed: int, *, on_error: str = "quarantine"
+) -> Iterator[World]:
     """Write the run of a graph, with nothing started, and make the world in which it lives."""
     with contextlib.ExitStack() as stack:
         patch = lambda target, **values: stack.enter_context(mock.patch.multiple(target, **values))  # noqa: E731
@@ -555,7 +587,7 @@ def simulated(graph: Graph, sizes: Sizes, blows: Sequence[Blow], seed: int) -> I
         # Steps are handed over as they are: their trip to a worker is not what is in question here.
         patch(launch, FIRST_SPOOLED_ROWS=sizes.batch, start_runner=mock.Mock(), write_steps=mock.Mock())
         options: Mapping[str, Any] = {"rows": None, "max_cost": None, "max_tokens": None, "cache": "on"}
-        options = {**options, "row_workers": sizes.row_workers}
+        options = {**options, "row_workers": sizes.row_workers, "on_error": on_error}
         run_dir = launch.launch(graph, pipeline="drawn", text="", options=dict(options))
         _narrow(run_dir, sizes.window)
         world = World(run_dir, graph, Random(seed), sorted(blows))

@@ -50,7 +50,7 @@ def test_a_run_of_processes_makes_what_the_interpreter_makes(capsys: pytest.Capt
         ):
             home = Path(name, "home")
             pipeline = draw_pipeline(data, Path(name))
-            run = Pipeline("drawn", graph=pipeline.graph).start()
+            run = Pipeline("drawn", graph=pipeline.graph).start(on_error=pipeline.on_error)
             try:
                 time.sleep(moment_s)
                 n_killed += _kill(home, victim)

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from distilnb.engine.deaths import MAX_KILLS_OF_A_ROW
 from distilnb.spec.graph import Graph
+from distilnb.steps.route import RouteRows
 from distilnb.steps.sources import LoadDataFromFileSystem
 from tests.property.comparing import compare, count_of, interpreted
-from tests.property.graphs import draw_pipeline
+from tests.property.graphs import DrawnPipeline, draw_pipeline
 from tests.property.simulation import MAX_LIVES, STROKES, Blow, Sizes, World, simulated
 from tests.property.steps import Mark
 
@@ -51,7 +52,8 @@ def test_a_run_makes_what_the_interpreter_makes(capsys: pytest.CaptureFixture[st
             mock.patch.dict(os.environ, DISTILNB_HOME=f"{name}/home"),
         ):
             pipeline = draw_pipeline(data, Path(name))
-            with simulated(pipeline.graph, sizes, blows, interleaving) as world:
+            on_error = pipeline.on_error
+            with simulated(pipeline.graph, sizes, blows, interleaving, on_error=on_error) as world:
                 live_to_the_end(world)
                 seen.update(world.strokes)
                 if world.n_found_most >= MAX_KILLS_OF_A_ROW:
@@ -70,6 +72,7 @@ def test_a_run_makes_what_the_interpreter_makes(capsys: pytest.CaptureFixture[st
                     assert n_told <= n_requests + pairing.n_shared
                 else:
                     assert n_told == n_requests
+                seen.update(_features(pipeline))
                 seen.update({"pipelines": 1, "replies": n_sent, "asked twice": n_sent - n_needed})
 
     try:
@@ -78,7 +81,15 @@ def test_a_run_makes_what_the_interpreter_makes(capsys: pytest.CaptureFixture[st
         told = ", ".join(f"{n} {what}" for what, n in sorted(seen.items()))
         with capsys.disabled():
             print(f"\nDISTILNB_SEED={SEED} DISTILNB_EXAMPLES={N_EXAMPLES}: {told}")  # noqa: T201 - to repeat it
-    assert N_EXAMPLES < 100 or all(seen[stroke] for stroke in STROKES)
+    assert N_EXAMPLES < 100 or all(seen[what] for what in (*STROKES, "routes", "left", "outer", "null"))
+
+
+def _features(pipeline: DrawnPipeline) -> Counter[str]:
+    steps = pipeline.graph.steps.values()
+    routes = Counter(routes=sum(isinstance(step, RouteRows) for step in steps))
+    return (
+        routes + Counter(getattr(step, "how", "") or "steps" for step in steps) + Counter([pipeline.on_error])
+    )
 
 
 def test_a_file_whose_last_rows_equal_its_first_goes_on_after_a_kill(
