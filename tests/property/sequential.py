@@ -98,6 +98,11 @@ class Interpreter:
             for one in inputs:
                 ending.lost = {**one.lost, **ending.lost}  # what the first input says of a lost row counts
                 ending.elsewhere |= one.elsewhere
+            brought = {
+                item.id for one in inputs for item in one.items
+            }  # by some branch: what others say is over
+            ending.lost = {row_id: at for row_id, at in ending.lost.items() if row_id not in brought}
+            ending.elsewhere -= brought
             if isinstance(step, GeneratorStep):
                 self._name_rows(name, ending)
             elif isinstance(step, GlobalStep):
@@ -113,6 +118,7 @@ class Interpreter:
                         self._quarantine(item.id, step, "WorkerDied", ending)
                     else:
                         self._one(step, item, ending)
+            ending.elsewhere -= ending.lost.keys()
             ending.items.sort(key=lambda item: (item.order, item.id))
             ending.figures["made"] = len(ending.items)
 

@@ -14,6 +14,7 @@ from distilnb.steps.columns import ExpandColumns
 from distilnb.steps.dedup import ExactDedup
 from distilnb.steps.filter import FilterRows
 from distilnb.steps.join import CombineOutputs
+from distilnb.steps.route import RouteRows
 from distilnb.steps.sources import LoadDataFromDicts
 from distilnb.tasks.base import Task
 from distilnb.tasks.generation import TextGeneration
@@ -88,3 +89,28 @@ class Broken(GlobalStep):
 def test_the_error_of_a_global_step_fails_the_run() -> None:
     with pytest.raises(StepFailed, match="broken"):
         interpret((Broken(name="broken"), ["load"]))
+
+
+def test_a_row_that_its_only_branch_lost_is_lost_where_the_branches_meet() -> None:
+    route = RouteRows(
+        name="route", branches={"ones": ["ones"], "rest": ["met"]}, when={"ones": "n == 1"}, default="rest"
+    )
+    interpreter = interpret(
+        (route, ["load"]),
+        (FilterRows(name="ones", condition="n > 1"), ["route"]),
+        (CombineOutputs(name="met"), ["ones", "route"]),
+        (CombineOutputs(name="again"), ["load", "met"]),
+    )
+    assert ids(interpreter, "met") == ids(interpreter, "again") == [source(1)]
+    lost = [Trouble(source(at, k), "again", "MissingPartnerError", "ones") for at, k in ((0, 0), (2, 1))]
+    assert interpreter.troubles == lost
+
+
+def test_a_row_that_failed_goes_on_where_that_is_wanted() -> None:
+    graph = Graph().appending(LoadDataFromDicts(name="load", data=list(ROWS)))
+    graph = graph.appending(TextGeneration(name="ask", template="{{ n }}"), ["load"])
+    interpreter = Interpreter(graph, {"load": ROWS}, answer, keeps_failed=True)
+    interpreter.interpret()
+    (trouble,) = interpreter.troubles
+    assert (trouble.id, trouble.kind, trouble.goes_on) == (source(1), "ParseError", True)
+    assert ids(interpreter, "ask") == [source(0), source(1), source(2, 1)]
