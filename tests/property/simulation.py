@@ -30,7 +30,18 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
-from distilnb.engine import ask_worker, crew, launch, models, planning, row_worker, runner, watch, workers
+from distilnb.engine import (
+    ask_worker,
+    crew,
+    launch,
+    models,
+    planning,
+    row_worker,
+    runner,
+    spool,
+    watch,
+    workers,
+)
 from distilnb.engine.ask_worker import AskWorker
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.processes import Sight
@@ -585,10 +596,11 @@ def simulated(
         patch(planning, ROW_BATCH=sizes.batch, ASK_BATCH=sizes.batch, ROW_WINDOW=sizes.window)
         patch(base, code_digest=_digest_of_class)
         # Steps are handed over as they are: their trip to a worker is not what is in question here.
-        patch(launch, FIRST_SPOOLED_ROWS=sizes.batch, start_runner=mock.Mock(), write_steps=mock.Mock())
+        patch(spool, FIRST_ROWS=sizes.batch)
+        patch(launch, start_runner=mock.Mock(), write_steps=mock.Mock())
         options: Mapping[str, Any] = {"rows": None, "max_cost": None, "max_tokens": None, "cache": "on"}
         options = {**options, "row_workers": sizes.row_workers, "on_error": on_error}
-        run_dir = launch.launch(graph, pipeline="drawn", text="", options=dict(options))
+        run_dir = launch.launch(graph, pipeline="drawn", text=str, options=dict(options))
         _narrow(run_dir, sizes.window)
         world = World(run_dir, graph, Random(seed), sorted(blows))
         patch(crew, time=world)
