@@ -112,6 +112,7 @@ class Asker:
         """Start no more requests; those in flight end, and the other rows are left as they are."""
         self._is_stopped = True
         self.models.stop()
+        self.resume()  # a stop ends a pause: who comes into the line only now is sent back by `_before`
 
     def pause(self) -> None:
         """Send nothing until `resume`, whatever it waits for; what is in flight ends."""

@@ -56,10 +56,13 @@ def asker_in(folder: Path) -> Asker:
     return Asker(ReplyCache(folder / "replies.sqlite"), Models(), Budget(), Repeats())
 
 
+def slow() -> Slow:
+    return Slow(generation_kwargs={"temperature": 0.0}, max_concurrency=64, max_retries=0)
+
+
 def ask(asker: Asker, n: int, ended: list[Asked]) -> asyncio.Task[None]:
     """Ask for n replies to the one question that there is."""
-    llm = Slow(generation_kwargs={"temperature": 0.0}, max_concurrency=64, max_retries=0)
-    task = TextGeneration(name="task", llm=llm, num_generations=n)
+    task = TextGeneration(name="task", llm=slow(), num_generations=n)
     batch = Batch([{"instruction": "Well?"}], ["row"], [[0]])
     done = asker.ask_rows(task, batch, [0], lambda _, asked: ended.append(asked))
     return asyncio.ensure_future(done)
@@ -109,3 +112,16 @@ def test_those_who_waited_for_a_request_that_failed_ask_at_once_and_nobody_is_fo
         assert [asked.failure is None for asked in ended] == [False, False, True, True]
 
     asyncio.run(run())
+
+
+def test_a_stop_in_a_pause_lets_no_request_wait_that_comes_after_it(tmp_path: Path) -> None:
+    async def stop_in_a_pause() -> list[Asked]:
+        asker, ended = asker_in(tmp_path), list[Asked]()
+        asker.models.caller(slow())  # there already, so the pause closes its gate
+        asker.pause()
+        asker.stop()
+        await asyncio.wait_for(ask(asker, 1, ended), 60)
+        return ended
+
+    assert asyncio.run(stop_in_a_pause()) == []
+    assert not SlowClient.open
