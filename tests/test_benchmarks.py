@@ -37,6 +37,7 @@ def run_benchmarks(out: Path, *arguments: str) -> tuple[str, list[dict[str, Any]
     return done.stdout, [json.loads(line) for line in out.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_bare_loop_and_distilnb_are_measured_side_by_side(tmp_path: Path) -> None:
     printed, (loop, own) = run_benchmarks(
         tmp_path / "out.jsonl", "w2a", "--rows", "20", "--peers", "aiohttp,distilnb"
@@ -53,6 +54,7 @@ def test_a_bare_loop_and_distilnb_are_measured_side_by_side(tmp_path: Path) -> N
     assert list(tmp_path.glob("distilnb-bench-*")) == []
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_found_and_its_run_goes_on(tmp_path: Path) -> None:
     arguments = ["w5", "--rows", "150", "--peers", "distilnb", "--kills", "rows,all"]
     _, records = run_benchmarks(tmp_path / "out.jsonl", *arguments)

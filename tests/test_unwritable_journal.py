@@ -161,6 +161,7 @@ def mounted(folder: Path, how: str) -> Iterator[str]:
     yield from done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_the_cause_and_it_resumes(tmp_path: Path) -> None:
     told, *_, last = mounted(tmp_path, "full")  # what to do may stand in a line of its own
     assert told.startswith("state: failed")
@@ -168,6 +169,7 @@ def test_a_full_disk_ends_the_run_with_the_cause_and_it_resumes(tmp_path: Path) 
     assert last == "whole"
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_can_be_read_and_refuses_a_resume_until_it_is_writable(tmp_path: Path) -> None:
     told, last = mounted(tmp_path, "read-only")
     assert "ead-only" in told
