@@ -148,7 +148,7 @@ def test_a_paused_run_whose_runner_was_killed_can_be_resumed(server: MockLLM, ho
     wait_until_quiet(run, server)
     os.kill(worker_pids(run)["runner"], signal.SIGKILL)
     assert wait_until_gone(home) == []
-    assert run.status().state == "lost"
+    assert run.wait(10).state == "lost"  # in a moment: its lock goes after its memory
     run.resume()
     assert run.wait(60).state == "finished"
     assert server.stats()["requests"] == N_ROWS
