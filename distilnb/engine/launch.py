@@ -66,11 +66,12 @@ def launch(graph: Graph, *, pipeline: str, text: Callable[[], str], options: dic
     try:
         is_late = any(rows.is_pending for rows in given_rows(graph))
         with named_by_number() if is_late else contextlib.nullcontext():
+            written = text()  # first: what it may not hold is told before a file is written
             plan = _plan(run, graph, pipeline=pipeline, options=options)
             spool = Spool(run, plan, graph)
             is_whole = spool.write_first(is_named=not is_late)
             write_steps(run.path, graph)
-            write_text(run.path / "pipeline.yaml", text())
+            write_text(run.path / "pipeline.yaml", written)
         digest = "" if is_late else plan.digest
         plan = Plan(**{**vars(plan), "digest": digest, "options": {**plan.options, "spooled": spool.files()}})
         write_text(run.path / "plan.json", plan.to_json())  # last: a folder without a plan is no run
