@@ -128,11 +128,14 @@ class Loop:
         route, join = self.p.graph.steps[self.name()], self.name()
         assert isinstance(route, RouteRows)
         chosen = set() if row is None else route._chosen(self.row_id, row)
-        results = [
-            (f"b{number}" in chosen, self.chain(row if f"b{number}" in chosen else None, chain))
-            for number, chain in enumerate(block.branches)
-        ]
-        taken = [result for is_taken, result in results if is_taken]
+        taken: list[Row | None] = []
+        straight_on = [f"b{number}" for number, chain in enumerate(block.branches) if not chain]
+        for number, chain in enumerate(block.branches):
+            # Branches without a step are one way from the route to the join, which stands where the first of them does.
+            names = {f"b{number}"} if chain else set(straight_on if f"b{number}" == straight_on[0] else ())
+            result = self.chain(row if names & chosen else None, chain)
+            if names & chosen:
+                taken.append(result)
         there = [result for result in taken if result is not None]
         is_kept = (
             len(there) == len(taken) or block.how == "outer" or (block.how == "left" and taken[0] is not None)

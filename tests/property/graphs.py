@@ -7,8 +7,10 @@ meaning is new, by a branch in `sequential.Interpreter`.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -199,9 +201,7 @@ def _end(data: st.DataObject, steps: Sequence[str]) -> str:
 def _asking(data: st.DataObject, name: str) -> Step:
     n = data.draw(st.sampled_from([1, 1, 2, 3]), label="generations")
     sampling = {"temperature": 0.0} if data.draw(st.booleans(), label="deterministic") else {}
-    kind = data.draw(
-        st.sampled_from([TextGeneration, TextGeneration, TextGeneration, DeadlyPrompt]), label="task"
-    )
+    kind = data.draw(st.sampled_from([TextGeneration] * 3 + [_DEADLY_PROMPT]), label="task")
     return kind(
         name=name,
         template="Say {{ text }}",
@@ -217,7 +217,10 @@ def _asking(data: st.DataObject, name: str) -> Step:
     )
 
 
-def _salted(kind: type[Salted]) -> Drawn:
+_DEADLY_PROMPT = partial(DeadlyPrompt, home=os.getpid())
+
+
+def _salted(kind: Callable[..., Salted]) -> Drawn:
     def draw(data: st.DataObject, name: str) -> Step:
         salt = data.draw(st.integers(0, 3), label="salt")
         replicas = data.draw(st.sampled_from([0, 0, 1, 2, 3]), label="replicas")
@@ -233,7 +236,7 @@ def _pair(text: object) -> dict[str, object]:
 
 
 _ONE_TO_ONE: Sequence[Drawn] = (
-    *map(_salted, (Mark, InPlace, Sift, Refuse, Stumble, Split, Deadly)),
+    *map(_salted, (Mark, InPlace, Sift, Refuse, Stumble, Split, partial(Deadly, home=os.getpid()))),
     lambda data, name: MapRows(name=name, function=_pair, made_columns=["text"]),
     lambda data, name: FilterRows(name=name, condition="n != 1"),
     lambda data, name: FilterRows(name=name, condition="text|length < n + 2"),

@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
-from pydantic import Field
-
 from distilnb.errors import RefusedRequestError, ServerError
 from distilnb.llms.base import LLM
 from distilnb.llms.request import Answer, Message, Reply, Request
@@ -108,7 +106,9 @@ def perish(how: str, home: int) -> None:
 class Deadly(Salted):
     """Kills the worker at every third row, or hangs it."""
 
-    home: int = Field(default_factory=os.getpid)
+    home: (
+        int  # given, not a default: a default is not written into the plan, and the worker would make its own
+    )
 
     def is_deadly(self, row: Row) -> bool:
         return not self.chance(row, 3)
@@ -123,7 +123,7 @@ class Deadly(Salted):
 class DeadlyPrompt(TextGeneration):
     """Kills the worker while every sixth row is rendered."""
 
-    home: int = Field(default_factory=os.getpid)
+    home: int
 
     def format_input(self, input: Row) -> list[Message]:
         if not chance("DeadlyPrompt", input["text"], below=6):
