@@ -16,6 +16,11 @@ TEST    := $(call stamp,test)
 BROWSER := $(call stamp,browser)
 UV      := 0.13.8
 
+# Many tests wait for processes and servers: one more at once than there are cores. A module's tests share its servers.
+JOBS    ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n + 1 : 8)))
+PYTEST   = $(BIN)/python -m pytest
+MANY     = -n $(JOBS) --dist loadfile
+
 # What `make test` leaves to `make test-all`.
 PARTS := browser or argilla or dot or crash or slow
 
@@ -28,7 +33,7 @@ demo: $(CORE)     ## run the demo pipeline; LLM=provider:model asks a real model
 	@$(BIN)/distilnb demo $(if $(LLM),--llm "$(LLM)")
 
 test: check       ## ruff, mypy, import rule, and all tests that need only Python
-	@$(BIN)/python -m pytest -m "not ($(PARTS))"
+	@$(PYTEST) $(MANY) -m "not ($(PARTS))"
 
 check: $(TEST)    ## ruff, formatting, mypy, import rule
 	@$(BIN)/ruff check --quiet . && echo "ruff: ok"

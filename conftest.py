@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Generator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -49,6 +49,20 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
         marks = [part for part in PARTS if item.get_closest_marker(part)]
         item.config.stash[left_out][" and ".join(marks) or "fast"] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(
+        session.config, "workeroutput", None
+    )  # where tests run in several processes: to the first
+    if output is not None:
+        output["left_out"] = dict(session.config.stash[left_out])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a process has left out; each of them leaves out the same."""
+    node.config.stash[left_out] = Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

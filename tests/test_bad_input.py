@@ -1300,6 +1300,7 @@ ENDS = {
         reason="RuntimeError",
         error="Step 'made' failed: RuntimeError: the connection broke",
         kept={"made": 1000},
+        flowed_on=range(1001),
     ),
     "a file that is damaged in the middle": Ends(
         half_a_file,

@@ -81,6 +81,7 @@ class _Source:
     rows: Iterator[Row]
     ids: IdMaker
     offset: int
+    broken_by: Exception | None = None  # what it raised: from then on its iterator looks as if it had ended
 
 
 @dataclass
@@ -325,6 +326,8 @@ class RowWorker:
         source = self._sources.get(stage.name)
         if source is None:
             source = self._sources[stage.name] = self._open(stage, message)
+        if source.broken_by is not None:  # this pull was on its way by then
+            raise source.broken_by
         limit = message["limit"]
         wanted = stage.batch_rows if limit is None else min(stage.batch_rows, limit - source.offset)
         if source.ids.is_full:
@@ -333,6 +336,7 @@ class RowWorker:
                 return
             source.ids.shelve(source.offset)
         rows, error = rows_before_error(source.rows, max(0, wanted))
+        source.broken_by = error
         n_rows = len(rows)
         outcome = Outcome(Batch.of_source(rows, source.ids, source.offset))
         source.offset += n_rows

@@ -116,7 +116,7 @@ class Deadly(Salted):
     def process(self, rows: list[Row]) -> Iterator[list[Row]]:  # type: ignore[override]
         for row in rows:
             if self.is_deadly(row):
-                perish("hang" if self.salt % 2 else "death", self.home)
+                perish("hang" if self.salt == 3 else "death", self.home)
         yield [{**row} for row in rows]
 
 
