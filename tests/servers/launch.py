@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 HERE = pathlib.Path(__file__).resolve().parent
+PATIENCE_S = 10.0  # for requests that are in flight; some servers hold theirs for longer
 
 
 class MockLLM(NamedTuple):
@@ -30,7 +32,13 @@ class MockLLM(NamedTuple):
         return _ask("GET", self.base_url.removesuffix("/v1") + "/stats")
 
     def reset(self) -> None:
-        """Set its counters to zero and make it forget the prompts it saw."""
+        """Set its counters to zero and make it forget the prompts it saw.
+
+        What a test before left in flight is answered first: it would be counted afterwards.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while self.stats()["in_flight"] and time.monotonic() < deadline:
+            time.sleep(0.01)
         _ask("POST", self.base_url.removesuffix("/v1") + "/reset")
 
 
