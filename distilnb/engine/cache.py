@@ -21,6 +21,7 @@ from distilnb.errors import StoreError
 from distilnb.home import private_folder
 from distilnb.llms.base import LLM
 from distilnb.llms.request import Reply, Request
+from distilnb.llms.shape import ReplyShape
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -52,11 +53,20 @@ def request_digests(llm: LLM, requests: Sequence[Request]) -> list[bytes]:
     )
     digests = []
     for request in requests:
-        schema = "null" if request.schema is None else _JSON.encode(request.schema)
         digest = shared.copy()
-        digest.update(f'{_JSON.encode(request.messages)},"schema":{schema}}}'.encode(*_UTF8))
+        text = f'{_JSON.encode(request.messages)},"schema":{_shape_text(request.shape)}}}'
+        digest.update(text.encode(*_UTF8))
         digests.append(digest.digest())
     return digests
+
+
+def _shape_text(shape: ReplyShape | None) -> str:
+    """Return the part of a key that tells the shape: how it is forced on the model is no part of it."""
+    if shape is None:
+        return "null"
+    if shape.kind == "json" and shape.schema is not None:
+        return _JSON.encode(shape.schema)
+    return f'null,"shape":{shape.key}'
 
 
 def reply_key(digest: bytes, *, index: int, repeat: int, attempt: int) -> Key:

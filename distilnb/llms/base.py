@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError
 
 from distilnb.errors import MissingKeyError, SpecError
 from distilnb.llms.request import Client, Message
+from distilnb.llms.shape import ReplyShape, ShapeKind
 from distilnb.spec.base import Spec, explain_validation
 
 # The unified set. A provider maps each, or refuses it by name.
@@ -42,6 +43,9 @@ class LLM(Spec):
     key_variable: ClassVar[str] = ""  # the environment variable that holds the API key, if one is needed
     is_local: ClassVar[bool] = False  # runs on this machine: costs nothing
     shorthand: ClassVar[Mapping[str, frozenset[str]]] = {"generation_kwargs": GENERATION_PARAMETERS}
+    # The ways in which the provider itself can force each shape, best first, by names that its client knows. What
+    # every model can do, being told in the prompt, comes after them by itself.
+    forces: ClassVar[Mapping[ShapeKind, tuple[str, ...]]] = {}
     not_in_digest: ClassVar[frozenset[str]] = frozenset(
         {"max_concurrency", "rpm", "tpm", "timeout", "max_retries", "price"}
     )
@@ -77,6 +81,19 @@ class LLM(Spec):
     def identity(self) -> dict[str, Any]:
         """Return what makes the replies this model's own: provider, endpoint, model, sampling parameters."""
         return {"provider": self.provider, "model": self.model, "parameters": dict(self.generation_kwargs)}
+
+    def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
+        """Return the ways to try, best first, in which this model can be made to keep to a shape.
+
+        One that the server refuses is left out for the rest of the run, at no cost to the row. An empty tuple: the
+        prompt says what is wanted.
+        """
+        return self.forces.get(shape.kind, ())
+
+    @property
+    def reply_shape(self) -> ReplyShape | None:
+        """The shape that the model's own settings (`structured_output`) ask of every reply to a task without one."""
+        return None
 
     def check(self) -> None:
         """Raise what is wrong before any request: a missing key, an unsupported parameter."""

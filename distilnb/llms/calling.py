@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from distilnb.errors import MalformedReplyError, ModelError, RateLimitError, RequestTimeoutError
+from distilnb.llms.ladder import Ladder, Modes, no_modes
 from distilnb.llms.limits import Gate
 from distilnb.llms.request import Answer, Client, Message, Reply, Request
+from distilnb.llms.shape import ReplyShape
 
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, RetryCallState
@@ -39,6 +41,7 @@ class Model(Protocol):
     @property
     def max_retries(self) -> int: ...
     def make_client(self) -> Client: ...
+    def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]: ...
     def check(self) -> None: ...
     def probe(self) -> None: ...
 
@@ -47,11 +50,18 @@ class Caller:
     """Asks one model from one event loop, through a gate, until it answers.
 
     `asked` counts requests sent, `retries` those of them that repeat one that failed, `rejected_429` the
-    refusals. `timeout_s` is for a client that keeps no time limit of its own; ours do, at no cost.
+    refusals. `timeout_s` is for a client that keeps no time limit of its own; ours do, at no cost. `modes` are the
+    ways in which the model can be made to keep to a shape; one that its server refuses is not tried again.
     """
 
     def __init__(
-        self, client: Client, gate: Gate, *, max_retries: int = 6, timeout_s: float | None = None
+        self,
+        client: Client,
+        gate: Gate,
+        *,
+        max_retries: int = 6,
+        timeout_s: float | None = None,
+        modes: Modes = no_modes,
     ) -> None:
         self.client = client
         self.gate = gate
@@ -60,6 +70,7 @@ class Caller:
         self.rejected_429 = 0
         self._max_retries = max_retries
         self._timeout_s = timeout_s
+        self._ladder = Ladder(modes)
         self._breaker: ModelError | None = None
         self._is_stopped = False
         self._waiting: set[asyncio.Task[object] | None] = set()  # that hold no request which was sent
@@ -69,7 +80,7 @@ class Caller:
     def of(cls, model: Model) -> Caller:
         """Make a caller with the model's own client and limits, for the running event loop."""
         gate = Gate(model.max_concurrency, rpm=model.rpm, tpm=model.tpm)
-        return cls(model.make_client(), gate, max_retries=model.max_retries)
+        return cls(model.make_client(), gate, max_retries=model.max_retries, modes=model.shape_modes)
 
     def asking(self, request: Request, *, before: Before | None = None) -> Asking:
         """Ask, and hold the slot until the block ends, so that the reply can be made durable in it.
@@ -133,7 +144,7 @@ class Caller:
     async def _persist(self, request: Request, before: Before | None) -> Answer:
         """Send in the slot that is held; on a failure that may pass, wait outside and send again."""
         try:
-            return await self._send(request)
+            return await self._send(request, before)
         except ModelError as error:
             if not error.retryable or self._max_retries == 0 or self._is_stopped:
                 raise
@@ -150,7 +161,7 @@ class Caller:
                     raise again
                 await self._enter(request, before)
                 self.retries += 1
-                return await self._send(request)
+                return await self._send(request, before)
         raise failure  # the loop ends by returning or raising; this is for the type checker
 
     async def _enter(self, request: Request, before: Before | None) -> None:
@@ -172,13 +183,14 @@ class Caller:
             self.gate.leave()
             raise
 
-    async def _send(self, request: Request) -> Answer:
-        self.asked += 1
+    async def _send(self, request: Request, before: Before | None) -> Answer:
         task = asyncio.current_task()
         self._waiting.discard(task)
         try:
-            sending = self.client.send(request) if self._timeout_s is None else self._send_in_time(request)
-            answer = await sending
+            if request.shape is None:
+                answer = await self._send_once(request)
+            else:
+                answer = await self._send_shaped(request, before)
         except BaseException as error:
             self._note(error)
             self.gate.leave()
@@ -188,6 +200,34 @@ class Caller:
         if self.gate.counts_tokens:
             self._learn(answer)
         return answer
+
+    async def _send_shaped(self, request: Request, before: Before | None) -> Answer:
+        """Send in the best mode; where the server seems to refuse it, in the next, in the same slot.
+
+        A refusal is believed when a later mode is answered; else the last failure is what happened.
+        """
+        failures: list[tuple[Request, ModelError]] = []
+        for sent in self._ladder.requests(request):
+            if failures and before is not None:
+                await before()
+            try:
+                answer = await self._send_once(sent)
+            except ModelError as error:
+                failures.append((sent, error))
+                if self._is_stopped or not self._ladder.may_refuse(sent, error):
+                    break
+                continue
+            self._ladder.accepted(sent)
+            for refused, failure in failures:
+                self._ladder.refused(refused, failure)
+            return answer
+        raise failures[-1][1]
+
+    async def _send_once(self, request: Request) -> Answer:
+        self.asked += 1
+        if self._timeout_s is None:
+            return await self.client.send(request)
+        return await self._send_in_time(request)
 
     async def _send_in_time(self, request: Request) -> Answer:
         assert self._timeout_s is not None

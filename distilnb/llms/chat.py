@@ -1,8 +1,7 @@
-"""A request in the words of OpenAI's chat protocol: its body, and the JSON schema that replies follow."""
+"""A request in the words of OpenAI's chat protocol: its body, and the ways to force a shape on the replies."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,24 +9,65 @@ from pydantic import BaseModel
 
 from distilnb.errors import SpecError, UnsupportedParameterError
 from distilnb.llms.request import Request
+from distilnb.llms.shape import PROMPT, ReplyShape, told
+
+# What each server of the protocol forces a shape with; the first that it does not refuse is used. OpenAI's own takes
+# `json_schema`, llama.cpp's only `json_object` with the schema beside it, vLLM's also `structured_outputs` (before
+# 0.11 `guided_*`), and some nothing but `json_object`.
+JSON_MODES = ("json_schema", "json_object_schema", "json_object")
+TEXT_MODES = ("json_schema", "json_object_schema")  # the text stands in an object
+VLLM_TEXT_MODES = ("structured_outputs", *TEXT_MODES)
+OPENAI_JSON_MODES = ("json_schema", "json_object")
+OPENAI_TEXT_MODES = ("json_schema",)
 
 
 class BodyMaker:
-    """Makes the body of a request; what all requests share is made once."""
+    """Makes the body of a request; what all requests share is made once.
 
-    def __init__(self, shared: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+    `shows_schema` says that the server itself shows the model the schema that it forces, so the prompt need not.
+    """
+
+    def __init__(
+        self, shared: Mapping[str, Any], extra: Mapping[str, Any], *, shows_schema: bool = False
+    ) -> None:
         self._shared = shared
         self._extra = extra
+        self._shows_schema = shows_schema
 
     def __call__(self, request: Request) -> dict[str, Any]:
         body = {**self._shared, "messages": request.messages}
         if request.n > 1:
             body["n"] = request.n
-        if request.schema is not None:
-            body["response_format"] = _json_schema(request.schema)
+        if request.shape is not None and request.mode != PROMPT:
+            body.update(forcing(request.shape, request.mode))
+            if not (self._shows_schema and request.mode in ("", "json_schema")):
+                body["messages"] = told(request.messages, request.shape)
         if self._extra:
             body.update(self._extra)
         return body
+
+
+def forcing(shape: ReplyShape, mode: str) -> dict[str, Any]:
+    """Return the fields of a body that force a shape in one of the modes above; `json_schema` when none is named."""
+    if mode == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    if mode == "json_object_schema":
+        return {"response_format": {"type": "json_object", "schema": shape.as_object()}}
+    if mode == "structured_outputs":
+        return {"structured_outputs": _constraint(shape)}
+    if mode == "guided":
+        return {f"guided_{name}": value for name, value in _constraint(shape).items()}
+    return {"response_format": _json_schema(shape)}
+
+
+def _constraint(shape: ReplyShape) -> dict[str, Any]:
+    if shape.kind == "choice":
+        return {"choice": list(shape.choices)}
+    return (
+        {"regex": shape.pattern}
+        if shape.kind == "regex"
+        else {"json": dict(shape.schema or {"type": "object"})}
+    )
 
 
 def response_format(wanted: Mapping[str, Any] | None, provider: str) -> dict[str, Any] | None:
@@ -52,14 +92,14 @@ def response_format(wanted: Mapping[str, Any] | None, provider: str) -> dict[str
             f"structured_output has a schema of type {type(schema).__name__!r}.",
             "Give a JSON schema as a dict, or a pydantic model.",
         )
-    return {"type": "json_object"} if schema is None else _json_schema(schema)
+    return {"type": "json_object"} if schema is None else _json_schema(ReplyShape("json", schema))
 
 
-def _json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    name = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(schema.get("title") or "reply"))[:64]
+def _json_schema(shape: ReplyShape) -> dict[str, Any]:
+    schema = shape.as_object()
     return {
         "type": "json_schema",
-        "json_schema": {"name": name, "schema": schema, "strict": _is_strict(schema)},
+        "json_schema": {"name": shape.name, "schema": schema, "strict": _is_strict(schema)},
     }
 
 

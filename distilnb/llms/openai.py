@@ -13,9 +13,18 @@ from pydantic import Field
 from distilnb.errors import SpecError, UnsupportedParameterError
 from distilnb.llms.address import check_listening, clean_url, host_of, is_loopback, origin, proxy_of
 from distilnb.llms.base import GENERATION_PARAMETERS, LLM
-from distilnb.llms.chat import BodyMaker, response_format
+from distilnb.llms.chat import (
+    JSON_MODES,
+    OPENAI_JSON_MODES,
+    OPENAI_TEXT_MODES,
+    TEXT_MODES,
+    VLLM_TEXT_MODES,
+    BodyMaker,
+    response_format,
+)
 from distilnb.llms.parameters import unify_parameters
 from distilnb.llms.request import Client
+from distilnb.llms.shape import ReplyShape
 from distilnb.spec.base import dump_value
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -121,6 +130,16 @@ class OpenAILLM(LLM):
                 )
         response_format(self.structured_output, self.provider)
 
+    def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
+        """Return how this server may be made to keep to a shape, best first."""
+        if shape.kind == "json" and shape.schema is None:
+            return ("json_object",)
+        if shape.is_object:
+            return OPENAI_JSON_MODES if self.is_openai else JSON_MODES
+        if self.is_openai:
+            return OPENAI_TEXT_MODES
+        return VLLM_TEXT_MODES if self._local_server() == "vllm" else TEXT_MODES
+
     def probe(self) -> None:
         """Raise UnreachableError when a server that is not OpenAI's own does not accept a connection."""
         if not self.is_openai and proxy_of(self.endpoint) is None:
@@ -184,7 +203,7 @@ class OpenAILLM(LLM):
         wanted = response_format(self.structured_output, self.provider)
         if wanted is not None:
             parameters["response_format"] = wanted
-        return BodyMaker({"model": self.model, **parameters}, dict(extra))
+        return BodyMaker({"model": self.model, **parameters}, dict(extra), shows_schema=self.is_openai)
 
     # --- where the key may go ---
 

@@ -19,8 +19,10 @@ _MAX_REPEATS = 3  # beyond the least, where a pattern allows any number
 _TRIES = 20
 
 
-def text_matching(pattern: str, random: Random) -> str:
+def text_matching(pattern: str, random: Random, *, is_whole: bool = False) -> str:
     """Return a text in which the pattern is found; "" when none is found in a few tries.
+
+    With `is_whole` the pattern matches all of the text.
 
     >>> text_matching("^[A-C]{2}-(red|red)$", Random(0))[2:]
     '-red'
@@ -32,7 +34,7 @@ def text_matching(pattern: str, random: Random) -> str:
         return ""
     for _ in range(_TRIES):  # look-around and back references may need luck
         text = _text_of(tree, random, {})
-        if compiled.search(text):
+        if compiled.fullmatch(text) if is_whole else compiled.search(text):
             return text
     return ""
 

@@ -15,6 +15,7 @@ from distilnb.errors import ServerError
 from distilnb.llms.base import GENERATION_PARAMETERS, LLM
 from distilnb.llms.parameters import unify_parameters
 from distilnb.llms.request import Answer, Client, Reply, Request
+from distilnb.llms.shape import ReplyShape, ShapeKind
 
 MARK = "(rehearsed)"
 GARBAGE = f"{MARK} ~ ~ this reply is unreadable on purpose ~ ~"
@@ -53,8 +54,8 @@ class RehearsalLLM(LLM):
     """A model that costs nothing, to rehearse a pipeline at full size.
 
     Replies are drawn by `seed`, the model's name, the messages, the request's salt and the index of the reply;
-    what is written follows the JSON schema or the task, `garbage_rate` and `max_new_tokens`. Nothing else counts.
-    Where a JSON schema is wanted they satisfy it, where a task has a form of its own (a rating) they have it,
+    what is written follows the shape asked for or the task, `garbage_rate` and `max_new_tokens`. Nothing else counts.
+    Where a shape is wanted (JSON, a pattern, a choice) or a task has a form of its own (a rating) they have it,
     and else they are a few sentences about the prompt that begin with "(rehearsed)". `failure_rate` is the
     share of requests that fail as a busy server does (each attempt draws anew), `garbage_rate` the share of
     replies that no task can parse.
@@ -66,6 +67,11 @@ class RehearsalLLM(LLM):
 
     provider: ClassVar[str] = "rehearsal"
     is_local: ClassVar[bool] = True
+    forces: ClassVar[Mapping[ShapeKind, tuple[str, ...]]] = {
+        "json": ("rehearsed",),
+        "regex": ("rehearsed",),
+        "choice": ("rehearsed",),
+    }
     not_in_digest: ClassVar[frozenset[str]] = LLM.not_in_digest | {"latency_s", "failure_rate"}
 
     model: str = "rehearsal"
@@ -138,15 +144,25 @@ class _RehearsalClient:
             text = GARBAGE
         elif request.sample is not None:
             text = request.sample(random)
-        elif request.schema is not None:
-            from distilnb.llms.instances import instance_of
-
-            text = json.dumps(instance_of(request.schema, random), ensure_ascii=False)
+        elif request.shape is not None:
+            text = _shaped(request.shape, random)
         else:
             text, finish_reason = _cut(
                 _write(request, random), self._llm.generation_kwargs.get("max_new_tokens")
             )
         return Reply(text, finish_reason, self._llm.label, input_tokens, max(1, len(text.split())))
+
+
+def _shaped(shape: ReplyShape, random: Random) -> str:
+    """Return a reply of a shape."""
+    from distilnb.llms.instances import instance_of
+    from distilnb.llms.patterns import text_matching
+
+    if shape.kind == "choice":
+        return random.choice(shape.choices)
+    if shape.kind == "regex":
+        return text_matching(shape.pattern, random, is_whole=True)
+    return json.dumps(instance_of(shape.schema or {"type": "object"}, random), ensure_ascii=False)
 
 
 def _key_of(llm: RehearsalLLM, request: Request) -> str:

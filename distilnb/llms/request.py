@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol, TypeAlias
 
+from distilnb.llms.shape import ReplyShape
+
 Message: TypeAlias = dict[str, Any]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one row asks of a model: messages, and how many replies.
+    """What one row asks of a model: messages, how many replies, and what shape they should have.
+
+    `mode` says in which of the model's own ways (`LLM.shape_modes`) this sending is to force the shape; "" without
+    a shape, "prompt" when the messages say it and nothing is to be forced. The caller sets it, anew for each sending.
 
     `sample` and `salt` are for stand-ins that rehearse; no provider sees them. `sample` makes a reply of the
     form that the task can parse; `salt` holds what tells equal requests apart (index of the first reply,
@@ -21,9 +26,15 @@ class Request:
 
     messages: tuple[Message, ...]
     n: int = 1
-    schema: Mapping[str, Any] | None = None  # JSON schema that the reply should follow
+    shape: ReplyShape | None = None
     sample: Callable[[Random], str] | None = field(default=None, compare=False, repr=False)
     salt: str = field(default="", compare=False, repr=False)
+    mode: str = field(default="", compare=False)
+
+    @property
+    def schema(self) -> Mapping[str, Any] | None:
+        """The JSON schema that replies should follow, where their shape has one."""
+        return self.shape.schema if self.shape else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +71,10 @@ class Client(Protocol):
     """A live connection to a model, used from one event loop."""
 
     async def send(self, request: Request) -> Answer:
-        """Send one request once, within the model's `timeout`.
+        """Send one request once, within the model's `timeout`, its shape forced in the way that `mode` names.
 
-        Raises ModelError of the right kind; retrying is not its task.
+        Raises ModelError of the right kind; retrying is not its task, nor is another mode: where a server refuses
+        one, RefusedRequestError (or a ServerError of status 500 or 501) lets the caller try the next.
         """
 
     async def close(self) -> None:

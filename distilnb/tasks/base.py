@@ -14,6 +14,7 @@ from distilnb.errors import ParseError, SpecError, StepRowError, TruncatedReplyE
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
 from distilnb.llms.request import Message, Reply, Request
+from distilnb.llms.shape import ReplyShape
 from distilnb.rows import Row
 from distilnb.spec.step import Step
 from distilnb.spec.template import is_missing, missing_value
@@ -124,7 +125,9 @@ class Task(Step):
             if isinstance(messages, str):  # a 1.x task for base models returns the bare prompt
                 messages = [{"role": "user", "content": messages}]
             sample = partial(_rehearsed, self, row) if can_rehearse else None
-            return Request(tuple(messages), n_replies, self.schema_for(row), sample)
+            schema = self.schema_for(row)
+            shape = None if schema is None else ReplyShape("json", schema)
+            return Request(tuple(messages), n_replies, shape, sample)
 
         return request
 

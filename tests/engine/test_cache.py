@@ -14,6 +14,7 @@ from distilnb.engine.cache import ReplyCache, reply_key, request_digest
 from distilnb.errors import StoreError
 from distilnb.llms.openai import OpenAILLM
 from distilnb.llms.request import Reply, Request
+from distilnb.llms.shape import ReplyShape
 
 LLM = OpenAILLM(model="m", base_url="http://127.0.0.1:9/v1")
 REQUEST = Request(({"role": "user", "content": "hi"},))
@@ -43,7 +44,16 @@ def test_what_does_not_change_the_reply_is_not_in_the_key(change: dict[str, Any]
 def test_messages_and_schema_are_in_the_key_and_the_number_of_replies_is_not() -> None:
     digest = request_digest(LLM, REQUEST)
     assert request_digest(LLM, Request(({"role": "user", "content": "ho"},))) != digest
-    assert request_digest(LLM, replace(REQUEST, schema={"type": "object"})) != digest
+    shapes = [
+        ReplyShape("json"),
+        ReplyShape("json", {"type": "object"}),
+        ReplyShape("regex", pattern="a|b"),
+        ReplyShape("choice", choices=("a", "b")),
+    ]
+    assert len({digest, *(request_digest(LLM, replace(REQUEST, shape=shape)) for shape in shapes)}) == 5
+    assert request_digest(LLM, replace(REQUEST, shape=shapes[0], mode="prompt")) == request_digest(
+        LLM, replace(REQUEST, shape=shapes[0])
+    )
     assert request_digest(LLM, replace(REQUEST, n=5)) == digest
 
 

@@ -229,8 +229,8 @@ def test_models_that_reason_have_another_name_for_the_token_limit(model: str, na
 
 
 def test_structured_output_of_the_model_is_sent() -> None:
-    model = OpenAILLM(model="m", structured_output={"format": "json", "schema": {"type": "string"}})
-    assert body_of(model)["response_format"]["json_schema"]["schema"] == {"type": "string"}
+    model = OpenAILLM(model="m", structured_output={"format": "json", "schema": {"type": "object"}})
+    assert body_of(model)["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
 def test_the_transport_is_chosen_by_a_field() -> None:

@@ -15,6 +15,7 @@ from distilnb.errors import ServerError, SpecError, UnknownParameterError
 from distilnb.llms.calling import Caller
 from distilnb.llms.rehearsal import GARBAGE, RehearsalLLM
 from distilnb.llms.request import Answer, Reply, Request
+from distilnb.llms.shape import ReplyShape
 from tests.llms.scripted import ask
 from tests.llms.virtual import now_s, run_virtually
 
@@ -102,14 +103,17 @@ def test_parts_of_a_message_are_read() -> None:
 
 @given(st.integers(0, 100))
 def test_a_schema_is_satisfied(seed: int) -> None:
-    (reply,) = replies_to(Request(ask().messages, schema=SCHEMA), seed=seed)
+    (reply,) = replies_to(Request(ask().messages, shape=ReplyShape("json", SCHEMA)), seed=seed)
     made = json.loads(reply.text or "")
     assert 1 <= made["rating"] <= 5
 
 
 def test_the_sample_of_a_task_comes_before_schema_and_prose() -> None:
     request = Request(
-        ask().messages, n=5, schema=SCHEMA, sample=lambda random: f"Rating: {random.randint(1, 5)}"
+        ask().messages,
+        n=5,
+        shape=ReplyShape("json", SCHEMA),
+        sample=lambda random: f"Rating: {random.randint(1, 5)}",
     )
     texts = [reply.text or "" for reply in replies_to(request)]
     assert all(re.fullmatch(r"Rating: [1-5]", text) for text in texts)
@@ -118,7 +122,7 @@ def test_the_sample_of_a_task_comes_before_schema_and_prose() -> None:
 
 
 def test_garbage_is_a_share_of_the_replies() -> None:
-    request = Request(ask().messages, n=400, schema=SCHEMA)
+    request = Request(ask().messages, n=400, shape=ReplyShape("json", SCHEMA))
     assert all(reply.text == GARBAGE for reply in replies_to(request, garbage_rate=1.0))
     n_garbage = sum(reply.text == GARBAGE for reply in replies_to(request, garbage_rate=0.25))
     assert 60 < n_garbage < 140

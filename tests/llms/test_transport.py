@@ -26,6 +26,7 @@ from distilnb.errors import (
 )
 from distilnb.llms.openai import OpenAILLM
 from distilnb.llms.request import Answer, Request
+from distilnb.llms.shape import ReplyShape
 from distilnb.llms.transport import certificates
 from tests.llms.scripted import Seen, ask, scripted_server
 from tests.servers import MockLLM, mock_llm
@@ -74,7 +75,9 @@ GOOD = json.dumps({"choices": [{"message": {"content": "hi"}}]}).encode()
         ask("cut [[length]]"),
         Request(
             ({"role": "system", "content": "be brief"}, {"role": "user", "content": "日本語 🎏"}),
-            schema={"type": "object", "properties": {"score": {"type": "integer", "minimum": 1}}},
+            shape=ReplyShape(
+                "json", {"type": "object", "properties": {"score": {"type": "integer", "minimum": 1}}}
+            ),
         ),
     ],
     ids=["plain", "n", "null", "length", "schema"],
