@@ -20,8 +20,10 @@ from distilnb.export.distiset import Distiset
 from distilnb.export.info import RunInfo, count_edited, count_failures
 from distilnb.rows import Batch, Row
 from distilnb.spec.files import PipelineFile
+from distilnb.view.actions import run_actions
 from distilnb.view.card import run_card, status_line, status_text
 from distilnb.view.figures import plural
+from distilnb.view.glance import panes_of, trouble_html
 from distilnb.view.panel import RunPanel
 
 if TYPE_CHECKING:
@@ -377,13 +379,12 @@ class Run:
         return RunPanel(
             self.status,
             self._graph_svg,
-            on_stop=self._stop_from_panel,
             attach_line=f"run {self.id} started · attach from anywhere: %distil attach {self.id}",
+            actions=run_actions(self),
+            panes=panes_of(self._reader, self.logs),
             registry=registry,
+            below=lambda status: trouble_html(self._reader, status),
         )
-
-    def _stop_from_panel(self) -> None:
-        self.stop()
 
     def _graph_svg(self, status: RunStatus) -> str:
         from distilnb.view.graph import draw_svg
@@ -392,7 +393,8 @@ class Run:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         status = self.status()
-        bundle: dict[str, str] = dict(run_card(status, self._graph_svg(status)))
+        below = trouble_html(self._reader, status) if status.is_ended else ""
+        bundle: dict[str, str] = dict(run_card(status, self._graph_svg(status), below=below))
         return bundle
 
     def __repr__(self) -> str:

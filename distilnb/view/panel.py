@@ -10,23 +10,16 @@ import atexit
 import sys
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from distilnb.engine.status import RunStatus
-from distilnb.optional import optional
-from distilnb.view.card import (
-    head_row,
-    header_html,
-    notes_html,
-    run_card,
-    status_line,
-    status_text,
-    step_row,
-    steps_table,
-)
+from distilnb.view.actions import Action
+from distilnb.view.card import run_card, status_line, status_text
 from distilnb.view.display import Form, Output, best_form
-from distilnb.view.html import Bundle, escape, muted, page
+from distilnb.view.glance import Pane
+from distilnb.view.html import Bundle, escape
+from distilnb.view.live import LiveWidgets
 from distilnb.view.text import visible
 
 __all__ = ["RunPanel", "follow", "run_card", "status_line", "status_text"]
@@ -48,8 +41,8 @@ class Seen(NamedTuple):
 class RunPanel:
     """The panel of one run.
 
-    `read_status`, `graph_svg` and `below` (more safe HTML) are called from the panel's own thread, `on_stop`
-    when the button is pressed. `attach_line` tells how to come back to the run: it is shown first, as static
+    `read_status`, `graph_svg`, `below` (more safe HTML, at rest) and the panes are called from the panel's own thread,
+    an action when its button is pressed. `attach_line` tells how to come back to the run: it is shown first, as static
     text, so that a notebook opened again after its kernel was lost says it still. `registry` holds the live
     panel of each run by the run's id: showing a run again closes the panel that showed it. The caller's
     session owns it, so that no module keeps state, and two sessions in a process do not meet.
@@ -60,8 +53,9 @@ class RunPanel:
         read_status: Callable[[], RunStatus],
         graph_svg: Callable[[RunStatus], str],
         *,
-        on_stop: Callable[[], None],
         attach_line: str,
+        actions: Sequence[Action] = (),
+        panes: Sequence[Pane] = (),
         refresh_hz: float = 4.0,
         form: Form | None = None,
         registry: MutableMapping[str, RunPanel] | None = None,
@@ -69,7 +63,8 @@ class RunPanel:
     ) -> None:
         self._read_status = read_status
         self._graph_svg = graph_svg
-        self._on_stop = on_stop
+        self._actions = tuple(actions)
+        self._panes = tuple(panes)
         self._attach_line = attach_line
         self._period_s = 1 / refresh_hz
         self._form = form
@@ -109,8 +104,8 @@ class RunPanel:
         self._registry[seen.status.id] = self
         bundle: dict[str, Any] = dict(_card(seen))
         if form == "widgets":
-            self._widgets = LiveWidgets(self._press_stop)
-            self._widgets.update(*seen)
+            self._widgets = LiveWidgets(self._actions, self._panes)
+            self._widgets.update(seen.status, seen.graph)
             bundle.update(self._widgets.view())
         self._output.show(bundle)
         self._start(seen.status.id, self._period_s if form == "widgets" else max(self._period_s, 1 / HTML_HZ))
@@ -169,14 +164,15 @@ class RunPanel:
         if states != self._drawn_of or time.monotonic() - self._drawn_at >= GRAPH_S:
             graph = self._graph_svg(status)
             self._drawn_of, self._drawn_at = states, time.monotonic()
-        self._seen = Seen(status, graph, self._below(status) if self._below else "")
+        below = self._below(status) if self._below and status.is_ended else ""
+        self._seen = Seen(status, graph, below)
         return self._seen
 
     def _update(self, seen: Seen) -> None:
         if seen.status.is_ended:
             self._rest("")
         elif self._widgets is not None:
-            self._widgets.update(*seen)
+            self._widgets.update(seen.status, seen.graph)
         elif self._output is not None:
             self._output.show(_card(seen))
 
@@ -203,106 +199,9 @@ class RunPanel:
         with self._lock:
             self._rest(remark, is_moved=True)
 
-    def _press_stop(self) -> str:
-        """Ask the run to stop; return what went wrong, "" when nothing did."""
-        try:
-            self._on_stop()
-        except Exception as error:  # noqa: BLE001 - it is shown beside the button that was pressed
-            return str(error) or type(error).__name__
-        return ""
-
 
 def _card(seen: Seen, remark: str = "") -> Bundle:
     return run_card(seen.status, seen.graph, remark=remark, below=seen.below)
-
-
-class LiveWidgets:
-    """The panel while the run goes, in core widgets that ipywidgets 7.7 and 8 both have.
-
-    Each step has a widget of its own, and only a value that changed is sent.
-    """
-
-    def __init__(self, on_stop: Callable[[], str]) -> None:
-        with optional("lab", what="The live panel"):
-            import ipywidgets
-
-        self._kit: Any = ipywidgets
-        self._on_stop = on_stop
-        self._header = self._html()
-        self._graph = self._html()
-        self._heads = self._html()
-        self._notes = self._html()
-        self._said = self._html()
-        self._steps: dict[str, Any] = {}
-        self._rows = ipywidgets.VBox([])
-        self._button = ipywidgets.Button(
-            description="Stop",
-            tooltip="Finish what is in flight, then stop; the run can be resumed",
-        )
-        self._button.on_click(self._pressed)
-        buttons = ipywidgets.HBox([self._button, self._said])
-        self._box = ipywidgets.VBox([self._header, buttons, self._graph, self._rows, self._notes])
-
-    def view(self) -> dict[str, Any]:
-        """Return what makes a front end draw the widgets."""
-        view = {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}
-        return {"application/vnd.jupyter.widget-view+json": view}
-
-    def update(self, status: RunStatus, graph: str, below: str) -> None:
-        """Show a newer status."""
-        self._set(self._header, page(header_html(status)))
-        self._set(
-            self._graph, f'<div class="dnb"><div class="dnb-graph">{graph}</div></div>' if graph else ""
-        )
-        self._set(self._heads, f'<div class="dnb">{steps_table(head_row(status))}</div>')
-        for step in status.steps:
-            if step.name not in self._steps:
-                self._steps[step.name] = self._html()
-                self._rows.children = (self._heads, *self._steps.values())
-            self._set(self._steps[step.name], f'<div class="dnb">{steps_table(step_row(step, status))}</div>')
-        self._set(self._notes, f'<div class="dnb">{notes_html(status)}{below}</div>')
-        if status.state == "stopping" and not self._button.disabled:
-            self._show_stopping()
-
-    def close(self) -> None:
-        """Take the widgets away; they are no longer shown."""
-        for widget in (
-            *self._steps.values(),
-            self._heads,
-            self._rows,
-            self._header,
-            self._graph,
-            self._notes,
-            self._said,
-        ):
-            widget.close()
-        self._button.close()
-        self._box.close()
-
-    def _html(self) -> Any:
-        return self._kit.HTML(layout=self._kit.Layout(width="100%", margin="0"))
-
-    @staticmethod
-    def _set(widget: Any, value: str) -> None:
-        if widget.value != value:
-            widget.value = value
-
-    def _pressed(self, _: Any) -> None:
-        if self._button.disabled:  # pressed again before the front end had drawn it disabled
-            self._say("It is stopping already.")
-            return
-        self._show_stopping()
-        problem = self._on_stop()
-        if problem:
-            self._button.disabled, self._button.description = False, "Stop"
-            self._say(f"It could not be stopped: {problem}")
-
-    def _show_stopping(self) -> None:
-        self._button.disabled, self._button.description = True, "Stopping…"
-        self._say("Stopping: what is in flight is finished first.")
-
-    def _say(self, text: str) -> None:
-        self._set(self._said, f'<div class="dnb">{muted(text)}</div>')
 
 
 def follow(

@@ -9,6 +9,7 @@ import pytest
 
 from distilnb.run import runs
 from tests.conftest import wait_until_gone
+from tests.notebook.browsing import browser, lab  # noqa: F401 - fixtures
 from tests.notebook.shells import Notebook, interactive_shell
 
 ROWS = [

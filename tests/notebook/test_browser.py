@@ -1,199 +1,16 @@
-"""The quickstart in a real JupyterLab in Chromium: it runs, its panel ends, it reads well when opened again.
-
-With DISTILNB_SCREENSHOTS=FOLDER the pages are kept there as pictures, light and dark.
-"""
+"""The quickstart in a real JupyterLab in Chromium: it runs, its panel ends, it reads well when opened again."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
-from tests.conftest import wait_until_gone
+from tests.notebook.browsing import ALL_RAN, QUICKSTART, Browser, restart, shown_by, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
-
-QUICKSTART = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
-TOKEN = "only-on-loopback"
-CHROMIUM_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-
-# No news, no update check, no toasts; and every cell in the page, also those below its edge.
-SETTINGS = {
-    "apputils-extension/notification": {
-        "fetchNews": "false",
-        "checkForUpdates": False,
-        "doNotDisturbMode": True,
-    },
-    "notebook-extension/tracker": {"windowingMode": "none"},
-}
-READY = """() => {
-    const panel = window.jupyterapp?.shell?.currentWidget;
-    return Boolean(panel?.context?.isReady && panel.content?.widgets?.length > 1
-        && panel.sessionContext?.session?.kernel?.status === 'idle');
-}"""
-ALL_RAN = """() => {
-    const panel = window.jupyterapp.shell.currentWidget;
-    const code = panel.content.widgets.map(cell => cell.model).filter(model => model.type === 'code');
-    return code.every(model => model.executionCount) && panel.sessionContext.session.kernel.status === 'idle';
-}"""
-HEIGHT = """() => {
-    const cells = [...document.querySelectorAll('.jp-Notebook .jp-Cell')];
-    return cells.reduce((sum, cell) => sum + cell.offsetHeight, 0);
-}"""
-TO_TOP = "() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0; }"
-
-
-@pytest.fixture
-def lab(tmp_path: Path, home: Path) -> Iterator[str]:
-    """The address of a JupyterLab with its own settings and the quickstart in its folder."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    shutil.copy(QUICKSTART, folder)
-    settings = tmp_path / "settings"
-    for name, values in SETTINGS.items():
-        path = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
-    own = {
-        name: str(tmp_path / name.lower())
-        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
-    }
-    environment = {
-        **os.environ,
-        **own,
-        "DISTILNB_HOME": str(home),
-        "JUPYTERLAB_SETTINGS_DIR": str(settings),
-        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    with serving(folder, environment, tmp_path / "lab.log") as address:
-        yield address
-    assert wait_until_gone(home) == []
-
-
-@contextmanager
-def serving(folder: Path, environment: dict[str, str], log: Path) -> Iterator[str]:
-    """Run JupyterLab until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "jupyterlab",
-            "--no-browser",
-            "--allow-root",
-            "--ip=127.0.0.1",
-            f"--port={port}",
-        ),
-        *(
-            "--ServerApp.port_retries=0",
-            f"--IdentityProvider.token={TOKEN}",
-            f"--ServerApp.root_dir={folder}",
-        ),
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        *("--LabApp.extension_manager=readonly", "--LabApp.expose_app_in_browser=True"),
-    ]
-    address = f"http://127.0.0.1:{port}"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            wait_for(lambda: answers(address), 60, lambda: log.read_text(errors="replace")[-3000:])
-            yield address
-        finally:
-            process.terminate()  # it ends its kernels
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=2).close()
-        return True
-    except OSError:
-        return False
-
-
-def wait_for(is_so: Callable[[], bool], timeout_s: float, tell: Callable[[], str] = str) -> None:
-    """Poll until something is so; fail with what `tell` says when it takes too long."""
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, tell() or f"not within {timeout_s} s"
-        time.sleep(0.1)
-
-
-@dataclass
-class Browser:
-    """A page of JupyterLab, with everything that it complained about or asked for elsewhere."""
-
-    page: Any
-    address: str
-    complaints: list[str] = field(default_factory=list)
-    asked_elsewhere: list[str] = field(default_factory=list)
-
-    def open(self) -> None:
-        """Open the notebook anew and wait until its kernel is ready."""
-        self.page.goto(f"{self.address}/lab/tree/{QUICKSTART.name}?reset&token={TOKEN}")
-        self.page.wait_for_function(READY, timeout=60_000)
-
-    def command(self, name: str, arguments: str = "{}") -> None:
-        """Give JupyterLab a command and do not wait for it."""
-        self.page.evaluate(f"void window.jupyterapp.commands.execute('{name}', {arguments})")
-
-    def picture(self, name: str) -> None:
-        """Keep the whole notebook as a picture, where somebody wants to look at it."""
-        folder = os.environ.get("DISTILNB_SCREENSHOTS")
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.set_viewport_size({"width": 1280, "height": self.page.evaluate(HEIGHT) + 300})
-            self.page.evaluate(TO_TOP)
-            self.page.wait_for_timeout(500)  # for the page to be drawn at its new size
-            self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
-            self.page.set_viewport_size({"width": 1280, "height": 900})
-
-
-@pytest.fixture
-def browser(lab: str) -> Iterator[Browser]:
-    """Chromium on that JupyterLab."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("there is no Chromium here")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
-        one = Browser(launched.new_page(viewport={"width": 1280, "height": 900}), lab)
-        one.page.on(
-            "console", lambda said: one.complaints.append(said.text) if said.type == "error" else None
-        )
-        one.page.on("pageerror", lambda error: one.complaints.append(str(error)))
-        one.page.on("request", lambda asked: note_request(one, asked.url))
-        yield one
-        launched.close()
-
-
-def note_request(browser: Browser, url: str) -> None:
-    if not url.startswith(
-        (browser.address, browser.address.replace("http", "ws", 1), "data:", "blob:", "about:")
-    ):
-        browser.asked_elsewhere.append(url)
 
 
 def test_the_quickstart_in_jupyterlab(browser: Browser, tmp_path: Path) -> None:
@@ -225,16 +42,6 @@ def test_the_quickstart_in_jupyterlab(browser: Browser, tmp_path: Path) -> None:
     assert browser.asked_elsewhere == []
 
 
-def shown_by(browser: Browser, cell_id: str) -> str:
-    """Return the text under a cell as a person sees it."""
-    index = browser.page.evaluate(
-        "id => window.jupyterapp.shell.currentWidget.content.widgets.findIndex(cell => cell.model.id === id)",
-        cell_id,
-    )
-    cell = browser.page.locator(".jp-Notebook .jp-Cell").nth(index)
-    return str(cell.locator(".jp-OutputArea").first.inner_text())
-
-
 def check_saved(notebook: Any) -> None:
     """The file holds no widget, no error, and is small."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
@@ -244,10 +51,3 @@ def check_saved(notebook: Any) -> None:
     ] == []
     assert "widgets" not in notebook.metadata
     assert len(nbformat.writes(notebook)) < 200_000
-
-
-def restart(browser: Browser) -> None:
-    """Restart the kernel without the dialog that asks."""
-    browser.page.evaluate(
-        "async () => { await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }"
-    )

@@ -15,7 +15,11 @@ from IPython.utils.capture import capture_output
 
 from distilnb.engine.status import RunStatus
 from distilnb.view import display, panel
-from distilnb.view.panel import MOVED, LiveWidgets, RunPanel, follow
+from distilnb.view import live as live_module
+from distilnb.view.actions import run_actions
+from distilnb.view.glance import Pane
+from distilnb.view.live import LiveWidgets
+from distilnb.view.panel import MOVED, RunPanel, follow
 from distilnb.view.preview import PreviewData, preview_live
 from tests.view.samples import check_html, status
 from tests.view.test_preview import ANSWER
@@ -48,7 +52,8 @@ class FakeRun:
     """A run that goes on by one row each time it is looked at, to `last` and then ends."""
 
     def __init__(self, last: int = 5) -> None:
-        self.looks, self.last, self.stops, self.state = 0, last, 0, "finished"
+        self.looks, self.last, self.state = 0, last, "finished"
+        self.stops = self.retries = 0
         self.error: Exception | None = None
 
     def status(self) -> RunStatus:
@@ -66,9 +71,18 @@ class FakeRun:
         self.stops += 1
         self.last, self.state = 0, "stopped"
 
+    def pause(self) -> None:
+        raise OSError("no <space>")
+
+    def resume(self) -> None:
+        raise AssertionError("it was never paused")
+
+    def retry(self) -> None:
+        self.retries += 1
+
     def panel(self, form: Any = "widgets", **options: Any) -> RunPanel:
         draw: Callable[[RunStatus], str] = lambda run: f"<svg><title>{run.state}</title></svg>"  # noqa: E731
-        options = {"refresh_hz": 200.0, "attach_line": ATTACH, "on_stop": self.stop, **options}
+        options = {"refresh_hz": 200.0, "attach_line": ATTACH, "actions": run_actions(self), **options}
         return RunPanel(self.status, draw, form=form, **options)
 
 
@@ -187,49 +201,111 @@ def test_a_reading_that_fails_once_does_no_harm(captured: Any) -> None:
     assert "finished" in shown(captured)[1][-1]["text/plain"]
 
 
+def button(live: RunPanel, label: str) -> Any:
+    assert live._widgets is not None
+    return live._widgets._buttons[label].widget
+
+
+def said(live: RunPanel) -> str:
+    assert live._widgets is not None
+    return str(live._widgets._said.value)
+
+
 def test_stop_is_pressed_once(captured: Any) -> None:
     run = FakeRun(10**9)
-    live = run.panel()
+    live = run.panel(refresh_hz=0.001)
     live.show()
-    widgets = live._widgets
-    assert widgets is not None
-    widgets._button.click()
-    widgets._button.click()
-    assert widgets._button.disabled
-    assert widgets._button.description == "Stopping…"
-    assert "stopping already" in widgets._said.value
+    button(live, "Stop").click()
+    button(live, "Stop").click()
+    assert button(live, "Stop").disabled
+    assert "Stopping" in said(live)
     assert run.stops == 1
-    assert live.wait(10)
-    assert "stopped" in shown(captured)[1][-1]["text/plain"]
-
-
-def test_a_stop_that_fails_can_be_pressed_again(captured: Any) -> None:
-    def refuse() -> None:
-        raise OSError("no <space>")
-
-    run = FakeRun(10**9)
-    live = run.panel(on_stop=refuse)
-    live.show()
-    widgets = live._widgets
-    assert widgets is not None
-    widgets._button.click()
-    assert not widgets._button.disabled
-    assert "no &lt;space&gt;" in widgets._said.value
     live.close()
     assert live.wait(10)
 
 
+def test_a_stopped_run_ends_its_panel(captured: Any) -> None:
+    live = FakeRun(10**9).panel()
+    live.show()
+    button(live, "Stop").click()
+    assert live.wait(10)
+    assert "stopped" in shown(captured)[1][-1]["text/plain"]
+
+
+def test_what_an_action_raises_is_shown_and_it_can_be_pressed_again(captured: Any) -> None:
+    live = FakeRun(10**9).panel(refresh_hz=0.001)
+    live.show()
+    button(live, "Pause").click()
+    assert not button(live, "Pause").disabled
+    assert "Pause: no &lt;space&gt;" in said(live)
+    live.close()
+    assert live.wait(10)
+
+
+def test_only_what_fits_the_status_can_be_pressed() -> None:
+    run = FakeRun()
+    widgets = LiveWidgets(run_actions(run))
+
+    def pressable(state: Any, n_failed: int = 0) -> list[str]:
+        now = status(started_at=0.0, state=state)
+        widgets.update(replace(now, steps=tuple(replace(one, failed=n_failed) for one in now.steps)), "")
+        return [label for label, one in widgets._buttons.items() if not one.widget.disabled]
+
+    assert pressable("running") == ["Pause", "Stop"]
+    assert pressable("running", n_failed=1) == ["Pause", "Stop", "Retry failed"]
+    assert pressable("paused") == ["Resume", "Stop"]
+    assert pressable("stopping", n_failed=1) == []
+    assert "Stopping" in widgets._said.value
+    pressable("running", n_failed=1)
+    widgets._buttons["Retry failed"].widget.click()
+    assert run.retries == 1
+    widgets.close()
+
+
+def test_the_open_pane_alone_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def pane(label: str, *choices: str) -> Pane:
+        def html(choice: str) -> str:
+            made.append(f"{label} {choice}".strip())
+            if label == "Log":
+                raise OSError("<gone>")
+            return f"<p>{label} of {choice}</p>"
+
+        return Pane(label, html, choices)
+
+    monkeypatch.setattr(live_module, "PANE_S", 0.0)
+    widgets = LiveWidgets((), (pane("Rows", "load", "answer"), pane("Errors"), pane("Log")))
+    chooser = widgets._pane
+    assert chooser is not None
+    widgets.update(status(started_at=0.0), "")
+    assert made == []
+    chooser._which.value = "Rows"
+    widgets.update(status(started_at=0.0), "")
+    assert "<p>Rows of answer</p>" in chooser._shown.value  # the last step is the one that is looked for
+    chooser._choice.value = "load"
+    widgets.update(status(started_at=0.0), "")
+    chooser._which.value = "Errors"
+    assert chooser._choice.layout.display == "none"
+    widgets.update(status(started_at=0.0), "")
+    assert made == ["Rows answer", "Rows load", "Errors"]
+    chooser._which.value = "Log"
+    widgets.update(status(started_at=0.0), "")
+    assert "Cannot be shown now: &lt;gone&gt;" in chooser._shown.value
+    widgets.close()
+
+
 def test_only_what_changed_is_sent() -> None:
-    widgets = LiveWidgets(lambda: "")
+    widgets = LiveWidgets(())
     run = status(started_at=0.0)
-    widgets.update(run, "<svg></svg>", "")
+    widgets.update(run, "<svg></svg>")
     changed: list[str] = []
     for name, widget in [*widgets._steps.items(), ("head", widgets._header), ("graph", widgets._graph)]:
         widget.observe(lambda _, name=name: changed.append(name), names="value")
-    widgets.update(run, "<svg></svg>", "")
+    widgets.update(run, "<svg></svg>")
     assert changed == []
     steps = (run.steps[0], replace(run.steps[1], done=307), run.steps[2])
-    widgets.update(replace(run, steps=steps), "<svg></svg>", "")
+    widgets.update(replace(run, steps=steps), "<svg></svg>")
     assert changed == ["answer"]
     for widget in (*widgets._steps.values(), widgets._header, widgets._graph, widgets._notes, widgets._heads):
         check_html(widget.value)
