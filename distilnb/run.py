@@ -17,8 +17,9 @@ from distilnb.engine.rundir import RunDir, all_run_dirs, find_run_dir
 from distilnb.engine.status import RunStatus
 from distilnb.errors import RunError, RunFailedError, RunNotFinishedError, StoreError
 from distilnb.export.distiset import Distiset
+from distilnb.export.frames import frame_of
 from distilnb.export.info import RunInfo, count_edited, count_failures
-from distilnb.rows import Batch, Row
+from distilnb.rows import Row
 from distilnb.spec.files import PipelineFile
 from distilnb.view.actions import run_actions
 from distilnb.view.card import run_card, status_line, status_text
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from distilnb.review.argilla import Pushed
+    from distilnb.view.story import RowStory
 
 _FIRST_POLL_S = 0.005  # a short run must not wait for a long poll
 _SLOWEST_POLL_S = 0.25
@@ -248,6 +250,16 @@ class Run:
         """
         return frame_of(self._reader.rows(step))
 
+    def why(self, row: int | str) -> RowStory:
+        """Return the story of a row: what came in at each step, what was asked and answered, what was made of it.
+
+        `row` is its ordinal in the source or its id. It costs nothing: replies are read from the reply cache. Raises
+        InputError when no finished row is called so.
+        """
+        from distilnb.view.story import RowStory
+
+        return RowStory(self._reader.story(row))
+
     def errors(self) -> pd.DataFrame:
         """Return the rows in quarantine, and what is partial about rows that went on.
 
@@ -404,17 +416,6 @@ class Run:
     def line(self) -> str:
         """Return the status in one line."""
         return status_line(self.status())
-
-
-def frame_of(batch: Batch) -> pd.DataFrame:
-    """Return rows as a DataFrame whose index is the row id."""
-    import pandas as pd
-
-    index = pd.Index(batch.ids, name="row_id")
-    try:
-        return pd.DataFrame(batch.rows, index=index)
-    except UnicodeEncodeError:  # half of a surrogate pair, which the text type of pandas 3 cannot hold
-        return pd.DataFrame(batch.rows, index=index, dtype=object)
 
 
 class RunList(list[Run]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distilnb.engine.ending import read_end, what_ails
 from distilnb.engine.events import Event
@@ -18,11 +18,14 @@ from distilnb.engine.status import ENDED, GOING, ROUTED, RunState, RunStatus, St
 from distilnb.engine.tracing import Trace
 from distilnb.engine.versions import FIRST, folder_of, names_in, read_versions
 from distilnb.engine.window import Window, reading
-from distilnb.errors import RunError, UnknownStepError, did_you_mean
+from distilnb.errors import InputError, RunError, UnknownStepError, did_you_mean
 from distilnb.rows import Batch, read_batch, root_id
 from distilnb.spec.files import PipelineFile, load, read_data
 from distilnb.spec.registry import KINDS
 from distilnb.spec.step import Step, stand_in
+
+if TYPE_CHECKING:
+    from distilnb.engine.story import Story
 
 _RATE_WINDOW_S = 3.0  # how far back the shown rate looks
 _DROPPED = "dropped:"
@@ -341,6 +344,22 @@ class RunReader(Window):
             if len(whole) >= n:
                 break
         return whole.select(range(max(0, len(whole) - n), len(whole)))
+
+    @reading
+    def story(self, row: int | str) -> Story:
+        """Return what happened to a row, by its ordinal in the source or its id; raises InputError."""
+        from distilnb.engine.story import StoryTeller
+
+        journal = self.journal()
+        if journal is None:
+            raise InputError(f"Run {self.run.run_id!r} has no rows yet.", "Wait for its first rows.")
+        return StoryTeller(self.run, self.plan, journal, self.errors(), self._known_step).tell(row)
+
+    def _known_step(self, stage: Stage, name: str, version: int) -> Step | None:
+        try:
+            return self._plain_step(stage, name, name, version)
+        except RunError:  # it holds code of the user
+            return None
 
     def _rows_inside(self, stage: Stage, step: str, journal: JournalReader) -> Batch:
         """Make the rows in the middle of fused steps again: the steps are cheap, so only their end is kept."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 from distilnb.engine.database import open_database
 from distilnb.errors import StoreError
@@ -60,3 +62,18 @@ class Repeats:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+
+def number_of(path: Path, step: str, request: bytes, row_id: str) -> int:
+    """Return k of a row as a run has numbered it, for a reader; 0 where it was never numbered. Raises StoreError."""
+    if not path.is_file():
+        return 0
+    query = "SELECT k FROM repeats WHERE step = ? AND request = ? AND row_id = ?"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10)) as db:
+            found = db.execute(query, (step, request, row_id)).fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(
+            f"The file of request numbers {str(path)!r} cannot be read: {error}.", "Try again in a moment."
+        ) from error
+    return int(found[0]) if found else 0

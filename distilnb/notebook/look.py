@@ -1,4 +1,4 @@
-"""Sub-commands that look: `preview`, `prompt`, `rows`."""
+"""Sub-commands that look: `preview`, `prompt`, `rows`, `why`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from distilnb.pipeline import Preview
     from distilnb.pipeline.preview import Prompt
+    from distilnb.view.story import RowStory
 
 SAMPLE_ROWS = 5
+OF_RUN = argument("--run", metavar="RUN", help="id or variable; else the current run", completes="run")
 
 
 def preview(session: Session, options: Namespace) -> Preview:
@@ -39,8 +41,16 @@ def prompt(session: Session, options: Namespace) -> Prompt:
         raise UsageError(
             f"%distil prompt: name a step; {target.variable} has {list(target.pipeline.graph.steps)}."
         )
-    row = int(options.row) if options.row and options.row.isdecimal() else options.row
-    return target.pipeline[target.step].prompt(row)
+    return target.pipeline[target.step].prompt(_row(options.row))
+
+
+def why(session: Session, options: Namespace) -> RowStory:
+    """Tell the story of a row of a run: what came in at each step, what was asked and answered, what was made of it."""
+    return session.run(options.run).why(_row(options.row))
+
+
+def _row(word: str) -> int | str:
+    return int(word) if word and word.isdecimal() else word
 
 
 def rows(session: Session, options: Namespace) -> pd.DataFrame:
@@ -98,7 +108,12 @@ COMMANDS = (
                 help="a step, and rows such as 17 or 3:8",
                 completes="step",
             ),
-            argument("--run", metavar="RUN", help="id or variable; else the current run", completes="run"),
+            OF_RUN,
         ),
+    ),
+    Command(
+        "why",
+        why,
+        (argument("row", metavar="ROW", help="number in the source, or id, of a row"), OF_RUN),
     ),
 )

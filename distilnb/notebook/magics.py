@@ -31,7 +31,8 @@ class DistilMagics(Magics):
     def distil(self, line: str, cell: str | None = None) -> object:
         """Build, look at and run pipelines: `%distil VERB [TARGET] [options]`; `%distil VERB -h` tells more.
 
-        Lines: new, use, add, show; preview, prompt, rows; run, ps, attach, pause, resume, stop, errors.
+        Lines: new, use, add, show; preview, prompt, rows, why; run, ps, attach, pause, resume, stop,
+        errors, retry.
         Cells: `%%distil prompt NAME`, `%%distil step NAME`.
         """
         silent = line.rstrip().endswith(";")

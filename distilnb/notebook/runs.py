@@ -1,4 +1,4 @@
-"""Sub-commands about runs: `run`, `ps`, `attach`, `pause`, `resume`, `stop`, `errors`."""
+"""Sub-commands about runs: `run`, `ps`, `attach`, `pause`, `resume`, `stop`, `errors`, `retry`."""
 
 from __future__ import annotations
 
@@ -76,6 +76,14 @@ def errors(session: Session, options: Namespace) -> pd.DataFrame:
     return found
 
 
+def retry(session: Session, options: Namespace) -> Run:
+    """Do the failed rows of a run again, all or those of a step, and show its panel."""
+    run = session.run(options.run).retry(options.step)
+    session.say(run.note)
+    session.show_run(run)
+    return run
+
+
 COMMANDS = (
     Command(
         "run",
@@ -96,4 +104,7 @@ COMMANDS = (
     Command("resume", resume, (RUN,)),
     Command("stop", stop, (RUN,)),
     Command("errors", errors, (RUN,)),
+    Command(
+        "retry", retry, (RUN, argument("--step", metavar="STEP", help="only its rows", completes="step"))
+    ),
 )

@@ -11,9 +11,9 @@ from distilnb.engine.launch import is_rehearsed
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.engine.sample import find_row, pinned_sample
 from distilnb.errors import InputError, SpecError, UnknownStepError, did_you_mean
+from distilnb.export.frames import frame_of
 from distilnb.llms.request import Message
 from distilnb.rows import Batch, Row, root_id
-from distilnb.run import frame_of
 from distilnb.spec.check import check_graph
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep, Step

@@ -12,6 +12,7 @@ from distilnb.notebook.magics import CELLS, LINES
 from distilnb.pipeline import Pipeline, Preview
 from distilnb.pipeline.preview import StepView
 from distilnb.run import Run
+from distilnb.view.story import RowStory
 from tests.notebook.shells import Notebook, visible
 
 SETUP = """
@@ -32,7 +33,7 @@ def plain(value: Any) -> Any:
         return value.name, value.digest, value.llm
     if isinstance(value, Preview):
         return value.steps, value.rows
-    if isinstance(value, StepView):
+    if isinstance(value, (StepView, RowStory)):
         return repr(value)
     if isinstance(value, pd.DataFrame):
         return list(value.index), value.to_dict("records")
@@ -166,6 +167,8 @@ def test_the_sub_commands_of_runs_do_what_their_methods_do(notebook: Notebook) -
         "rows prefs.answer 3:5": run.rows("answer").iloc[3:5],
         "rows load :2 --run run": run.rows("load").iloc[:2],
         "rows 4": run.rows("answer").iloc[[4]],
+        "why 4": run.why(4),
+        f"why {run.rows('load').index[4]} --run run": run.why(4),
         "stop": run,
         "pause": run,
     }
@@ -184,6 +187,18 @@ def test_pause_and_resume_are_those_of_the_run(notebook: Notebook) -> None:
     assert run.status().state == "paused"
     assert notebook.cell(f"%distil resume {run.id}").id == run.id
     assert run.wait(60).state == "finished"
+
+
+def test_retry_does_failed_rows_again(notebook: Notebook) -> None:
+    notebook.cell("picky = dn.llm('rehearsal', failure_rate=1.0, max_retries=0)")
+    notebook.cell("picked = dn.Pipeline('picked', llm=picky).from_dicts(rows).generate('pick', '{{ text }}')")
+    run = notebook.cell("%distil run picked --wait")
+    assert len(run.errors()) == len(notebook.names["rows"])
+    again, said = notebook.shown("%distil retry picked --step pick")
+    assert again.id == run.id
+    assert "8 rows of pick are done again" in visible(said)
+    run.wait(60)
+    assert {event.kind for event in run.events()} >= {"retried"}
 
 
 def test_run_takes_parameters(notebook: Notebook) -> None:
