@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from distilnb.errors import InputError
 
 DEFAULT_LIMIT = "10 GB"
+UNREADABLE_FIX = "Try again; if the file is damaged, delete it: what it held is asked, or done, once more."
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _PORTION = 1_000  # replies deleted in one transaction
 _LOOK_EVERY = 2_000  # new replies between two looks at the size

@@ -1,10 +1,14 @@
-"""The one door to SQLite: every database that distilnb writes is opened here."""
+"""The one door to SQLite: every database that distilnb writes is opened here, and written in transactions."""
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from distilnb.errors import StoreError
 
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.1
@@ -39,3 +43,27 @@ def _set_up(db: sqlite3.Connection, tables: str, deadline: float) -> None:
                 raise
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Make one commit of all that is written inside; whatever is raised, there or by the commit, undoes all of it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(
+            sqlite3.Error
+        ):  # a full disk may have ended it; the first error is the one to tell
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def telling(what: str, fix: str) -> Iterator[None]:
+    """Raise what SQLite or the disk raises inside as a StoreError: `what` could not be done, why, and the `fix`."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{what}: {error}.", fix) from error

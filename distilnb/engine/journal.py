@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from distilnb.engine.database import open_database
+from distilnb.engine.database import open_database, transaction
 from distilnb.engine.events import Event, Record, read_event, write_event
 from distilnb.engine.ranges import to_ranges
 from distilnb.errors import StoreError
@@ -105,13 +105,8 @@ class Journal:
     def turn(self) -> Iterator[None]:
         """Group all that is written inside into one commit."""
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._db):
                 yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise StoreError(
                 f"The journal cannot be written: {error}.", "Free some disk space; then resume the run."

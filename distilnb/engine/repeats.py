@@ -6,27 +6,32 @@ that is asked again must find its own reply and not that of its neighbour.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from distilnb.engine.database import open_database
-from distilnb.errors import StoreError
+from distilnb.engine.database import open_database, telling, transaction
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS repeats (
     step TEXT, request BLOB, row_id TEXT, k INTEGER, PRIMARY KEY (step, request, row_id)) WITHOUT ROWID
 """
+_FIX = (
+    "Free some disk space and resume the run; if the file is damaged, start the pipeline again: what was asked is in "
+    "the cache."
+)
 
 
 class Repeats:
-    """The numbers of one run, on disk; of a preview, in memory."""
+    """The numbers of one run, on disk; of a preview, in memory.
+
+    Raises StoreError when they cannot be read or written.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
-        try:
-            self._db = open_database(path or ":memory:", _TABLE)
-        except sqlite3.Error as error:
-            raise StoreError(f"The file of request numbers cannot be opened: {error}.") from error
+        self._path = path or ":memory:"
+        with self._telling("opened"):
+            self._db = open_database(self._path, _TABLE)
 
     def number(self, step: str, asked: Sequence[tuple[bytes, str]]) -> list[int]:
         """Return k for each (request digest, row id), in this order; new pairs get the next number."""
@@ -39,12 +44,8 @@ class Repeats:
                 rows[row_id] = len(rows)
                 new.append((step, digest, row_id, rows[row_id]))
             numbers.append(rows[row_id])
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._telling("written"), transaction(self._db):
             self._db.executemany("INSERT OR IGNORE INTO repeats VALUES (?, ?, ?, ?)", new)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StoreError(f"The request numbers cannot be written: {error}.") from error
         return numbers
 
     def _known(self, step: str, digests: Sequence[bytes]) -> dict[bytes, dict[str, int]]:
@@ -53,9 +54,13 @@ class Repeats:
             chunk = digests[start : start + 500]
             marks = ",".join("?" * len(chunk))
             query = f"SELECT request, row_id, k FROM repeats WHERE step = ? AND request IN ({marks})"
-            for digest, row_id, k in self._db.execute(query, (step, *chunk)):
-                known.setdefault(digest, {})[row_id] = k
+            with self._telling("read"):
+                for digest, row_id, k in self._db.execute(query, (step, *chunk)):
+                    known.setdefault(digest, {})[row_id] = k
         return known
+
+    def _telling(self, done: str) -> AbstractContextManager[None]:
+        return telling(f"The file of request numbers {str(self._path)!r} cannot be {done}", _FIX)
 
     def close(self) -> None:
         """Close the database."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distilnb.engine.apply import Outcome, merge
-from distilnb.engine.database import open_database
+from distilnb.engine.cache_limit import UNREADABLE_FIX
+from distilnb.engine.database import open_database, telling, transaction
 from distilnb.errors import InputError, StoreError
 from distilnb.home import private_folder
 from distilnb.rows import Batch, Row, dump_json, load_json
@@ -78,35 +79,23 @@ class RowCache:
 
     def _find(self, keys: Sequence[bytes]) -> dict[bytes | None, Any]:
         found: dict[bytes | None, Any] = {}
-        try:
+        with telling(f"The cache of step results {str(self.path)!r} cannot be read", UNREADABLE_FIX):
             for start in range(0, len(keys), _CHUNK):
                 chunk = keys[start : start + _CHUNK]
                 marks = ",".join("?" * len(chunk))
                 query = f"SELECT key, made FROM results WHERE key IN ({marks})"
                 found.update((key, load_json(made)) for key, made in self._db.execute(query, chunk))
-        except sqlite3.Error as error:
-            raise StoreError(f"The cache of step results cannot be read: {error}.") from error
         return found
 
     def _keep(self, results: Mapping[bytes, str]) -> None:
         now = time.time()
         how = "REPLACE" if self._mode == "refresh" else "IGNORE"
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany(
-                    f"INSERT OR {how} INTO results VALUES (?, ?, ?)",
-                    [(key, made, now) for key, made in results.items()],
-                )
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"The cache of step results {str(self.path)!r} cannot be written: {error}.",
-                "Free some disk space; then resume the run.",
-            ) from error
+        what = f"The cache of step results {str(self.path)!r} cannot be written"
+        with telling(what, "Free some disk space; then resume the run."), transaction(self._db):
+            self._db.executemany(
+                f"INSERT OR {how} INTO results VALUES (?, ?, ?)",
+                [(key, made, now) for key, made in results.items()],
+            )
 
 
 def _key(step: Step, row: Row) -> bytes | None:
