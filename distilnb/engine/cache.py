@@ -99,7 +99,7 @@ class ReplyCache:
         self._run_id = run_id
         self.path = path or self.default_path()
         self._db = open_replies(self.path)
-        self._limit = CacheLimit(self._db, size_limit())
+        self._limit = CacheLimit(self._db, "replies", size_limit())
         weakref.finalize(self, self._db.close)  # DISTILNB_HOME may change, and with it the cache of a process
         self._pending: list[tuple[Sequence[tuple[Key, Reply]], bool, asyncio.Future[bool]]] = []
 

@@ -15,34 +15,48 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distilnb.engine.apply import Outcome, merge
-from distilnb.engine.cache_limit import UNREADABLE_FIX
+from distilnb.engine.cache_limit import UNREADABLE_FIX, CacheLimit, size_limit
 from distilnb.engine.database import open_database, telling, transaction
-from distilnb.errors import InputError, StoreError
+from distilnb.errors import InputError
 from distilnb.home import private_folder
 from distilnb.rows import Batch, Row, dump_json, load_json
 from distilnb.spec.step import Step
 
-_TABLE = "CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, made TEXT, at REAL) WITHOUT ROWID"
+_TABLE = """
+CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, made TEXT, at REAL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS results_by_age ON results (at);
+"""
 _CHUNK = 500  # keys in one SELECT
 
 Apply = Callable[[Step, Batch], Outcome]
 
 
+def open_results(path: Path) -> sqlite3.Connection:
+    """Open the database of results; raises StoreError."""
+    what = f"The cache of step results {str(path)!r} cannot be opened"
+    with telling(what, "Set DISTILNB_HOME to a folder that can be written."):
+        db = open_database(path, _TABLE)
+        path.chmod(0o600)
+    return db
+
+
 class RowCache:
-    """The results of expensive steps, as one process uses them. Writers insert or ignore, so runs may share it."""
+    """The results of expensive steps, as one process uses them. Writers insert or ignore, so runs may share it.
+
+    Beyond the limit of the caches the oldest results go.
+    """
 
     def __init__(self, path: Path | None = None, *, mode: Literal["on", "off", "refresh"] = "on") -> None:
-        self.path = path or private_folder("cache") / "rows.sqlite"
+        self.path = path or self.default_path()
         self._mode = mode
-        try:
-            self._db = open_database(self.path, _TABLE)
-            self.path.chmod(0o600)
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"The cache of step results {str(self.path)!r} cannot be opened: {error}.",
-                "Set DISTILNB_HOME to a folder that can be written.",
-            ) from error
+        self._db = open_results(self.path)
+        self._limit = CacheLimit(self._db, "results", size_limit())
         weakref.finalize(self, self._db.close)
+
+    @staticmethod
+    def default_path() -> Path:
+        """Return where the results of all pipelines are."""
+        return private_folder("cache") / "rows.sqlite"
 
     def apply(self, step: Step, batch: Batch, apply: Apply) -> Outcome:
         """Run a step on a batch by `apply`, but for the rows whose result is known.
@@ -91,11 +105,13 @@ class RowCache:
         now = time.time()
         how = "REPLACE" if self._mode == "refresh" else "IGNORE"
         what = f"The cache of step results {str(self.path)!r} cannot be written"
-        with telling(what, "Free some disk space; then resume the run."), transaction(self._db):
-            self._db.executemany(
-                f"INSERT OR {how} INTO results VALUES (?, ?, ?)",
-                [(key, made, now) for key, made in results.items()],
-            )
+        with telling(what, "Free some disk space; then resume the run."):
+            with transaction(self._db):
+                self._db.executemany(
+                    f"INSERT OR {how} INTO results VALUES (?, ?, ?)",
+                    [(key, made, now) for key, made in results.items()],
+                )
+            self._limit.after_commit(len(results))
 
 
 def _key(step: Step, row: Row) -> bytes | None:
