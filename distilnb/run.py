@@ -15,6 +15,7 @@ from distilnb.engine.quarantine import ERROR_COLUMNS, RowChoice
 from distilnb.engine.reading import RunReader
 from distilnb.engine.rundir import RunDir, all_run_dirs, find_run_dir
 from distilnb.engine.status import RunStatus
+from distilnb.engine.window import check_journal
 from distilnb.errors import RunError, RunFailedError, RunNotFinishedError, StoreError
 from distilnb.export.distiset import Distiset
 from distilnb.export.info import RunInfo, count_edited, count_failures
@@ -400,8 +401,11 @@ class Run:
         return f"{self.note}\n{text}" if self.note else text
 
     def line(self) -> str:
-        """Return the status in one line."""
-        return status_line(self.status())
+        """Return the status in one line; of a damaged run, what is damaged."""
+        try:
+            return status_line(self.status())
+        except StoreError as error:  # in a list it must not hide the others
+            return f"{self.id} · {error.what}"
 
 
 def frame_of(batch: Batch) -> pd.DataFrame:
@@ -436,5 +440,10 @@ def _readable_runs() -> Iterator[Run]:
 
 
 def attach(run_id: str) -> Run:
-    """Return the handle of a run by its id, from any process; raises RunNotFoundError with the near match."""
-    return Run(find_run_dir(run_id))
+    """Return the handle of a run by its id, from any process.
+
+    Raises RunNotFoundError with the near match, StoreError when the run's journal is damaged.
+    """
+    run_dir = find_run_dir(run_id)
+    check_journal(run_dir)
+    return Run(run_dir)

@@ -15,7 +15,7 @@ _LONGEST_PAUSE_S = 0.1
 
 
 def open_database(path: Path | str, tables: str, *, timeout_s: float = 30.0) -> sqlite3.Connection:
-    """Open a database for writing, in WAL mode, with its tables made; raises sqlite3.Error.
+    """Open a database for writing, in WAL mode, with its tables made, all or none; raises sqlite3.Error.
 
     WAL with synchronous=NORMAL is safe against the kill of any process, and against a power cut up to the last
     checkpoint. `timeout_s` is how long to wait for another process, here and in every later statement.
@@ -36,9 +36,11 @@ def _set_up(db: sqlite3.Connection, tables: str, deadline: float) -> None:
             # SQLite's own timeout does not cover this: of two processes that make one database, one is refused at once.
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
-            db.executescript(tables)
+            db.executescript(f"BEGIN; {tables}; COMMIT")  # where all are there, it only reads
             return
         except sqlite3.OperationalError as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
             if "locked" not in str(error) or time.monotonic() + pause_s > deadline:
                 raise
         time.sleep(pause_s)

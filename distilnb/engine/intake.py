@@ -9,14 +9,13 @@ import contextlib
 from typing import NamedTuple
 
 from distilnb.engine.flow import Flow
-from distilnb.engine.journal import Journal
+from distilnb.engine.journal import START_AGAIN, Journal
 from distilnb.engine.plan import Plan
 from distilnb.engine.rundir import RunDir, is_held
 from distilnb.errors import StoreError
 from distilnb.rows import write_text
 
 LOCK = "spool.lock"
-START_AGAIN = "Start the pipeline again: what was asked is in the cache and costs nothing."
 _REASON = "spool.error"
 _FILES_A_TURN = 20  # the turn must stay short
 

@@ -203,5 +203,5 @@ def _is_finished(run: RunDir) -> bool:
             return bool(journal.facts().get("state") == "finished")
         finally:
             journal.close()
-    except sqlite3.Error:
+    except (sqlite3.Error, StoreError):  # it is damaged, so nobody can say that the run has finished
         return False
