@@ -28,7 +28,10 @@ runs_app = typer.Typer(
     invoke_without_command=True, help="List all runs, newest first; `prune` deletes old ones."
 )
 app.add_typer(runs_app, name="runs")
-cache_app = typer.Typer(no_args_is_help=True, help="The reply cache: how large it is, and deleting from it.")
+cache_app = typer.Typer(
+    no_args_is_help=True,
+    help="The caches of replies and of step results: how large they are, and deleting from them.",
+)
 app.add_typer(cache_app, name="cache")
 
 RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id; `distilnb runs` lists them.")]
@@ -102,17 +105,20 @@ def prune(
 
 @cache_app.command("info")
 def cache_info() -> None:
-    """Show where the reply cache is, how large it is, and whose replies it holds."""
+    """Show where replies and results of steps are kept, how much that takes, and whose replies there are."""
     from distilnb.engine.upkeep import cache_info as info
+    from distilnb.engine.upkeep import results_info
     from distilnb.view.figures import plural, size, tokens
 
-    found = info()
+    found, results = info(), results_info()
     limit = "no limit" if found.limit_bytes is None else f"limit {size(found.limit_bytes)}"
     _say(f"{found.path}")
     _say(f"{plural(found.n_replies, 'reply', 'replies')} · {size(found.n_bytes)} ({limit})")
     for model, (n_replies, n_tokens) in found.by_model.items():
         replies = plural(n_replies, "reply", "replies")
         _say(f"  {model or '(unnamed model)'}: {replies}, {tokens(n_tokens)} output tokens")
+    _say(f"{results.path}")
+    _say(f"{plural(results.n_results, 'step result')} · {size(results.n_bytes)} ({limit})")
 
 
 @cache_app.command("clear")
@@ -120,18 +126,21 @@ def cache_clear(
     model: Annotated[
         str | None, typer.Option(help="Only replies of this model, as `cache info` names it.")
     ] = None,
-    older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="Only older replies.")] = None,
+    older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="Only what is older.")] = None,
+    results: Annotated[
+        bool, typer.Option("--results", help="Only results of steps (cache=True), no replies.")
+    ] = False,
     yes: Yes = False,
 ) -> None:
-    """Delete replies; what is asked again is paid again."""
+    """Delete replies and results of steps; what is asked again is paid again."""
     from distilnb.engine.upkeep import clear_cache
     from distilnb.view.figures import plural
 
-    which = f"of {model} " if model else ""
-    age = f"older than {older_than:g} days " if older_than is not None else ""
-    if yes or typer.confirm(f"Delete the replies {which}{age}from the cache?"):
-        n_gone = clear_cache(model=model, older_than_days=older_than)
-        print(f"deleted {plural(n_gone, 'reply', 'replies')}")
+    what = f"replies of {model}" if model else "step results" if results else "replies and step results"
+    age = f" older than {older_than:g} days" if older_than is not None else ""
+    if yes or typer.confirm(f"Delete the {what}{age}?"):
+        n_replies, n_results = clear_cache(model=model, older_than_days=older_than, results_only=results)
+        print(f"deleted {plural(n_replies, 'reply', 'replies')}, {plural(n_results, 'step result')}")
 
 
 @app.command()

@@ -455,5 +455,16 @@ def test_cache_info_and_clear() -> None:
     assert lines[0].endswith("replies.sqlite")
     assert re.fullmatch(rf"{len(ROWS)} replies · [\d.]+ kB \(limit 10 GB\)", lines[1])
     assert re.fullmatch(rf"  rehearsal\S*: {len(ROWS)} replies, \S+ output tokens", lines[2])
-    assert said("cache", "clear", "--model", "another", "-y") == "deleted 0 replies\n"
-    assert said("cache", "clear", "-y") == f"deleted {len(ROWS)} replies\n"
+    assert lines[3].endswith("rows.sqlite")
+    assert lines[4] == "0 step results · 0 B (limit 10 GB)"
+    assert said("cache", "clear", "--model", "another", "-y") == "deleted 0 replies, 0 step results\n"
+    assert said("cache", "clear", "--results", "-y") == "deleted 0 replies, 0 step results\n"
+    assert said("cache", "clear", "-y") == f"deleted {len(ROWS)} replies, 0 step results\n"
+
+
+def test_cache_info_and_clear_tell_of_results_of_steps() -> None:
+    from_rows = Pipeline("kept").from_dicts([{"x": 1}, {"x": 2}])
+    assert from_rows.map(lambda x: {"y": x}, cache=True).start().wait(60).state == "finished"
+    lines = said("cache", "info").splitlines()
+    assert re.fullmatch(r"2 step results · [\d.]+ kB \(limit 10 GB\)", lines[-1])
+    assert said("cache", "clear", "--results", "-y") == "deleted 0 replies, 2 step results\n"

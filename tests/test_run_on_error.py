@@ -208,3 +208,39 @@ def test_unknown_words_name_what_there_is() -> None:
         pipeline.start(on_error="nul")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="max_time is 0"):
         pipeline.start(max_time=0)
+
+
+class Holding(Step):
+    """Holds something, which it lets go in a file."""
+
+    inputs = ["i"]
+    outputs = ["held"]
+    log: str
+
+    def unload(self) -> None:
+        with Path(self.log).open("a") as file:
+            file.write(f"{self.name}\n")
+
+    def process(self, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
+        yield [{**row, "held": row["i"]} for row in rows]
+
+
+class HoldingEcho(Echo):
+    """Asks, and lets go in a file too."""
+
+    log: str
+
+    def unload(self) -> None:
+        with Path(self.log).open("a") as file:
+            file.write(f"{self.name}\n")
+
+
+def test_a_run_that_a_row_ends_lets_its_steps_unload(home: Path, tmp_path: Path) -> None:
+    log = tmp_path / "unloaded"
+    holding = Holding(name="holding", log=str(log))
+    asking = HoldingEcho(name="asking", log=str(log), llm="rehearsal")
+    run = Pipeline("unload").from_dicts(ROWS).then(holding).then(asking).start(on_error="raise")
+    status = run.wait(60)
+    assert (status.state, status.reason.partition(":")[0]) == ("failed", "row")
+    assert wait_until_gone(home) == []
+    assert sorted(log.read_text().split()) == ["asking", "holding"]

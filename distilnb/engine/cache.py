@@ -15,8 +15,8 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from distilnb.engine.cache_limit import CacheLimit, size_limit
-from distilnb.engine.database import open_database
+from distilnb.engine.cache_limit import UNREADABLE_FIX, CacheLimit, size_limit
+from distilnb.engine.database import open_database, telling, transaction
 from distilnb.errors import StoreError
 from distilnb.home import private_folder
 from distilnb.llms.base import LLM
@@ -109,7 +109,7 @@ class ReplyCache:
         self._run_id = run_id
         self.path = path or self.default_path()
         self._db = open_replies(self.path)
-        self._limit = CacheLimit(self._db, size_limit())
+        self._limit = CacheLimit(self._db, "replies", size_limit())
         weakref.finalize(self, self._db.close)  # DISTILNB_HOME may change, and with it the cache of a process
         self._pending: list[tuple[Sequence[tuple[Key, Reply]], bool, asyncio.Future[bool]]] = []
 
@@ -125,7 +125,7 @@ class ReplyCache:
         reported yet, so it does not count as cached.
         """
         found: dict[Key, Reply] = {}
-        try:
+        with telling(f"The reply cache {str(self.path)!r} cannot be read", UNREADABLE_FIX):
             for start in range(0, len(keys), _CHUNK):
                 chunk = keys[start : start + _CHUNK]
                 marks = ",".join("?" * len(chunk))
@@ -135,8 +135,6 @@ class ReplyCache:
                 ):
                     is_unpaid = again and run_id == self._run_id
                     found[key] = Reply(text, finish_reason, model, n_in, n_out, is_cached=not is_unpaid)
-        except sqlite3.Error as error:
-            raise StoreError(f"The reply cache cannot be read: {error}.") from error
         return found
 
     async def keep(self, replies: Sequence[tuple[Key, Reply]], *, replace: bool = False) -> bool:
@@ -170,9 +168,9 @@ class ReplyCache:
     def _insert(self, pending: Sequence[tuple[Sequence[tuple[Key, Reply]], bool, object]]) -> list[bool]:
         """Write what waits in one commit; tells of each group whether what is stored now is certainly its own."""
         now = time.time()
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+        fix = "Free some disk space, or set DISTILNB_HOME to a folder that can be written; then resume."
+        with telling(f"The reply cache {str(self.path)!r} cannot be written", fix):
+            with transaction(self._db):
                 # One statement for all that is only to be added. When some of it was there already, all of it is
                 # called so: those who keep it read what is stored, which for the others is what they brought.
                 records = [
@@ -185,16 +183,7 @@ class ReplyCache:
                 ]
                 if replacing:
                     self._db.executemany(f"INSERT OR REPLACE {_VALUES}", replacing)
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
             self._limit.after_commit(len(pending))
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"The reply cache {str(self.path)!r} cannot be written: {error}.",
-                "Free some disk space, or set DISTILNB_HOME to a folder that can be written; then resume.",
-            ) from error
         return [replace or is_new for _, replace, _ in pending]
 
     def _record(self, key: Key, reply: Reply, now: float) -> tuple[object, ...]:

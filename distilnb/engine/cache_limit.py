@@ -1,4 +1,4 @@
-"""How large the reply cache may grow: what is oldest goes first, a little with each commit."""
+"""How large the caches may grow, of replies and of results of steps: what is oldest goes first, a little at a time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from distilnb.errors import InputError
 
 DEFAULT_LIMIT = "10 GB"
+UNREADABLE_FIX = "Try again; if the file is damaged, delete it: what it held is asked, or done, once more."
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_PORTION = 1_000  # replies deleted in one transaction
-_LOOK_EVERY = 2_000  # new replies between two looks at the size
+_PORTION = 1_000  # entries deleted in one transaction
+_LOOK_EVERY = 2_000  # new entries between two looks at the size
 _LEAVE = 0.9  # of the limit, so that not every look finds it exceeded
 
 
 def size_limit() -> int | None:
-    """Return the limit of the reply cache in bytes, from DISTILNB_CACHE_LIMIT ("10 GB" unless set; "none": no limit).
+    """Return the limit of each cache in bytes, from DISTILNB_CACHE_LIMIT ("10 GB" unless set; "none": no limit).
 
     Raises InputError when it is no size.
     """
@@ -42,18 +43,22 @@ def parse_size(text: str) -> int | None:
 
 
 class CacheLimit:
-    """Keeps the cache of one process within its limit; asked after each commit."""
+    """Keeps a cache within its limit, as one process writes it; asked after each commit.
 
-    def __init__(self, db: sqlite3.Connection, limit_bytes: int | None) -> None:
+    The cache is a `table` with a `key`, and the time of its writing in `at`.
+    """
+
+    def __init__(self, db: sqlite3.Connection, table: str, limit_bytes: int | None) -> None:
         self._db = db
+        self._table = table
         self._limit_bytes = limit_bytes
         self._n_new = _LOOK_EVERY  # the first commit looks
         self._is_shrinking = False
 
     def after_commit(self, n_new: int) -> None:
-        """Delete one portion of the oldest replies when the cache is too large.
+        """Delete one portion of the oldest entries when the cache is too large.
 
-        The file does not shrink; new replies take the place of those that went. Raises sqlite3.Error.
+        The file does not shrink; new entries take the place of those that went. Raises sqlite3.Error.
         """
         if self._limit_bytes is None:
             return
@@ -64,7 +69,7 @@ class CacheLimit:
         aim = self._limit_bytes * (_LEAVE if self._is_shrinking else 1.0)
         self._is_shrinking = used_bytes(self._db) > aim
         if self._is_shrinking:
-            self._is_shrinking = delete_some(self._db, "ORDER BY at", ()) > 0
+            self._is_shrinking = delete_some(self._db, self._table, "ORDER BY at", ()) > 0
 
 
 def used_bytes(db: sqlite3.Connection) -> int:
@@ -76,7 +81,7 @@ def used_bytes(db: sqlite3.Connection) -> int:
     return page_size * (n_pages - n_free)
 
 
-def delete_some(db: sqlite3.Connection, which: str, values: Sequence[object]) -> int:
-    """Delete one portion of the replies that a WHERE or ORDER BY chooses; returns how many went."""
-    statement = f"DELETE FROM replies WHERE key IN (SELECT key FROM replies {which} LIMIT {_PORTION})"
+def delete_some(db: sqlite3.Connection, table: str, which: str, values: Sequence[object]) -> int:
+    """Delete one portion of the entries that a WHERE or ORDER BY chooses; returns how many went."""
+    statement = f"DELETE FROM {table} WHERE key IN (SELECT key FROM {table} {which} LIMIT {_PORTION})"
     return db.execute(statement, tuple(values)).rowcount

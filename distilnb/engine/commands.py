@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from distilnb.engine.intake import START_AGAIN, missing_rows
+from distilnb.engine.intake import missing_rows
+from distilnb.engine.journal import START_AGAIN
 from distilnb.engine.launch import start_runner
 from distilnb.engine.limits import checked_change
 from distilnb.engine.reading import RunReader

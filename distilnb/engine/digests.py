@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from distilnb.engine.database import open_database
-from distilnb.errors import StoreError
+from distilnb.engine.database import open_database, telling, transaction
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS digests (digest INTEGER PRIMARY KEY, n_seen INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS rows_in (n_rows INTEGER NOT NULL);
 """
+_FIX = "Free some disk space, or delete the file if it is damaged (it is made again); then resume the run."
 _ASKED_AT_ONCE = 1000
 _CACHE_KIB = 8_000
 
 
 class DigestFile:
-    """A shelf for the digests of one source; made on disk when the first are put there."""
+    """A shelf for the digests of one source; made on disk when the first are put there.
+
+    Raises StoreError when it cannot be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,15 +36,12 @@ class DigestFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
-            try:
+            with self._telling("opened"):
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._db = open_database(self._path, _TABLES)
-                self._db.execute(
-                    "PRAGMA synchronous = OFF"
-                )  # safe against a kill; what is lost is read again
-                self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-            except (sqlite3.Error, OSError) as error:
-                raise self._error(error) from error
+                db = open_database(self._path, _TABLES)
+                db.execute("PRAGMA synchronous = OFF")  # safe against a kill; what is lost is read again
+                db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            self._db = db
         return self._db
 
     @property
@@ -48,7 +49,8 @@ class DigestFile:
         """How many rows of the source are here: the first so many."""
         if self._db is None:
             return 0
-        found = self._db.execute("SELECT max(n_rows) FROM rows_in").fetchone()[0]
+        with self._telling("read"):
+            found = self._db.execute("SELECT max(n_rows) FROM rows_in").fetchone()[0]
         return int(found or 0)
 
     def find(self, digests: Sequence[int]) -> Mapping[int, int]:
@@ -57,24 +59,19 @@ class DigestFile:
             return {}
         found: dict[int, int] = {}
         wanted = sorted(digests)  # neighbours stand on one page
-        for first in range(0, len(wanted), _ASKED_AT_ONCE):
-            listed = ",".join(map(str, wanted[first : first + _ASKED_AT_ONCE]))
-            found.update(self._db.execute(f"SELECT digest, n_seen FROM digests WHERE digest IN ({listed})"))
+        with self._telling("read"):
+            for first in range(0, len(wanted), _ASKED_AT_ONCE):
+                listed = ",".join(map(str, wanted[first : first + _ASKED_AT_ONCE]))
+                query = f"SELECT digest, n_seen FROM digests WHERE digest IN ({listed})"
+                found.update(self._db.execute(query))
         return found
 
     def put(self, counted: Iterable[tuple[int, int]], n_rows: int) -> None:
         """Keep digests with their new counts, sorted; with them the first `n_rows` rows of the source are here."""
         db = self._open()
-        try:
-            db.execute("BEGIN IMMEDIATE")
+        with self._telling("written"), transaction(db):
             db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", counted)
             db.execute("INSERT INTO rows_in VALUES (?)", (n_rows,))
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._error(error) from error
 
-    def _error(self, error: Exception) -> StoreError:
-        return StoreError(
-            f"The digests in {str(self._path)!r} cannot be kept: {error}.",
-            "Free some disk space; then resume.",
-        )
+    def _telling(self, done: str) -> AbstractContextManager[None]:
+        return telling(f"The digests in {str(self._path)!r} cannot be {done}", _FIX)

@@ -6,19 +6,16 @@ Without pydantic and without a thread: a file that is not there yet costs one lo
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from typing import NamedTuple
 
 from distilnb.engine.flow import Flow
-from distilnb.engine.journal import Journal
+from distilnb.engine.journal import START_AGAIN, Journal
 from distilnb.engine.plan import Plan
-from distilnb.engine.rundir import RunDir
+from distilnb.engine.rundir import RunDir, is_held
 from distilnb.errors import StoreError
 from distilnb.rows import write_text
 
 LOCK = "spool.lock"
-START_AGAIN = "Start the pipeline again: what was asked is in the cache and costs nothing."
 _REASON = "spool.error"
 _FILES_A_TURN = 20  # the turn must stay short
 
@@ -126,17 +123,7 @@ def missing_rows(run: RunDir, plan: Plan) -> str:
 
 def is_being_written(run: RunDir) -> bool:
     """Whether some process holds the lock of the spool."""
-    try:
-        descriptor = os.open(run.path / LOCK, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_held(run.path / LOCK)
 
 
 def tell_reason(run: RunDir, reason: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from distilnb.engine.database import open_database
+from distilnb.engine.database import open_database, transaction
 from distilnb.engine.events import Event, Record, read_event, write_event
 from distilnb.engine.ranges import to_ranges
 from distilnb.errors import StoreError
@@ -68,6 +68,12 @@ _LATER_COLUMNS = {  # of tables that a run of an earlier version has without the
 }
 
 
+# What any journal has, from the first version on: they are made in one commit.
+_NEEDED = frozenset({"facts", "batches", "acks", "errors", "counts", "events"})
+
+START_AGAIN = "Start the pipeline again: what was asked is in the cache and costs nothing."
+
+
 class BatchRef(NamedTuple):
     """A finished batch: where it is, and how many rows (and lost rows) it holds."""
 
@@ -99,19 +105,18 @@ class Journal:
             path.chmod(0o600)
             self._file = path.stat().st_ino
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"The journal {str(path)!r} cannot be opened: {error}.") from error
+            raise StoreError(
+                f"The journal {str(path)!r} cannot be opened: {error}.",
+                "Free some disk space and resume the run; or, where the file is damaged, start the pipeline again: "
+                "what was asked is in the cache.",
+            ) from error
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Group all that is written inside into one commit."""
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._db):
                 yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise StoreError(
                 f"The journal cannot be written: {error}.", "Free some disk space; then resume the run."
@@ -202,7 +207,10 @@ class JournalReader:
 
     @classmethod
     def open(cls, path: Path) -> JournalReader | None:
-        """Open a journal for reading; None when the runner has not made it yet."""
+        """Open a journal for reading; None when the runner has not made it yet.
+
+        Raises StoreError when the file is damaged: it is no database, or some of its tables are gone.
+        """
         if not path.is_file():
             return None
         db = cls._connect(path, "mode=ro")
@@ -221,11 +229,20 @@ class JournalReader:
         address = f"file:{quote(str(path))}?{how}"
         db = sqlite3.connect(address, uri=True, timeout=10, check_same_thread=False)
         try:
-            db.execute("SELECT 1 FROM events LIMIT 1").fetchone()
-        except sqlite3.Error:
+            there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        except sqlite3.Error as error:
             db.close()
-            return None
-        return db
+            if isinstance(
+                error, sqlite3.OperationalError
+            ):  # it is being made, or went, or may not be opened so
+                return None
+            raise _damaged(path, f"{error}") from error
+        if there >= _NEEDED:
+            return db
+        db.close()
+        if there:
+            raise _damaged(path, f"it has no table {sorted(_NEEDED - there)}")
+        return None
 
     def facts(self) -> dict[str, Any]:
         """Return all single values."""
@@ -274,6 +291,13 @@ class JournalReader:
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
+
+
+def _damaged(path: Path, why: str) -> StoreError:
+    return StoreError(
+        f"The journal {str(path)!r} is damaged: {why}.",
+        f"{START_AGAIN} The files of the run stay where they are.",
+    )
 
 
 def _add_columns(db: sqlite3.Connection) -> None:

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from urllib.parse import quote
 
-from distilnb.engine.database import open_database
-from distilnb.errors import StoreError
+from distilnb.engine.database import open_database, telling, transaction
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS repeats (
     step TEXT, request BLOB, row_id TEXT, k INTEGER, PRIMARY KEY (step, request, row_id)) WITHOUT ROWID
 """
+_FIX = (
+    "Free some disk space and resume the run; if the file is damaged, start the pipeline again: what was asked is in "
+    "the cache."
+)
 
 
 class Repeats:
-    """The numbers of one run, on disk; of a preview, in memory."""
+    """The numbers of one run, on disk; of a preview, in memory.
+
+    Raises StoreError when they cannot be read or written.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
-        try:
-            self._db = open_database(path or ":memory:", _TABLE)
-        except sqlite3.Error as error:
-            raise StoreError(f"The file of request numbers cannot be opened: {error}.") from error
+        self._path = path or ":memory:"
+        with self._telling("opened"):
+            self._db = open_database(self._path, _TABLE)
 
     def number(self, step: str, asked: Sequence[tuple[bytes, str]]) -> list[int]:
         """Return k for each (request digest, row id), in this order; new pairs get the next number."""
@@ -41,12 +46,8 @@ class Repeats:
                 rows[row_id] = len(rows)
                 new.append((step, digest, row_id, rows[row_id]))
             numbers.append(rows[row_id])
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._telling("written"), transaction(self._db):
             self._db.executemany("INSERT OR IGNORE INTO repeats VALUES (?, ?, ?, ?)", new)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StoreError(f"The request numbers cannot be written: {error}.") from error
         return numbers
 
     def _known(self, step: str, digests: Sequence[bytes]) -> dict[bytes, dict[str, int]]:
@@ -55,9 +56,13 @@ class Repeats:
             chunk = digests[start : start + 500]
             marks = ",".join("?" * len(chunk))
             query = f"SELECT request, row_id, k FROM repeats WHERE step = ? AND request IN ({marks})"
-            for digest, row_id, k in self._db.execute(query, (step, *chunk)):
-                known.setdefault(digest, {})[row_id] = k
+            with self._telling("read"):
+                for digest, row_id, k in self._db.execute(query, (step, *chunk)):
+                    known.setdefault(digest, {})[row_id] = k
         return known
+
+    def _telling(self, done: str) -> AbstractContextManager[None]:
+        return telling(f"The file of request numbers {str(self._path)!r} cannot be {done}", _FIX)
 
     def close(self) -> None:
         """Close the database."""
@@ -69,11 +74,9 @@ def number_of(path: Path, step: str, request: bytes, row_id: str) -> int:
     if not path.is_file():
         return 0
     query = "SELECT k FROM repeats WHERE step = ? AND request = ? AND row_id = ?"
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10)) as db:
+    address = f"file:{quote(str(path))}?mode=ro"
+    with telling(f"The file of request numbers {str(path)!r} cannot be read", _FIX):  # connecting too
+        db = sqlite3.connect(address, uri=True, timeout=10)
+        with closing(db):
             found = db.execute(query, (step, request, row_id)).fetchone()
-    except sqlite3.Error as error:
-        raise StoreError(
-            f"The file of request numbers {str(path)!r} cannot be read: {error}.", "Try again in a moment."
-        ) from error
     return int(found[0]) if found else 0

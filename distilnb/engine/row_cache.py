@@ -15,33 +15,48 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distilnb.engine.apply import Outcome, merge
-from distilnb.engine.database import open_database
-from distilnb.errors import InputError, StoreError
+from distilnb.engine.cache_limit import UNREADABLE_FIX, CacheLimit, size_limit
+from distilnb.engine.database import open_database, telling, transaction
+from distilnb.errors import InputError
 from distilnb.home import private_folder
 from distilnb.rows import Batch, Row, dump_json, load_json
 from distilnb.spec.step import Step
 
-_TABLE = "CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, made TEXT, at REAL) WITHOUT ROWID"
+_TABLE = """
+CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, made TEXT, at REAL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS results_by_age ON results (at);
+"""
 _CHUNK = 500  # keys in one SELECT
 
 Apply = Callable[[Step, Batch], Outcome]
 
 
+def open_results(path: Path) -> sqlite3.Connection:
+    """Open the database of results; raises StoreError."""
+    what = f"The cache of step results {str(path)!r} cannot be opened"
+    with telling(what, "Set DISTILNB_HOME to a folder that can be written."):
+        db = open_database(path, _TABLE)
+        path.chmod(0o600)
+    return db
+
+
 class RowCache:
-    """The results of expensive steps, as one process uses them. Writers insert or ignore, so runs may share it."""
+    """The results of expensive steps, as one process uses them. Writers insert or ignore, so runs may share it.
+
+    Beyond the limit of the caches the oldest results go.
+    """
 
     def __init__(self, path: Path | None = None, *, mode: Literal["on", "off", "refresh"] = "on") -> None:
-        self.path = path or private_folder("cache") / "rows.sqlite"
+        self.path = path or self.default_path()
         self._mode = mode
-        try:
-            self._db = open_database(self.path, _TABLE)
-            self.path.chmod(0o600)
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"The cache of step results {str(self.path)!r} cannot be opened: {error}.",
-                "Set DISTILNB_HOME to a folder that can be written.",
-            ) from error
+        self._db = open_results(self.path)
+        self._limit = CacheLimit(self._db, "results", size_limit())
         weakref.finalize(self, self._db.close)
+
+    @staticmethod
+    def default_path() -> Path:
+        """Return where the results of all pipelines are."""
+        return private_folder("cache") / "rows.sqlite"
 
     def apply(self, step: Step, batch: Batch, apply: Apply) -> Outcome:
         """Run a step on a batch by `apply`, but for the rows whose result is known.
@@ -49,7 +64,8 @@ class RowCache:
         What is new is committed after each `input_batch_size` rows: a kill costs no more than that. Rows that failed
         are not kept. Raises StoreError.
         """
-        keys = [_key(step, row) for row in batch.rows]
+        key_of = _keys_of(step)
+        keys = [key_of(row) for row in batch.rows]
         known = self._find([key for key in keys if key is not None]) if self._mode == "on" else {}
         total = Outcome()
         total.batch.gone = list(batch.gone)
@@ -78,46 +94,43 @@ class RowCache:
 
     def _find(self, keys: Sequence[bytes]) -> dict[bytes | None, Any]:
         found: dict[bytes | None, Any] = {}
-        try:
+        with telling(f"The cache of step results {str(self.path)!r} cannot be read", UNREADABLE_FIX):
             for start in range(0, len(keys), _CHUNK):
                 chunk = keys[start : start + _CHUNK]
                 marks = ",".join("?" * len(chunk))
                 query = f"SELECT key, made FROM results WHERE key IN ({marks})"
                 found.update((key, load_json(made)) for key, made in self._db.execute(query, chunk))
-        except sqlite3.Error as error:
-            raise StoreError(f"The cache of step results cannot be read: {error}.") from error
         return found
 
     def _keep(self, results: Mapping[bytes, str]) -> None:
         now = time.time()
         how = "REPLACE" if self._mode == "refresh" else "IGNORE"
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+        what = f"The cache of step results {str(self.path)!r} cannot be written"
+        with telling(what, "Free some disk space; then resume the run."):
+            with transaction(self._db):
                 self._db.executemany(
                     f"INSERT OR {how} INTO results VALUES (?, ?, ?)",
                     [(key, made, now) for key, made in results.items()],
                 )
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"The cache of step results {str(self.path)!r} cannot be written: {error}.",
-                "Free some disk space; then resume the run.",
-            ) from error
+            self._limit.after_commit(len(results))
 
 
-def _key(step: Step, row: Row) -> bytes | None:
-    """Return the key of what a step makes of a row; None when the row holds what cannot be stored."""
-    read = [step.input_mappings.get(name, name) for name in step.inputs]
-    content = {name: row[name] for name in read if name in row} if read else row
-    try:
-        text = dump_json([step.digest, sorted(content.items())])
-    except InputError:
-        return None
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _keys_of(step: Step) -> Callable[[Row], bytes | None]:
+    """Return what makes the key of a step's result for a row: None when the row holds what cannot be stored.
+
+    The digest is found out once: that of a user's class takes milliseconds.
+    """
+    digest, read = step.digest, [step.input_mappings.get(name, name) for name in step.inputs]
+
+    def key_of(row: Row) -> bytes | None:
+        content = {name: row[name] for name in read if name in row} if read else row
+        try:
+            text = dump_json([digest, sorted(content.items())])
+        except InputError:
+            return None
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    return key_of
 
 
 def _columns_of(batch: Batch, indices: Sequence[int]) -> tuple[list[Row], list[str], list[list[int]]]:

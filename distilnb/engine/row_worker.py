@@ -10,7 +10,7 @@ import itertools
 import os
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from distilnb.engine.apply import KeepFailed, Outcome, apply_step, merge
@@ -20,6 +20,7 @@ from distilnb.engine.deaths import Poison, poison_of
 from distilnb.engine.digests import DigestFile
 from distilnb.engine.inbox import Inbox
 from distilnb.engine.join import Joiner
+from distilnb.engine.pieces import Pieces, do_pieces, one_by_one, unit_of
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import failure_of, quarantine
 from distilnb.engine.redoing import Marks, apply_with_marks, read_marks
@@ -63,13 +64,15 @@ def main() -> None:
             leave()
 
     threading.Thread(target=listen, name="listen", daemon=True).start()
-    worker = RowWorker(RunDir(path), vitals)
+    worker = RowWorker(RunDir(path), vitals, lambda: inbox.is_calling)
     # What is imported stays: the collector need not walk it again, nor come by several times a batch.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     while (message := inbox.next())["do"] != "exit":
         for reply in worker.handle(message):
             connection.sendall(encode(reply))
+        if (rest := worker.take_rest()) is not None:
+            inbox.put_back(rest)
     worker.unload()
     os._exit(0)  # a user's non-daemon thread must not keep the worker alive
 
@@ -86,10 +89,11 @@ class _Source:
 
 @dataclass
 class RowWorker:
-    """Does what messages ask; knows nothing of sockets."""
+    """Does what messages ask; knows nothing of sockets. `is_called_off` says that it is to leave a batch off."""
 
     run: RunDir
     vitals: Vitals
+    is_called_off: Callable[[], bool] = lambda: False
     plan: Plan = field(init=False)
     keep: KeepFailed | None = field(init=False)
     steps: dict[str, Step] = field(default_factory=dict)
@@ -103,6 +107,8 @@ class RowWorker:
     _lost: dict[str, dict[str, Poison]] = field(default_factory=dict)  # join → poisonous rows that wait in it
     _shelf: Shelf = field(init=False)
     _working_on: str = ""
+    _pieces: dict[str, Pieces] = field(default_factory=dict)  # by stage
+    _rest: Message | None = None
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
@@ -118,6 +124,11 @@ class RowWorker:
                 yield {**reply, "era": message["era"]} if message.get("era") else reply
         except Exception as error:  # noqa: BLE001 - the worker's loop: whatever a step raised as a whole
             yield failed_message(self._working_on, error, traceback.format_exc())
+
+    def take_rest(self) -> Message | None:
+        """Return what is left of a batch that was called off, as a message; None when all was done."""
+        rest, self._rest = self._rest, None
+        return rest
 
     def unload(self) -> None:
         """Let every loaded step release what it holds."""
@@ -178,36 +189,40 @@ class RowWorker:
         if is_join:
             yield from self._join(stage, batch, list(entries), message, marks)
             return
-        batch_id, poison, first = message["batch"], poison_of(message), stage.steps[0]
+        batch_id, poison, number = message["batch"], poison_of(message), self._numbers[stage.name]
+
+        def run_piece(piece: Sequence[int]) -> Outcome:
+            return self._run_marked(stage, batch, piece, marks)
+
+        def run_one(piece: Sequence[int]) -> Outcome:
+            if not piece or piece[0] >= len(batch):
+                return Outcome(batch.select(piece))
+            with self.vitals.at(number, batch_id, piece[0], finishes=piece[0] not in poison):
+                return self._run_marked(stage, batch, piece, marks, poison.get(piece[0]))
+
         if message.get("one_by_one"):
-            outcome = Outcome(batch.select(index for index in entries if index >= len(batch)))
-            for index in (index for index in entries if index < len(batch)):
-                is_good = index not in poison
-                with self.vitals.at(self._numbers[stage.name], batch_id, index, finishes=is_good):
-                    one = self._run_marked(stage, batch, [index], marks, poison.get(index))
-                _append(outcome, one)
-        elif marks is not None:
-            with self.vitals.at(self._numbers[stage.name], batch_id):
-                outcome = self._run_marked(stage, batch, list(entries), marks)
+            outcome, done = do_pieces(one_by_one(entries, len(batch), self.is_called_off), run_one)
         else:
-            if message["todo"] is not None:
-                batch = batch.select(entries)
-            with self.vitals.at(self._numbers[stage.name], batch_id):
-                outcome = self._run(steps, batch.taken_by(first))
-        yield self._finished(stage, outcome, {batch_id: list(entries)})
+            pieces = self._pieces.setdefault(stage.name, Pieces(unit_of(steps)))
+            with self.vitals.at(number, batch_id):
+                outcome, done = do_pieces(pieces.of(entries, self.is_called_off), run_piece)
+        if len(done) < len(entries):
+            self._rest = {**message, "todo": sorted(set(entries).difference(done))}
+        yield self._finished(stage, outcome, {batch_id: done})
 
     def _run_marked(
         self,
         stage: Stage,
         batch: Batch,
-        entries: list[int],
+        entries: Sequence[int],
         marks: Marks | None,
         poison: Poison | None = None,
     ) -> Outcome:
         """Run fused steps on entries of which some were retried; `poison` is of the only one."""
         if marks is None or (poison and entries[0] not in marks.redo):
             steps = [self._load(name) for name in stage.steps]
-            return self._run(steps, batch.select(entries).taken_by(stage.steps[0]), poison)
+            rows = batch if len(entries) == len(batch) + len(batch.gone) else batch.select(entries)
+            return self._run(steps, rows.taken_by(stage.steps[0]), poison)
         if poison:  # its sisters went on long ago
             outcome = Outcome()
             for step, row_id in marks.redo[entries[0]]:
@@ -377,13 +392,6 @@ class RowWorker:
             if first >= n_shelved:
                 ids.saw(read_batch(self.run.path / path).ids)
             first += n_rows
-
-
-def _append(total: Outcome, more: Outcome) -> None:
-    """Add all that became of some rows to what became of those before."""
-    merge(total, more)
-    total.batch.extend(more.batch)
-    total.batch.gone += more.batch.gone
 
 
 def _row_id(batch: Batch, index: int) -> str:

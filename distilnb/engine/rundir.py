@@ -129,17 +129,7 @@ class RunDir:
 
     def is_locked(self) -> bool:
         """Whether a runner lives: it holds the lock as long as it does."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_held(self.path / "lock")
 
     def is_alive(self) -> bool:
         """Whether a runner lives, or was started a moment ago and is about to take its lock."""
@@ -226,6 +216,23 @@ class RunDir:
         for command in self.commands():
             if command.name != "adjust":
                 self.remove_command(command)
+
+
+def is_held(lock: Path) -> bool:
+    """Whether some process holds a lock file; False too when there is none, or it cannot be opened."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(
+            descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB
+        )  # shared: two who look are not taken for a holder
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def runs_folder() -> Path:

@@ -200,7 +200,8 @@ class Runner:
         elif kind == "again":
             self.flow.pulled(message["stage"])
         elif kind == "source_end":
-            self._note_end(message["stage"])
+            if self.end is None:  # a source that has failed has nothing more either, but it has not ended
+                self._note_end(message["stage"])
         elif kind == "failed":
             self._fail(message)
         elif kind == "budget":
@@ -277,8 +278,9 @@ class Runner:
     def _fail(self, message: Message) -> None:
         where = f"Step {message['step']!r} failed: " if message["step"] else ""
         sys.stderr.write(message["trace"] + "\n")
-        self.failed_step = message["step"]
-        self.end = ("failed", message["kind"], f"{where}{message['kind']}: {message['what']}")
+        if self.end is None:  # else there was an abort, or what came first counts
+            self.failed_step = message["step"]
+            self.end = ("failed", message["kind"], f"{where}{message['kind']}: {message['what']}")
 
     # --- workers ---
 
@@ -430,7 +432,7 @@ class Runner:
             # Nothing that the journal does not hold is finished: the run has failed, whatever it was about to say.
             tell_end(self.run_dir, "failed", "runner", error or str(refused))
         finally:
-            is_gentle = state in ("finished", "stopped") and not self._is_abort
+            is_gentle = (state != "failed" or self.crew.is_drained) and not self._is_abort
             self.crew.end(gently=is_gentle, is_hurried=self.run_dir.is_told_to_abort)
             with contextlib.suppress(sqlite3.Error):
                 self.journal.close()

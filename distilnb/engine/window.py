@@ -29,7 +29,7 @@ class Window:
     _n_reading: int = field(default=0, init=False)  # calls within one another
 
     def journal(self) -> JournalReader | None:
-        """Return the journal, None as long as the runner has not made it."""
+        """Return the journal, None as long as the runner has not made it; raises StoreError when it is damaged."""
         if self._journal is None:
             self._journal = JournalReader.open(self.run.journal)
         return self._journal
@@ -40,6 +40,13 @@ class Window:
             if self._journal is not None:
                 self._journal.close()
                 self._journal = None
+
+
+def check_journal(run: RunDir) -> None:
+    """Raise StoreError when the journal of a run is damaged."""
+    window = Window(run)
+    window.journal()
+    window.close()
 
 
 def reading(method: Callable[Concatenate[W, P], T]) -> Callable[Concatenate[W, P], T]:

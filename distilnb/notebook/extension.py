@@ -7,6 +7,7 @@ import sys
 import threading
 from typing import Any
 
+from distilnb.errors import StoreError
 from distilnb.notebook.completion import complete
 from distilnb.notebook.magics import DistilMagics
 from distilnb.notebook.session import Session
@@ -75,7 +76,10 @@ def _going() -> list[str]:
     from distilnb.run import runs
 
     for run in runs()[:20]:
-        status = run.status()
+        try:
+            status = run.status()
+        except StoreError:  # its journal is damaged, so it does not go
+            continue
         if not status.is_ended:
             return [f"run {run.id} still going, {money(status.cost_usd)} so far: %distil attach {run.id}"]
     return []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from IPython.core.error import UsageError
 
+from distilnb.errors import StoreError
 from distilnb.notebook.options import nearest
 from distilnb.notebook.words import assignments, value_of
 from distilnb.view.display import Output
@@ -138,7 +139,7 @@ class Session:
             return self._current(attach(word))
         every = runs()
         if word:
-            every = type(every)(run for run in every if run.status().pipeline == self.pipelines()[word].name)
+            every = type(every)(run for run in every if _is_of(run, self.pipelines()[word].name))
         elif self.run_id:
             every = type(every)(sorted(every, key=lambda run: run.id != self.run_id))
         if not every:
@@ -262,6 +263,13 @@ class Session:
     def _own_variables(self) -> Iterator[tuple[str, object]]:
         """Yield the user's variables without those that IPython fills (`_`, `_12`, `In`)."""
         yield from ((name, value) for name, value in list(self.namespace.items()) if not name.startswith("_"))
+
+
+def _is_of(run: Run, pipeline: str) -> bool:
+    try:
+        return run.status().pipeline == pipeline
+    except StoreError:  # a damaged run is nobody's newest one
+        return False
 
 
 def _is_magic(node: ast.AST) -> TypeGuard[ast.Call]:

@@ -167,6 +167,11 @@ class Step(Spec):
 
     # --- what the rest of the project asks ---
 
+    def dump(self) -> dict[str, Any]:
+        """Return the step as JSON-ready data; its name is always there, also where the class gives it."""
+        dumped = super().dump()
+        return {"kind": dumped["kind"], "name": self.name, **dumped} if self.name else dumped
+
     def needed(self) -> list[str]:
         """Return the names of the required columns as they are called upstream."""
         required = self.inputs

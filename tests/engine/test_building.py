@@ -78,3 +78,15 @@ def test_keys_are_not_written(tmp_path: Path) -> None:
 def test_a_reader_builds_the_steps_without_code(tmp_path: Path) -> None:
     write_steps(tmp_path, graph_of(task("v1.0"), Keyed(name="my.step")))
     assert list(read_plain_steps(tmp_path, ["v1.0", "my.step"])) == ["v1.0"]
+
+
+class Christened(Step):
+    """Its class has a name for it."""
+
+    name: str = "christened"
+
+
+def test_a_step_that_has_its_name_from_its_class_is_found_by_it(tmp_path: Path) -> None:
+    assert Christened().dump() == {"kind": "Christened", "name": "christened"}
+    write_steps(tmp_path, graph_of(Christened(), task("v1")))
+    assert [*read_steps(tmp_path, ["christened"], {})] == ["christened"]

@@ -49,3 +49,31 @@ def test_work_waits_for_the_end_of_a_pause() -> None:
     inbox.put({"do": "resume"})
     thread.join(PATIENCE_S)
     assert came == ["batch"]
+
+
+def test_a_pause_and_a_stop_call_a_worker_off_its_work() -> None:
+    inbox = filled("secrets", "batch")
+    assert not inbox.is_calling
+    inbox.put({"do": "pause"})
+    assert inbox.is_calling
+    inbox.put({"do": "resume"})
+    assert not inbox.is_calling
+    inbox.put({"do": "drain"})
+    assert inbox.is_calling
+    inbox.put({"do": "resume"})
+    assert inbox.is_calling
+
+
+def test_the_rest_of_some_work_is_the_next_to_be_done_and_waits_like_any() -> None:
+    inbox = filled("batch", "pull", "pause")
+    inbox.put({"do": "resume"})
+    assert inbox.next()["do"] == "batch"
+    inbox.put_back({"do": "batch", "todo": [7]})
+    assert inbox.next() == {"do": "batch", "todo": [7]}
+    assert taken(inbox, 3) == ["pull", "pause", "resume"]
+
+
+def test_a_stop_gives_up_the_rest_too() -> None:
+    inbox = filled("batch", "drain")
+    inbox.put_back({"do": "batch", "todo": [7]})
+    assert taken(inbox, 1) == ["drain"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distilnb.engine.database import open_database
 from distilnb.engine.events import Started
 from distilnb.engine.journal import Journal, JournalReader
 from distilnb.engine.lineage import Lineage
 from distilnb.engine.ranges import from_ranges, to_ranges
+from distilnb.errors import StoreError
 
 
 @given(st.sets(st.integers(0, 200)))
@@ -95,3 +98,45 @@ def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     assert lineage.taken("ask", 1) == {1: {2}}
     assert [error.row_id for error in lineage.open_errors([1])] == ["load:a:0"]
     journal.close()
+
+
+# --- damaged ------------------------------------------------------------------------
+
+
+def test_a_file_that_is_no_database_is_a_damaged_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.write_text("no database at all, " * 100)
+    for open_journal in (JournalReader.open, Journal):
+        with pytest.raises(StoreError, match=r"journal\.sqlite.*not a database") as told:
+            open_journal(path)
+        assert "what was asked is in the cache" in told.value.fix
+    assert path.read_text().startswith("no database")
+
+
+def test_a_journal_without_some_of_its_tables_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    Journal(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE events")
+    with pytest.raises(StoreError, match=r"is damaged: it has no table \['events'\]"):
+        JournalReader.open(path)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 4096])
+def test_a_journal_that_is_being_made_is_absent(tmp_path: Path, n_bytes: int) -> None:
+    path = tmp_path / "journal.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        if n_bytes:
+            db.execute("PRAGMA journal_mode = WAL")
+    path.touch()
+    assert path.stat().st_size == n_bytes
+    assert JournalReader.open(path) is None
+
+
+def test_the_tables_of_a_journal_come_all_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    tables = "CREATE TABLE IF NOT EXISTS one (a); CREATE TABLE IF NOT EXISTS two (a); CREATE TABLE three ("
+    with pytest.raises(sqlite3.OperationalError, match=r"incomplete input|syntax error"):
+        open_database(path, tables)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == []

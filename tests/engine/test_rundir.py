@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
-from distilnb.engine.rundir import RunDir, make_run_dir
+from distilnb.engine.rundir import RunDir, is_held, make_run_dir
 
 
 def test_commands_are_taken_in_order_with_what_they_say(home: Path) -> None:
@@ -63,3 +64,18 @@ def test_a_runner_that_let_its_lock_go_is_not_about_to_take_it(home: Path) -> No
     assert not run.is_alive()
     run.write_pid(os.getppid())
     assert run.is_alive()
+
+
+def test_a_lock_is_held_by_its_holder_and_by_nobody_who_looks(home: Path) -> None:
+    run = make_run_dir("r-0006")
+    path = run.path / "lock"
+    assert not is_held(path)
+    lock = run.lock()
+    assert is_held(path)
+    assert run.is_locked()
+    os.close(lock)
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)  # as another process does while it looks
+    assert not is_held(path)
+    assert not run.is_locked()
+    os.close(looking)

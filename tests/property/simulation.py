@@ -35,6 +35,7 @@ from distilnb.engine import (
     crew,
     launch,
     models,
+    pieces,
     planning,
     row_worker,
     runner,
@@ -44,6 +45,7 @@ from distilnb.engine import (
 )
 from distilnb.engine.ask_worker import AskWorker
 from distilnb.engine.cache import ReplyCache
+from distilnb.engine.inbox import WORK
 from distilnb.engine.processes import Sight
 from distilnb.engine.row_worker import RowWorker
 from distilnb.engine.rundir import RunDir
@@ -280,13 +282,17 @@ class Actor:
 
 
 class RowActor(Actor):
-    """A row worker: it handles a message to its end before it looks at the next."""
+    """A row worker: it handles a message to its end, or leaves a batch off, before it looks at the next."""
 
     def __init__(self, world: World, pid: int) -> None:
         super().__init__(world, pid)
-        self._worker = RowWorker(world.run_dir, self.vitals)
+        # Called off for no reason too: there is more to leave off than these few blows find at work.
+        self._worker = RowWorker(
+            world.run_dir, self.vitals, lambda: self._is_calling or world.random.random() < 0.2
+        )
         self._replies: Iterator[Message] | None = None
         self._may_work = True
+        self._is_draining = False
 
     def hear(self, message: Message) -> None:
         """Do as its thread does that listens: a pause comes at once, before what waits already."""
@@ -296,16 +302,27 @@ class RowActor(Actor):
             super().hear(message)
         if message["do"] in ("resume", "drain", "exit"):
             self._may_work = True
+        self._is_draining |= message["do"] == "drain"
+
+    @property
+    def _is_calling(self) -> bool:
+        return self._is_draining or not self._may_work
 
     def _act(self) -> None:
         if self._replies is not None:
             reply = next(self._replies, None)
-            if reply is None:
-                self._replies = None
-            else:
+            if reply is not None:
                 self.say(reply)
+                return
+            self._replies = None
+            rest = self._worker.take_rest()
+            if rest is not None:
+                self.world.n_left_off += 1
+                self.inbox.appendleft(rest)
         elif self.inbox and self._may_work:
             message = self.inbox.popleft()
+            if self._is_draining and message["do"] in WORK:
+                return
             if message["do"] == "exit":
                 self._worker.unload()
                 self.returncode = 0
@@ -400,6 +417,7 @@ class World:
     blows: list[Blow]
     now: float = 0.0
     n_ticks: int = 0
+    n_left_off: int = 0  # batches of which a row worker gave a rest back
     n_in_flight_at_kills: int = 0  # replies that were asked for and not yet safe when their worker died
     strokes: Counter[str] = field(default_factory=Counter)  # what has befallen it
     acting: Actor | None = None
@@ -609,6 +627,7 @@ def simulated(
         patch(workers, time=world, select=SimpleNamespace(select=world.select_connection))
         patch(ask_worker, FLUSH_ROWS=sizes.flush, read_steps=world.steps_of_worker)
         patch(row_worker, read_steps=world.steps_of_worker)
+        patch(pieces, GROWTH=1, time=world)
         patch(Worker, start=world.start_worker, kill=kill_worker)
         patch(steps, FATES=[world.perish])
         patch(models, Caller=world)

@@ -56,6 +56,7 @@ def test_a_run_makes_what_the_interpreter_makes(capsys: pytest.CaptureFixture[st
             with simulated(pipeline.graph, sizes, blows, interleaving, on_error=on_error) as world:
                 live_to_the_end(world)
                 seen.update(world.strokes)
+                seen["batches left off"] += world.n_left_off
                 if world.n_found_most >= MAX_KILLS_OF_A_ROW:
                     # A few kills from outside at the same row: to the engine, the row is the cause.
                     seen["rows blamed for kills"] += 1
@@ -81,7 +82,9 @@ def test_a_run_makes_what_the_interpreter_makes(capsys: pytest.CaptureFixture[st
         told = ", ".join(f"{n} {what}" for what, n in sorted(seen.items()))
         with capsys.disabled():
             print(f"\nDISTILNB_SEED={SEED} DISTILNB_EXAMPLES={N_EXAMPLES}: {told}")  # noqa: T201 - to repeat it
-    assert N_EXAMPLES < 100 or all(seen[what] for what in (*STROKES, "routes", "left", "outer", "null"))
+    assert N_EXAMPLES < 100 or all(
+        seen[what] for what in (*STROKES, "batches left off", "routes", "left", "outer", "null")
+    )
 
 
 def _features(pipeline: DrawnPipeline) -> Counter[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from distilnb.engine.commands import await_exit, change_limits, go_on, leave_command
@@ -13,8 +13,9 @@ from distilnb.engine.events import Event
 from distilnb.engine.ordering import order_retry
 from distilnb.engine.quarantine import ERROR_COLUMNS, RowChoice
 from distilnb.engine.reading import RunReader
-from distilnb.engine.rundir import RunDir, all_run_dirs, find_run_dir
+from distilnb.engine.rundir import RunDir, find_run_dir
 from distilnb.engine.status import RunStatus
+from distilnb.engine.window import check_journal
 from distilnb.errors import RunError, RunFailedError, RunNotFinishedError, StoreError
 from distilnb.export.distiset import Distiset
 from distilnb.export.frames import frame_of
@@ -414,30 +415,18 @@ class Run:
         return f"{self.note}\n{text}" if self.note else text
 
     def line(self) -> str:
-        """Return the status in one line."""
-        return status_line(self.status())
-
-
-class RunList(list[Run]):
-    """Runs, newest first, with a readable form."""
-
-    def __repr__(self) -> str:
-        return "\n".join(run.line() for run in self) or "no runs"
-
-
-def runs() -> RunList:
-    """Return all runs of this user, newest first."""
-    return RunList(_readable_runs())
-
-
-def _readable_runs() -> Iterator[Run]:
-    for run_dir in all_run_dirs():
+        """Return the status in one line; of a damaged run, what is damaged."""
         try:
-            yield Run(run_dir)
-        except StoreError:  # a run of another version of distilnb
-            continue
+            return status_line(self.status())
+        except StoreError as error:  # in a list it must not hide the others
+            return f"{self.id} · {error.what}"
 
 
 def attach(run_id: str) -> Run:
-    """Return the handle of a run by its id, from any process; raises RunNotFoundError with the near match."""
-    return Run(find_run_dir(run_id))
+    """Return the handle of a run by its id, from any process.
+
+    Raises RunNotFoundError with the near match, StoreError when the run's journal is damaged.
+    """
+    run_dir = find_run_dir(run_id)
+    check_journal(run_dir)
+    return Run(run_dir)
