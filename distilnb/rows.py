@@ -366,7 +366,8 @@ def read_batch(path: Path) -> Batch:
         routes = document["routes"]
         batch = Batch(None, document["ids"], document["orders"], gone, columns=columns, routes=routes)
     except (OSError, ValueError, TypeError, AttributeError, LookupError, InputError) as error:
-        raise StoreError(f"The batch file {str(path)!r} cannot be read: {error}.") from error
+        fix = "Start the pipeline again if the file is damaged or gone: what was asked is in the cache."
+        raise StoreError(f"The batch file {str(path)!r} cannot be read: {error}.", fix) from error
     if any(ABSENT in lists[place] for place in tagged_at):
         batch.rows = [
             {name: value for name, value in row.items() if value is not ABSENT} for row in batch.rows

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from distilnb import errors
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -70,6 +72,24 @@ def test_nothing_below_the_front_ends_imports_the_package_root() -> None:
     """`from distilnb import Pipeline` in a lower room is an upward import that import-linter cannot see."""
     below = [m for m in MODULES if room(m) not in MAY_IMPORT_ROOT]
     assert [show(m) for m in below if imports_root(m)] == []
+
+
+def test_every_error_of_a_run_or_its_files_says_what_to_do() -> None:
+    """Of those raised by name: the first argument says what happened, the second what to do about it."""
+    kinds = {kind.__name__ for kind in vars(errors).values() if isinstance(kind, type)}
+    of_runs = {name for name in kinds if issubclass(getattr(errors, name), errors.RunError)}
+    raised = [
+        (f"{show(module)}:{call.lineno}", len(call.args) > 1 and not is_empty(call.args[1]))
+        for module in MODULES
+        for call in ast.walk(ast.parse(module.read_text("utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in of_runs
+    ]
+    assert len(raised) > 20
+    assert [place for place, says_what_to_do in raised if not says_what_to_do] == []
+
+
+def is_empty(argument: ast.expr) -> bool:
+    return isinstance(argument, ast.Constant) and not argument.value
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)

@@ -32,7 +32,10 @@ def write_steps(folder: Path, graph: Graph) -> None:
         try:
             path.write_bytes(pack_code(code))
         except OSError as error:
-            raise StoreError(f"The file {str(path)!r} cannot be written: {error}.") from error
+            raise StoreError(
+                f"The file {str(path)!r} cannot be written: {error}.",
+                "Free some disk space, or set DISTILNB_HOME to a folder that can be written.",
+            ) from error
 
 
 def read_steps(folder: Path, names: Iterable[str], secrets: Mapping[str, str]) -> dict[str, Step]:

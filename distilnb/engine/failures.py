@@ -58,7 +58,8 @@ def unpack_failure(error: dict[str, Any], folder: Path) -> dict[str, Any]:
             texts = json.loads(file.readline().decode("utf-8", "surrogatepass"))
     except (OSError, ValueError) as error_of_file:
         raise StoreError(
-            f"The texts of a failure cannot be read from {str(folder / path)!r}: {error_of_file}."
+            f"The texts of a failure cannot be read from {str(folder / path)!r}: {error_of_file}.",
+            "If the file is gone or damaged, its prompts and replies are lost; run.retry() asks the rows again.",
         ) from error_of_file
     return {**error, **texts}
 

@@ -201,7 +201,10 @@ def start_runner(run: RunDir, secrets: Mapping[str, str]) -> None:
                 env=child_environment(),
             )
     except OSError as error:
-        raise StoreError(f"The runner of {run.run_id!r} cannot be started: {error}.") from error
+        raise StoreError(
+            f"The runner of {run.run_id!r} cannot be started: {error}.",
+            "See that there is space on the disk, and room for one more process; then try again.",
+        ) from error
     try:
         run.write_pid(process.pid)
         if process.stdin:

@@ -101,7 +101,10 @@ class RunDir:
             text = (self.path / "plan.json").read_text(encoding="utf-8")
             found = json.loads(text).get("format")
         except (OSError, ValueError) as error:
-            raise StoreError(f"The plan of run {self.run_id!r} cannot be read: {error}.") from error
+            raise StoreError(
+                f"The plan of run {self.run_id!r} cannot be read: {error}.",
+                "Start the pipeline again: what was asked is in the cache and costs nothing.",
+            ) from error
         if found != FORMAT:
             raise StoreError(
                 f"Run {self.run_id!r} has format {found}; this version of distilnb reads format {FORMAT}.",

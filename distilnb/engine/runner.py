@@ -177,7 +177,7 @@ class Runner:
         if now - self._journal_checked_at > CHECK_JOURNAL_EVERY_S:
             self._journal_checked_at = now
             if not self.journal.is_there():  # SQLite would write on into the deleted file
-                raise StoreError(f"The journal {str(self.run_dir.journal)!r} was deleted.")
+                raise self._deleted()
 
     def _note_done_stages(self) -> None:
         new = [name for name in self.flow.done_stages() if name not in self._told_done]
@@ -406,6 +406,10 @@ class Runner:
             with self.journal.turn():
                 self.journal.set_fact("ran_s", self.control.ran_s)
 
+    def _deleted(self) -> StoreError:
+        what = f"The journal {str(self.run_dir.journal)!r} was deleted."
+        return StoreError(what, "A resume begins anew: what was asked is in the cache and costs nothing.")
+
     # --- begin and end ---
 
     def _restore(self) -> None:
@@ -427,7 +431,7 @@ class Runner:
                 self.journal.set_fact("ran_s", self.control.ran_s)
                 self.journal.add_event(events.Ended(state=state, reason=reason))
             if not self.journal.is_there():
-                raise StoreError("The journal was deleted.")
+                raise self._deleted()
         except (DistilnbError, sqlite3.Error, OSError) as refused:
             # Nothing that the journal does not hold is finished: the run has failed, whatever it was about to say.
             tell_end(self.run_dir, "failed", "runner", error or str(refused))

@@ -130,7 +130,10 @@ class _Writer:
         file = self.files[self._n_files]
         piece = list(itertools.islice(self._rows, file["n_rows"]))
         if len(piece) < file["n_rows"]:
-            raise StoreError("The list of rows became shorter while it was written.")
+            raise StoreError(
+                "The list of rows became shorter while it was written.",
+                "Leave it as it is until the run has all.",
+            )
         digests = None
         if not self._is_renamed:
             digests = self._inline.row_digests(self.n_rows, self.n_rows + len(piece))
@@ -171,7 +174,10 @@ def _take_lock(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise StoreError(f"The file {str(path)!r} cannot be made: {error}.") from error
+        raise StoreError(
+            f"The file {str(path)!r} cannot be made: {error}.",
+            "Free some disk space, or set DISTILNB_HOME to a folder that can be written.",
+        ) from error
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     _held.add(descriptor)
     return descriptor

@@ -181,7 +181,10 @@ def prune_runs(runs: Iterable[RunDir]) -> Pruned:
             (run.path / "plan.json").unlink()  # first: a directory without a plan is no run any more
             shutil.rmtree(run.path)
         except OSError as error:
-            raise StoreError(f"Run {run.run_id!r} cannot be deleted: {error}.") from error
+            raise StoreError(
+                f"Run {run.run_id!r} cannot be deleted: {error}.",
+                f"See who owns the files in {str(run.path)!r}, or delete the folder by hand.",
+            ) from error
         finally:
             os.close(lock)
         ids.append(run.run_id)

@@ -326,7 +326,8 @@ class Run:
 
     def _unfinished(self, status: RunStatus) -> RunError:
         if status.state == "failed":
-            return RunFailedError(f"Run {self.id!r} failed. {status.error}", "", run_id=self.id)
+            fix = "Mend the cause and run.resume(); run.distiset(partial=True) gives what is finished."
+            return RunFailedError(f"Run {self.id!r} failed. {status.error}", fix, run_id=self.id)
         reason = f" ({status.reason})" if status.reason else ""
         fix = (
             "Wait for it with run.wait()."
@@ -363,7 +364,7 @@ class Run:
         from distilnb.review.plan import plan_review
 
         if to != "argilla":
-            raise ReviewError(f"There is no review tool {to!r}; there is 'argilla'.")
+            raise ReviewError(f"There is no review tool {to!r}.", "There is 'argilla'.")
         name = step or next(iter(self._reader.plan.leaves))
         batch = self._reader.rows(name)
         plan = plan_review(batch.rows, batch.ids, run_id=self.id, step=name)
