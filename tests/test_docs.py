@@ -29,3 +29,10 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
 def test_the_walk_of_a_row_names_many_files() -> None:
     walk = named_files(ROOT / "docs" / "architecture" / "README.md")
     assert len(set(walk)) > 40
+
+
+def test_every_module_of_the_engine_stands_on_its_page_with_its_job() -> None:
+    page = (ROOT / "docs" / "architecture" / "modules.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(engine/\w+\.py)` \| (?:\S+ ){3,}", page, re.MULTILINE)
+    modules = [f"engine/{path.name}" for path in (ROOT / "distilnb" / "engine").glob("[!_]*.py")]
+    assert sorted(told) == sorted(modules)  # each once

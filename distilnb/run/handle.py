@@ -325,20 +325,15 @@ class Run:
         return self.rows(leaves[0]).reset_index(drop=True)
 
     def _unfinished(self, status: RunStatus) -> RunError:
+        rest = "run.distiset(partial=True) gives what is finished."
         if status.state == "failed":
-            fix = "Mend the cause and run.resume(); run.distiset(partial=True) gives what is finished."
-            return RunFailedError(f"Run {self.id!r} failed. {status.error}", fix, run_id=self.id)
+            what, fix = f"Run {self.id!r} failed. {status.error}", f"Mend the cause and run.resume(); {rest}"
+            return RunFailedError(what, fix, run_id=self.id)
         reason = f" ({status.reason})" if status.reason else ""
-        fix = (
-            "Wait for it with run.wait()."
-            if status.state in ("starting", "running", "stopping")
-            else "Go on with run.resume()."
-        )
-        return RunNotFinishedError(
-            f"Run {self.id!r} is {status.state}{reason}.",
-            f"{fix} run.distiset(partial=True) gives what is finished.",
-            run_id=self.id,
-        )
+        is_going = status.state in ("starting", "running", "stopping")
+        fix = "Wait for it with run.wait()." if is_going else "Go on with run.resume()."
+        what = f"Run {self.id!r} is {status.state}{reason}."
+        return RunNotFinishedError(what, f"{fix} {rest}", run_id=self.id)
 
     # --- review ---
 
