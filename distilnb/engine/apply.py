@@ -153,18 +153,6 @@ def apply_step(
     return outcome
 
 
-def apply_steps(
-    steps: Sequence[Step], batch: Batch, apply: Callable[[Step, Batch], Outcome] = apply_step
-) -> Outcome:
-    """Run fused steps on a batch, one after the other, each by `apply`."""
-    total = Outcome(batch)
-    for step in steps:
-        outcome = apply(step, total.batch)
-        merge(total, outcome)
-        total.batch = outcome.batch
-    return total
-
-
 def merge(total: Outcome, more: Outcome) -> None:
     """Add failures and counts of one outcome to another; its rows are left alone."""
     total.failures += more.failures
@@ -174,6 +162,13 @@ def merge(total: Outcome, more: Outcome) -> None:
         mine = total.drop_reasons.setdefault(step, {})
         for reason, n_rows in reasons.items():
             mine[reason] = mine.get(reason, 0) + n_rows
+
+
+def append(total: Outcome, more: Outcome) -> None:
+    """Add all that became of some rows to what became of those before."""
+    merge(total, more)
+    total.batch.extend(more.batch)
+    total.batch.gone += more.batch.gone
 
 
 class Made(NamedTuple):

@@ -41,13 +41,11 @@ Key = bytes
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
-def request_digest(llm: LLM, request: Request) -> bytes:
-    """Return the digest of model, endpoint, sampling parameters, messages and schema."""
-    return request_digests(llm, [request])[0]
-
-
 def request_digests(llm: LLM, requests: Sequence[Request]) -> list[bytes]:
-    """Return the digest of each request; what the model brings to all of them is written and hashed once."""
+    """Return the digest of each request: model, endpoint, sampling parameters, messages and schema.
+
+    What the model brings to all of them is written and hashed once.
+    """
     shared = hashlib.blake2b(
         f'{{"llm":{_JSON.encode(llm.identity())},"messages":'.encode(*_UTF8), digest_size=16
     )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from distilnb.engine.apply import Outcome, merge
+from distilnb.engine.apply import Outcome, append
 from distilnb.spec.registry import KINDS
 from distilnb.spec.signature import signature_of
 from distilnb.spec.step import Step
@@ -66,9 +66,7 @@ def do_pieces(
     for piece in pieces:
         outcome = run(piece)
         if done:
-            merge(total, outcome)
-            total.batch.extend(outcome.batch)
-            total.batch.gone += outcome.batch.gone
+            append(total, outcome)
         else:
             total = outcome
         done += piece

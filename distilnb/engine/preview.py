@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from distilnb.engine.apply import Failure, Outcome, apply_step, merge
+from distilnb.engine.apply import Failure, Outcome, append, apply_step
 from distilnb.engine.apply_global import apply_global
 from distilnb.engine.ask import Asked, Asker, FatalModelError
 from distilnb.engine.ask_worker import add_asked
@@ -127,9 +127,7 @@ def _join(step: Step, inputs: list[Batch], columns: Sequence[Sequence[str]]) -> 
         joiner.add(index, index, range(len(batch) + len(batch.gone)))
     total = Outcome()
     for outcome, _ in joiner.release_rest():  # all are there: complete or not, nothing more comes
-        merge(total, outcome)
-        total.batch.extend(outcome.batch)
-        total.batch.gone += outcome.batch.gone
+        append(total, outcome)
     return total
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from distilnb.engine.apply import Failure, Outcome, apply_step, merge
+from distilnb.engine.apply import Failure, Outcome, append, apply_step
 from distilnb.engine.journal import JournalReader
 from distilnb.engine.lineage import Attempt, Lineage
 from distilnb.engine.plan import Stage
@@ -74,9 +74,7 @@ def apply_with_marks(
     for name, entries_of, ids in _failed_at(names, chosen, marks):
         redone = batch.select(entries_of).taken_by(names[0])
         again = _redo_from(names, name, step_of, redone, ids, marks, apply)
-        merge(total, again)
-        total.batch.extend(again.batch)
-        total.batch.gone += again.batch.gone
+        append(total, again)
     return total
 
 
@@ -89,9 +87,7 @@ def apply_versions(
         arrived, total.batch = total.batch, Batch(gone=list(total.batch.gone))
         for version, indices in marks.by_version(name, arrived, range(len(arrived.rows))).items():
             outcome = apply(step_of(name, version), arrived.select(indices))
-            merge(total, outcome)
-            total.batch.extend(outcome.batch)
-            total.batch.gone += outcome.batch.gone
+            append(total, outcome)
     return total
 
 

@@ -138,7 +138,7 @@ def draw_svg(
         titles = {_node_id(index): card.full for index, card in enumerate(drawing.cards)}
         titles |= {_edge_title(drawing, index): link.full for index, link in enumerate(drawing.links)}
         try:
-            drawn = Source(_to_dot(drawing)).pipe(format="svg", encoding="utf-8", quiet=True)
+            drawn = Source(dot_source(drawing)).pipe(format="svg", encoding="utf-8", quiet=True)
             return restyle(drawn, drawing, titles)
         except (ExecutableNotFound, subprocess.CalledProcessError):
             if use_dot:
@@ -146,17 +146,8 @@ def draw_svg(
     return draw_layers(drawing)
 
 
-def dot_source(
-    graph: Graph,
-    columns: Mapping[str, Columns] | None = None,
-    status: RunStatus | None = None,
-    warnings: Sequence[str] = (),
-) -> str:
-    """Return a graph as DOT source, to draw or to keep; needs the package `graphviz`, not the program."""
-    return _to_dot(describe(graph, columns, status, warnings))
-
-
-def _to_dot(drawing: Drawing) -> str:
+def dot_source(drawing: Drawing) -> str:
+    """Return a drawing as DOT source; needs the package `graphviz`, not the program."""
     with optional("lab", what="The DOT source of a graph"):
         from graphviz import Digraph
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilnb.engine.apply import FILTERED, apply_step, apply_steps
+from distilnb.engine.apply import FILTERED, Outcome, apply_step, merge
 from distilnb.engine.apply_global import apply_global
 from distilnb.rows import Batch, Gone, IdMaker, Row
 from distilnb.spec.step import DropRow, GlobalStep, Step
@@ -129,8 +129,17 @@ def test_a_step_that_makes_no_dicts_fails_its_rows() -> None:
     assert outcome.failures[0].reason == "Step 'wrong' made a 'str'; it must make dicts."
 
 
+def one_after_the_other(steps: list[Step], batch: Batch) -> Outcome:
+    total = Outcome(batch)
+    for step in steps:
+        outcome = apply_step(step, total.batch)
+        merge(total, outcome)
+        total.batch = outcome.batch
+    return total
+
+
 def test_fused_steps_count_each_for_itself() -> None:
-    outcome = apply_steps([Even(), InPlace()], make_batch(1, 2, 4))
+    outcome = one_after_the_other([Even(), InPlace()], make_batch(1, 2, 4))
     assert [row["y"] for row in outcome.batch.rows] == [3, 5]
     assert outcome.counts == {
         "even": {"done": 2, "made": 2, "dropped": 1},
@@ -252,7 +261,7 @@ def test_a_subclass_with_a_process_of_its_own_is_not_run_on_columns() -> None:
 
 def test_a_users_step_after_a_step_on_columns_gets_rows_of_its_own() -> None:
     batch = Batch(columns={"x": [1, 2]}, ids=["a", "b"], orders=[0, 1])
-    outcome = apply_steps(
+    outcome = one_after_the_other(
         [RenameColumns(name="r", columns={"x": "z"}), RenameColumns(name="s", columns={"z": "x"}), InPlace()],
         batch,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distilnb.engine.cache import ReplyCache, reply_key, request_digest
+from distilnb.engine.cache import ReplyCache, reply_key, request_digests
 from distilnb.errors import StoreError
 from distilnb.llms.openai import OpenAILLM
 from distilnb.llms.request import Reply, Request
@@ -18,6 +18,10 @@ from distilnb.llms.shape import ReplyShape
 
 LLM = OpenAILLM(model="m", base_url="http://127.0.0.1:9/v1")
 REQUEST = Request(({"role": "user", "content": "hi"},))
+
+
+def request_digest(llm: OpenAILLM, request: Request) -> bytes:
+    return request_digests(llm, [request])[0]
 
 
 @pytest.mark.parametrize(

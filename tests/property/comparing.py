@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from distilnb.engine.cache import request_digest
+from distilnb.engine.cache import request_digests
 from distilnb.engine.journal import JournalReader
 from distilnb.engine.reading import RunReader
 from distilnb.engine.rundir import RunDir
@@ -57,7 +57,7 @@ class Pairing:
     def answer(self, task: Task, row_id: str, request: Request) -> Sequence[Reply]:
         """Return the replies that a row of a task must get."""
         assert task.llm is not None
-        digest = request_digest(task.llm, request)
+        [digest] = request_digests(task.llm, [request])
         if task.name not in self._digests:
             self._digests[task.name] = task.digest
         k = 0

@@ -10,6 +10,7 @@ import pytest
 from distilnb.engine.status import RunStatus, StepStatus
 from distilnb.spec.graph import Graph
 from distilnb.steps import RouteRows
+from distilnb.view.drawing import describe
 from distilnb.view.graph import dot_source, draw_svg, graph_bundle, outline
 from tests.view.samples import HOSTILE, Making, Source, branches, chain, check_html, large, status
 
@@ -170,7 +171,7 @@ def test_a_graph_of_thirty_steps_is_drawn_with_its_states_and_one_of_ninety_is_o
 
 def test_dot_source_is_made_without_dot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    source = dot_source(chain(), None, status(), [])
+    source = dot_source(describe(chain(), None, status(), []))
     assert source.startswith("digraph pipeline {")
     assert source.count(" -> ") == 2
     assert names_in(draw_svg(chain())) == ["load", "answer", "judge"]
