@@ -17,6 +17,7 @@ from distilnb.steps.function import FunctionStep
 
 PIECE_S = 0.1  # how long a piece may take, as far as the one before it tells
 GROWTH = 8  # a piece has at most so many times the rows of the one before
+MOST_ROWS = 1 << 16  # more than any batch has
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Pieces:
 
     def _note(self, n_rows: int, seconds: float) -> None:
         """Learn from a piece how many rows the next may have."""
-        n_most = GROWTH * self.n_rows
+        n_most = min(GROWTH * self.n_rows, max(MOST_ROWS, self.unit))
         n_wanted = n_most if seconds * n_most <= PIECE_S * n_rows else int(PIECE_S * n_rows / seconds)
         self.n_rows = max(1, n_wanted // self.unit) * self.unit
 

@@ -59,6 +59,17 @@ def test_a_whole_batch_is_passed_as_it_is() -> None:
     assert next(stage.of(entries, never)) is entries
 
 
+def test_any_number_of_batches_can_be_fast(clock: Clock) -> None:
+    stage = Pieces(unit=100_000)
+    for _ in range(2000):
+        assert sizes(stage, 2000, clock, 1e-6) == [2000]
+    assert stage.n_rows == 100_000
+    stage = Pieces()
+    for _ in range(2000):
+        sizes(stage, 2000, clock, 0.0)
+    assert sizes(stage, 60_000, clock, 0.0) == [60_000]
+
+
 @pytest.mark.parametrize("seconds_a_row", [0.02, 0.05, 1.0])
 def test_slow_rows_are_done_as_many_as_take_a_moment(clock: Clock, seconds_a_row: float) -> None:
     stage = Pieces()
