@@ -13,7 +13,7 @@ from typing import Protocol
 
 from distilnb.engine.apply import Failure, check_row
 from distilnb.engine.asked import Asked, Errand, Tally, account, spent
-from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies
+from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies, find_bought
 from distilnb.engine.budget import Budget, BudgetReached
 from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digests
 from distilnb.engine.models import Models
@@ -158,9 +158,7 @@ class Asker:
             [reply_key(digest, index=i, repeat=repeat, attempt=0) for i in range(request.n)]
             for digest, repeat, (_, request) in zip(digests, repeats, rendered, strict=True)
         ]
-        found: dict[Key, Reply] = {}
-        if self.mode == "on":
-            found = self.cache.find([key for group in keys for key in group], again=again)
+        found = find_bought(self.cache, self.mode, [key for group in keys for key in group], again=again)
         looked_up = [
             (
                 index,
@@ -244,20 +242,20 @@ class Asker:
         tally: Tally,
     ) -> list[Key]:
         """Ask again for replies without their shape until they have it; return the keys of those that count."""
-        counting = list(keys)
+        counting, asked = list(keys), dict.fromkeys(range(len(keys)), request)
         for number in range(1, n_reasks(errand.task, request) + 1):
             wrong = self._complaints(errand, index, request, counting, replies)
             if not wrong:
                 break
             for place, words in wrong.items():
                 key = reask_key(keys[place], number)
-                again = asked_again(request, replies[counting[place]].text, words, number)
-                known = self.cache.find([key], again=errand.again) if self.mode == "on" else {}
+                again = asked_again(asked[place], replies[counting[place]].text, words, number)
+                known = find_bought(self.cache, self.mode, [key], again=errand.again)
                 self._found(errand, known, tally)
                 await self._obtain(errand, again, [key], known, tally)
                 tally.n_reasked += not known[key].is_cached
                 replies.update(known)
-                counting[place] = key
+                counting[place], asked[place] = key, again
         return counting
 
     def _found(self, errand: Errand, known: Mapping[Key, Reply], tally: Tally) -> Tally:

@@ -96,6 +96,13 @@ def _keys_at(row: RetriedRow, attempt: int) -> list[Key]:
     ]
 
 
+def find_bought(cache: ReplyCache, mode: CacheMode, keys: Sequence[Key], *, again: bool) -> dict[Key, Reply]:
+    """Return the replies that a row may use: in a run that refreshes, those that a killed worker has bought for it."""
+    if mode == "on":
+        return cache.find(keys, again=again)
+    return _find(cache, mode, keys, again=True) if mode == "refresh" and again else {}
+
+
 def _find(cache: ReplyCache, mode: CacheMode, keys: Sequence[Key], *, again: bool) -> dict[Key, Reply]:
     if mode == "on":
         return cache.find(keys, again=again)

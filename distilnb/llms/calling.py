@@ -320,11 +320,12 @@ def replies_now(
 ) -> list[Reply]:
     """Return the replies to a request; one with which something is `wrong` is asked again, at most so many times."""
     replies = list(answer_now(model, request).replies)
+    asked = [request] * len(replies)
     for number in range(1, max_reasks + 1 if request.shape is not None else 0):
         for place, reply in enumerate(replies):
             if words := wrong(reply):
-                again = asked_again(request, reply.text, words, number)
-                replies[place] = answer_now(model, again).replies[0]
+                asked[place] = asked_again(asked[place], reply.text, words, number)
+                replies[place] = answer_now(model, asked[place]).replies[0]
     return replies
 
 

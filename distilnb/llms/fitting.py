@@ -69,6 +69,8 @@ def without_thoughts(reply: str) -> str:
 def asked_again(request: Request, reply: str | None, wrong: str, number: int) -> Request:
     """Return the request that quotes a reply which does not fit, says what is wrong with it, and asks for another.
 
+    The request may be such a re-ask itself: then the model sees all that was wrong so far.
+
     `number` tells the re-asks of one reply apart, for stand-ins that rehearse.
     """
     assert request.shape is not None

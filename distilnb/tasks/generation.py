@@ -44,8 +44,8 @@ class TextGeneration(Task):
              template tests it: `{% if context %}`.
     Outputs: generation (str; with a schema the JSON text, the match or the choice); model_name (str); for a JSON
              schema of objects a column for each of its fields, None where an optional one was left out; for other
-             JSON, and a schema in a column, `value` (what the reply holds). With `group_generations` and several
-             generations they are lists like the others.
+             JSON, and a schema in a column, `value` (what the reply holds). With `group_generations` they are
+             lists like the others, unless `unlists_fields` and there is one generation.
     Errors:  TemplateError when a template cannot be read; MissingValueError when a variable is None or
              absent; ParseError when the reply is empty, or does not fit after all re-asks; StepRowError when a
              column holds no schema.
@@ -63,6 +63,7 @@ class TextGeneration(Task):
     use_system_prompt: bool = True
     messages: Messages = ()
     structured_output: Wanted = None
+    unlists_fields: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -78,7 +79,7 @@ class TextGeneration(Task):
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
-        taken = {"generation", "model_name"}.intersection(self._fields())
+        taken = {"generation", "model_name"}.intersection(self.fields())
         if taken:
             raise SpecError(
                 f"The schema of TextGeneration has fields {sorted(taken)}, which are columns of its own.",
@@ -118,7 +119,7 @@ class TextGeneration(Task):
 
     @property
     def outputs(self) -> ColumnNames:
-        return ["generation", *self._fields(), "model_name"]
+        return ["generation", *self.fields(), "model_name"]
 
     def check(self) -> None:
         super().check()
@@ -160,9 +161,9 @@ class TextGeneration(Task):
         known = fields_of(self.structured_output or {})
         if known is not None:
             return {**columns, **{name: fitted.value.get(name) for name in known}}
-        return {**columns, **dict.fromkeys(self._fields(), fitted.value)}
+        return {**columns, **dict.fromkeys(self.fields(), fitted.value)}
 
-    def _fields(self) -> list[str]:
+    def fields(self) -> list[str]:
         """Return the columns that hold what a reply means, beside its text."""
         wanted = self.structured_output
         if wanted is None or wanted.get("format") in ("regex", "choice"):
@@ -170,9 +171,9 @@ class TextGeneration(Task):
         return fields_of(wanted) or [VALUE]
 
     def _single(self) -> list[str]:
-        if self.num_generations > 1:
+        if self.num_generations > 1 or not self.unlists_fields:
             return []
-        return [self.output_mappings.get(name, name) for name in self._fields()]
+        return [self.output_mappings.get(name, name) for name in self.fields()]
 
     def _prompt(self) -> tuple[PromptMessage, ...]:
         if self.messages:
