@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, model_validator
 from typing_extensions import Self
 
 from distilnb.errors import ParseError, SpecError, did_you_mean
-from distilnb.llms.fitting import fit
-from distilnb.llms.request import Message, Reply
-from distilnb.llms.shape import ReplyShape
-from distilnb.llms.structured import fields_of, model_of_output, shape_in, shape_of, structured_output
+from distilnb.llms.request import Message
 from distilnb.rows import Row
 from distilnb.spec.step import ColumnNames
 from distilnb.spec.template import compile_template
-from distilnb.tasks.base import Task
 from distilnb.tasks.prompt import PromptMessage, as_messages, may_be_none, render, variables
+from distilnb.tasks.shaped import ShapedTask
 
 Messages = Annotated[tuple[PromptMessage, ...], BeforeValidator(as_messages)]
 
-Wanted = Annotated[dict[str, Any] | None, BeforeValidator(structured_output)]
-
-VALUE = "value"  # the column of a reply that has no fields of its own
 _DEFAULT_TEMPLATE = "{{ instruction }}"
 
 
-class TextGeneration(Task):
+class TextGeneration(ShapedTask):
     """Ask a model for a text.
 
     `template` (Jinja) is the user's message; `system_prompt` is sent before it as it is, unless the row has a
@@ -62,29 +55,10 @@ class TextGeneration(Task):
     system_prompt: str | None = None
     use_system_prompt: bool = True
     messages: Messages = ()
-    structured_output: Wanted = None
-    unlists_fields: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _take_schema(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "schema" not in values:
-            return values
-        if values.get("structured_output") is not None and values["schema"] is not None:
-            raise SpecError(
-                f"{cls.__name__} was given both `schema` and `structured_output`.", "One will do."
-            )
-        rest = {name: value for name, value in values.items() if name != "schema"}
-        return rest if values["schema"] is None else {**rest, "structured_output": values["schema"]}
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
-        taken = {"generation", "model_name"}.intersection(self.fields())
-        if taken:
-            raise SpecError(
-                f"The schema of TextGeneration has fields {sorted(taken)}, which are columns of its own.",
-                "Rename them in the schema.",
-            )
+        self.check_fields(["generation"])
         return self
 
     @model_validator(mode="after")
@@ -113,26 +87,12 @@ class TextGeneration(Task):
     @property
     def inputs(self) -> ColumnNames:
         needed = dict.fromkeys(variables(self._prompt()), True)
-        if self.structured_output and "column" in self.structured_output:
-            needed[self.structured_output["column"]] = True
+        needed |= self.schema_column()
         return {"system_prompt": False, **needed} if self._takes_system_column() else needed
 
     @property
     def outputs(self) -> ColumnNames:
         return ["generation", *self.fields(), "model_name"]
-
-    def check(self) -> None:
-        super().check()
-        model_of_output(self.structured_output)
-
-    def shaper(self) -> Callable[[Row], ReplyShape | None]:
-        wanted = self.structured_output
-        if wanted is None:
-            return super().shaper()
-        if "column" in wanted:
-            return lambda row: shape_in(row.get(wanted["column"]), wanted["column"])
-        shape = shape_of(wanted)
-        return lambda row: shape
 
     def format_input(self, input: Row) -> list[Message]:
         messages = render(self._prompt(), input)
@@ -145,35 +105,8 @@ class TextGeneration(Task):
             raise ParseError(
                 "The reply is empty.", "Raise max_new_tokens if the model thinks first, or ask again."
             )
-        shape = self.shaper()(input)
-        return {"generation": output} if shape is None else self._fitted(output, shape)
-
-    def _columns_of(self, reply: Reply, row: Row, reasons: list[str]) -> dict[str, Any]:
-        if (
-            reply.is_truncated and (shape := self.shaper()(row)) is not None
-        ):  # nothing is mended of what was cut off
-            fit(reply.text, shape, model_of_output(self.structured_output), is_truncated=True)
-        return super()._columns_of(reply, row, reasons)
-
-    def _fitted(self, output: str, shape: ReplyShape) -> dict[str, Any]:
-        fitted = fit(output, shape, model_of_output(self.structured_output))
-        columns: dict[str, Any] = {"generation": fitted.text}
-        known = fields_of(self.structured_output or {})
-        if known is not None:
-            return {**columns, **{name: fitted.value.get(name) for name in known}}
-        return {**columns, **dict.fromkeys(self.fields(), fitted.value)}
-
-    def fields(self) -> list[str]:
-        """Return the columns that hold what a reply means, beside its text."""
-        wanted = self.structured_output
-        if wanted is None or wanted.get("format") in ("regex", "choice"):
-            return []
-        return fields_of(wanted) or [VALUE]
-
-    def _single(self) -> list[str]:
-        if self.num_generations > 1 or not self.unlists_fields:
-            return []
-        return [self.output_mappings.get(name, name) for name in self.fields()]
+        fitted = self.fitted(output, input)
+        return {"generation": fitted.text if fitted else output, **self.columns_of_fields(fitted)}
 
     def _prompt(self) -> tuple[PromptMessage, ...]:
         if self.messages:
