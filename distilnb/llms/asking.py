@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from distilnb.errors import ParseError, SpecError
-from distilnb.llms.base import LLM
-from distilnb.llms.calling import replies_now
+from distilnb.llms.calling import Model, replies_now
 from distilnb.llms.fitting import fit
 from distilnb.llms.request import Message, Reply, Request
+from distilnb.llms.shape import ReplyShape
 from distilnb.llms.structured import model_of_output, shape_of, structured_output
 
 
-def ask_shaped(llm: LLM, prompt: str | list[Message], schema: object, *, n: int, max_reasks: int) -> Any:
+class ShapedModel(Model, Protocol):
+    """What this needs to know of an LLM."""
+
+    @property
+    def reply_shape(self) -> ReplyShape | None: ...
+
+
+def ask_shaped(
+    llm: ShapedModel, prompt: str | list[Message], schema: object, *, n: int, max_reasks: int
+) -> Any:
     """Ask a question and return what the reply holds; see `LLM.ask`. Without a schema: as text, that of the model."""
     wanted = structured_output(schema)
     if wanted is not None and "column" in wanted:
