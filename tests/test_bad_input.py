@@ -400,9 +400,9 @@ OF_THE_MODEL = (
     "'top_p', 'tpm', 'transport']"
 )
 OF_THE_TASK = (
-    "['cache', 'columns', 'group_generations', 'input_batch_size', 'input_mappings', 'llm', 'messages', "
+    "['cache', 'columns', 'group_generations', 'input_batch_size', 'input_mappings', 'llm', 'max_reasks', 'messages', "
     "'min_generations', 'name', 'num_generations', 'on_truncated', 'output_mappings', 'resources', "
-    "'system_prompt', 'template', 'use_cache', 'use_system_prompt']"
+    "'structured_output', 'system_prompt', 'template', 'unlists_fields', 'use_cache', 'use_system_prompt']"
 )
 PROVIDERS = "['llamacpp', 'lmstudio', 'ollama', 'openai', 'rehearsal', 'vllm']"
 NOT_A_DIRECTORY = "cannot be made: Not a directory.\nSet DISTILNB_HOME to a folder that can be written."

@@ -12,16 +12,18 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from distilnb.engine.apply import Failure, check_row
-from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies
-from distilnb.engine.budget import Budget, BudgetReached, Hold
+from distilnb.engine.asked import Asked, Errand, Tally, account, spent
+from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies, find_bought
+from distilnb.engine.budget import Budget, BudgetReached
 from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digests
 from distilnb.engine.models import Models
+from distilnb.engine.reasking import complaints, n_reasks, reask_key
 from distilnb.engine.repeats import Repeats
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
-from distilnb.llms.calling import Caller
-from distilnb.llms.prices import Price, cost_usd, price_of
-from distilnb.llms.request import Message, Reply, Request
+from distilnb.llms.fitting import asked_again
+from distilnb.llms.prices import cost_usd, price_of
+from distilnb.llms.request import Reply, Request
 from distilnb.rows import Batch, Row
 from distilnb.tasks.base import Task
 
@@ -37,42 +39,6 @@ class FatalModelError(Exception):
         super().__init__(step, error)
         self.step = step
         self.error = error
-
-
-@dataclass
-class Asked:
-    """What became of one row at a task."""
-
-    rows: list[Row] = field(default_factory=list)
-    failure: Failure | None = None
-    partial: list[str] = field(default_factory=list)
-    messages: tuple[Message, ...] = ()
-    replies: tuple[Reply, ...] = ()
-    n_asked: int = 0  # requests sent, retries among them
-    n_cached: int = 0  # requests wholly answered by the cache
-    input_tokens: int = 0  # of the replies that were paid for, now or by a killed process of this run
-    output_tokens: int = 0
-    cost_usd: float | None = 0.0
-
-
-@dataclass
-class _Tally:
-    """Counts the requests that one row cost, and holds what of the budget is set aside for it."""
-
-    n_sent: int = 0
-    hold: Hold | None = None
-
-
-@dataclass(slots=True)
-class _Errand:
-    """Rows of one batch to ask for: what all of them share, found out once."""
-
-    task: Task
-    batch: Batch
-    done: Callable[[int, Asked], None]
-    llm: LLM
-    caller: Caller
-    price: Price | None
 
 
 class At(Protocol):
@@ -142,12 +108,15 @@ class Asker:
         in flight have ended; FatalModelError and StoreError at once, cancelling the rest.
         """
         llm = model_of(task)
-        errand = _Errand(task, batch, done, llm, self.models.caller(llm), price_of(llm))
+        errand = Errand(task, batch, done, llm, self.models.caller(llm), price_of(llm), again)
         waiting: list[asyncio.Task[None]] = []
-        looked_up = self._look_up(errand, indices, again=again, attempts=attempts or {})
+        looked_up = self._look_up(errand, indices, attempts=attempts or {})
         for index, request, keys, known in looked_up:
-            if len(known) == len(keys):
-                done(index, self._finish(errand, index, request, keys, known, []))
+            if len(known) == len(keys) and not self._complaints(errand, index, request, keys, known):
+                done(
+                    index,
+                    self._finish(errand, index, request, keys, known, self._found(errand, known, Tally())),
+                )
             else:
                 work = self._ask_one(errand, index, request, keys, known)
                 waiting.append(asyncio.ensure_future(work))
@@ -168,10 +137,10 @@ class Asker:
             raise FatalModelError(task.name, error) from error
 
     def _look_up(
-        self, errand: _Errand, indices: Sequence[int], *, again: bool, attempts: Mapping[int, int]
+        self, errand: Errand, indices: Sequence[int], *, attempts: Mapping[int, int]
     ) -> list[tuple[int, Request, list[Key], dict[Key, Reply]]]:
         """Render all requests and find their replies in one look-up; rows that cannot be rendered end here."""
-        task, batch, llm = errand.task, errand.batch, errand.llm
+        task, batch, llm, again = errand.task, errand.batch, errand.llm, errand.again
         rendered: list[tuple[int, Request]] = []
         render_row = renderer(task)
         for index in indices:
@@ -189,9 +158,7 @@ class Asker:
             [reply_key(digest, index=i, repeat=repeat, attempt=0) for i in range(request.n)]
             for digest, repeat, (_, request) in zip(digests, repeats, rendered, strict=True)
         ]
-        found: dict[Key, Reply] = {}
-        if self.mode == "on":
-            found = self.cache.find([key for group in keys for key in group], again=again)
+        found = find_bought(self.cache, self.mode, [key for group in keys for key in group], again=again)
         looked_up = [
             (
                 index,
@@ -203,7 +170,14 @@ class Asker:
         ]
         retried = [number for number, (index, _) in enumerate(rendered) if attempts.get(index)]
         rows = [
-            RetriedRow(batch.rows[index], digests[number], repeats[number], request.n, attempts[index])
+            RetriedRow(
+                batch.rows[index],
+                digests[number],
+                repeats[number],
+                request.n,
+                attempts[index],
+                n_reasks(task, request),
+            )
             for number, (index, request) in ((number, rendered[number]) for number in retried)
         ]
         chosen = choose_replies(self.cache, self.mode, task, rows, again=again)
@@ -213,56 +187,107 @@ class Asker:
         return looked_up
 
     async def _ask_one(
-        self, errand: _Errand, index: int, request: Request, keys: list[Key], known: dict[Key, Reply]
+        self, errand: Errand, index: int, request: Request, keys: list[Key], replies: dict[Key, Reply]
     ) -> None:
-        task, batch = errand.task, errand.batch
-        missing = [key for key in keys if key not in known]
+        task, batch, tally = errand.task, errand.batch, self._found(errand, replies, Tally())
+        try:
+            await self._obtain(errand, request, keys, replies, tally)
+            keys = await self._reask(errand, index, request, keys, replies, tally)
+        except NotStarted:
+            return
+        except BudgetReached as reached:
+            self._budget_reached = reached
+            self.stop()
+            return
+        except asyncio.CancelledError:
+            if self._is_stopped:  # it waited and was not sent: the row is left as it is
+                return
+            raise
+        except ModelError as error:
+            if self._is_stopped and error.retryable:
+                return
+            if error.fatal:
+                raise FatalModelError(task.name, error) from error
+            asked = account(errand.price, request, keys, replies, tally)
+            asked.failure = Failure.of(
+                batch.ids[index], task.name, error, prompt=prompt_text(request), attempts=tally.n_sent
+            )
+            asked.n_cached = 0
+            errand.done(index, asked)
+            return
+        errand.done(index, self._finish(errand, index, request, keys, replies, tally))
+
+    async def _obtain(
+        self, errand: Errand, request: Request, keys: list[Key], replies: dict[Key, Reply], tally: Tally
+    ) -> None:
+        """Add the replies that are missing under these keys, from an equal request on its way or by sending one."""
+        missing = [key for key in keys if key not in replies]
         while self.mode == "on" and missing and missing[0] in self._in_flight:
             await self._wait_for_equal(missing[0])
-            n_missing, known = len(missing), self.cache.find(keys)
-            missing = [key for key in keys if key not in known]
+            n_missing = len(missing)
+            replies.update(self.cache.find(missing))
+            missing = [key for key in keys if key not in replies]
             if len(missing) == n_missing:
                 break  # it failed: all that waited for it ask now, each for itself and none after the other
-        bought: list[tuple[Key, Reply]] = []
-        tally = _Tally()
         if missing:
-            try:
-                bought = await self._buy(errand, _for_missing(request, keys, missing), missing, tally)
-            except NotStarted:
-                return
-            except BudgetReached as reached:
-                self._budget_reached = reached
-                self.stop()
-                return
-            except asyncio.CancelledError:
-                if self._is_stopped:  # it waited and was not sent: the row is left as it is
-                    return
-                raise
-            except ModelError as error:
-                if self._is_stopped and error.retryable:
-                    return
-                if error.fatal:
-                    raise FatalModelError(task.name, error) from error
-                failure = Failure.of(
-                    batch.ids[index], task.name, error, prompt=prompt_text(request), attempts=tally.n_sent
-                )
-                asked = Asked(failure=failure, messages=request.messages, n_asked=tally.n_sent)
-                errand.done(index, asked)
-                return
-        errand.done(index, self._finish(errand, index, request, keys, known, bought, tally.n_sent))
+            replies.update(await self._buy(errand, _for_missing(request, keys, missing), missing, tally))
+
+    async def _reask(
+        self,
+        errand: Errand,
+        index: int,
+        request: Request,
+        keys: list[Key],
+        replies: dict[Key, Reply],
+        tally: Tally,
+    ) -> list[Key]:
+        """Ask again for replies without their shape until they have it; return the keys of those that count."""
+        counting, asked = list(keys), dict.fromkeys(range(len(keys)), request)
+        for number in range(1, n_reasks(errand.task, request) + 1):
+            wrong = self._complaints(errand, index, request, counting, replies)
+            if not wrong:
+                break
+            for place, words in wrong.items():
+                key = reask_key(keys[place], number)
+                again = asked_again(asked[place], replies[counting[place]].text, words, number)
+                known = find_bought(self.cache, self.mode, [key], again=errand.again)
+                self._found(errand, known, tally)
+                await self._obtain(errand, again, [key], known, tally)
+                tally.n_reasked += not known[key].is_cached
+                replies.update(known)
+                counting[place], asked[place] = key, again
+        return counting
+
+    def _found(self, errand: Errand, known: Mapping[Key, Reply], tally: Tally) -> Tally:
+        """Count what a killed process of this run has bought, which took its count along."""
+        bought = [reply for reply in known.values() if not reply.is_cached]
+        if bought:
+            tally.n_found += 1
+            self.budget.spend(*spent(errand.price, bought))
+        return tally
+
+    def _complaints(
+        self, errand: Errand, index: int, request: Request, keys: list[Key], replies: Mapping[Key, Reply]
+    ) -> dict[int, str]:
+        """Return what is wrong with which replies of a row, where asking again may help."""
+        if not n_reasks(errand.task, request):
+            return {}
+        with self.at(errand.batch, index, finishes=False):
+            return complaints(errand.task, errand.batch.rows[index], keys, replies)
 
     async def _buy(
-        self, errand: _Errand, request: Request, missing: list[Key], tally: _Tally
+        self, errand: Errand, request: Request, missing: list[Key], tally: Tally
     ) -> list[tuple[Key, Reply]]:
         """Send one request for the missing replies; returns once they are in the cache."""
         self._in_flight.setdefault(missing[0], None)  # those who ask after a failure may be several
         cost, tokens = 0.0, 0
+        tally.n_bought += 1
         try:
             async with errand.caller.asking(
                 request, before=lambda: self._before(errand.llm, request, tally)
             ) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
-                cost, tokens = _spent(errand.price, answer.replies[: len(missing)])
+                cost, tokens = spent(errand.price, answer.replies[: len(missing)])
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
                 if self.mode != "off" and not await self.cache.keep(pairs, replace=self.mode == "refresh"):
                     # Another run asked the same and was first: what is stored counts, for every later run too.
@@ -272,6 +297,7 @@ class Asker:
         finally:
             if tally.hold:
                 tally.hold.settle(cost, tokens)
+                tally.hold = None
             else:
                 self.budget.spend(cost, tokens)
             awaited = self._in_flight.pop(missing[0], None)
@@ -285,7 +311,7 @@ class Asker:
             awaited = self._in_flight[key] = asyncio.get_running_loop().create_future()
         await asyncio.wait([awaited])
 
-    async def _before(self, llm: LLM, request: Request, tally: _Tally) -> None:
+    async def _before(self, llm: LLM, request: Request, tally: Tally) -> None:
         """Decide, whenever a request has its slot, whether it may be sent."""
         if self._is_stopped:
             raise NotStarted
@@ -299,39 +325,26 @@ class Asker:
 
     def _finish(
         self,
-        errand: _Errand,
+        errand: Errand,
         index: int,
         request: Request,
         keys: list[Key],
-        known: dict[Key, Reply],
-        bought: list[tuple[Key, Reply]],
-        n_sent: int = 0,
+        replies: Mapping[Key, Reply],
+        tally: Tally,
     ) -> Asked:
         """Make rows of the replies; a reply that cannot be used quarantines the row, and stays cached."""
-        everything = {**known, **dict(bought)}
-        replies = tuple([everything[key] for key in keys if key in everything])
-        paid = [reply for reply in replies if not reply.is_cached]  # now, or by a killed process of this run
-        before = [reply for reply in known.values() if not reply.is_cached]
-        if before:  # that process counted them, and took its count along
-            self.budget.spend(*_spent(errand.price, before))
-        asked = Asked(messages=request.messages, replies=replies)
-        if paid or n_sent:
-            tokens = asked.input_tokens, asked.output_tokens = _tokens(paid)
-            asked.n_asked = n_sent or 1
-            asked.cost_usd = errand.price.cost_usd(*tokens) if errand.price else None if paid else 0.0
-        else:
-            asked.n_cached = 1
+        asked = account(errand.price, request, keys, replies, tally)
         try:
             with self.at(errand.batch, index, finishes=True):
-                made = errand.task.rows_from(errand.batch.rows[index], replies)
+                made = errand.task.rows_from(errand.batch.rows[index], asked.replies)
         except Exception as error:  # noqa: BLE001 - a user's parser may raise anything; it is the row's failure
             asked.failure = Failure.of(
                 errand.batch.ids[index],
                 errand.task.name,
                 error,
                 prompt=prompt_text(request),
-                reply=reply_text(replies),
-                attempts=max(1, n_sent),
+                reply=reply_text(asked.replies),
+                attempts=max(1, tally.n_sent),
             )
             return asked
         asked.rows, asked.partial = made.rows, made.partial
@@ -395,15 +408,6 @@ def prompt_text(request: Request) -> str:
 def reply_text(replies: Sequence[Reply]) -> str:
     """Return the raw replies as one text."""
     return "\n\n".join(reply.text if reply.text is not None else "(no text)" for reply in replies)
-
-
-def _tokens(replies: Sequence[Reply]) -> tuple[int, int]:
-    return sum([r.input_tokens or 0 for r in replies]), sum([r.output_tokens or 0 for r in replies])
-
-
-def _spent(price: Price | None, replies: Sequence[Reply]) -> tuple[float, int]:
-    tokens = _tokens(replies)
-    return price.cost_usd(*tokens) if price else 0.0, sum(tokens)
 
 
 async def _all_or_first_error(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distilnb.engine.apply import Failure, KeepFailed, Outcome, fail_row
-from distilnb.engine.ask import Asked, Asker, FatalModelError, model_of
+from distilnb.engine.ask import Asker, FatalModelError, model_of
+from distilnb.engine.asked import Asked
 from distilnb.engine.budget import Budget, BudgetReached
 from distilnb.engine.building import read_steps
 from distilnb.engine.cache import ReplyCache
@@ -336,7 +337,8 @@ def add_asked(
         made=len(asked.rows),
         partial=int(has_ended_well and bool(asked.partial)),
         asked=asked.n_asked,
-        retries=max(0, asked.n_asked - 1),
+        retries=asked.n_retries,
+        reasked=asked.n_reasked,
         cached=asked.n_cached,
         truncated=sum([reply.is_truncated for reply in asked.replies]),
         input_tokens=asked.input_tokens,

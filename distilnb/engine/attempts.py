@@ -1,9 +1,10 @@
 """Which stored reply a retried row builds on, and under which attempt a new one is kept.
 
 A reply that cannot be used stays in the cache, and a retry asks past it: of each reply of a row, the first attempt is
-taken, up to the row's own, that is usable or was never answered. So good replies of a row are not asked again, a
-request that failed is asked under the key where every later run looks first, and an edited step first tries what is
-there.
+taken, up to the row's own, that is usable or was never answered; a re-ask for the reply that has brought a usable one
+stands for it, and an attempt whose re-asks are not used up is not given up yet. So good replies of a row are not asked
+again, a request that failed is asked under the key where every later run looks first, and an edited step first tries
+what is there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from distilnb.engine.cache import Key, ReplyCache, reply_key
+from distilnb.engine.reasking import reask_key
 from distilnb.llms.request import Reply
 from distilnb.rows import Row
 from distilnb.tasks.base import Task
@@ -21,13 +23,17 @@ CacheMode = Literal["on", "off", "refresh"]
 
 
 class RetriedRow(NamedTuple):
-    """A row that is asked anew: the digest of its request, its number among equal ones, how many replies it wants."""
+    """A row that is asked anew: the digest of its request, its number among equal ones, how many replies it wants.
+
+    `n_reasks` is how often each of them may be asked for again when it does not have its shape.
+    """
 
     row: Row
     digest: bytes
     repeat: int
     n_replies: int
     attempt: int
+    n_reasks: int = 0
 
 
 class Chosen(NamedTuple):
@@ -44,7 +50,13 @@ def choose_replies(
     last = [_keys_at(row, row.attempt) for row in rows]
     if mode == "off":
         return [Chosen(keys, {}) for keys in last]
-    before = [key for row in rows for attempt in range(row.attempt) for key in _keys_at(row, attempt)]
+    before = [
+        one
+        for row in rows
+        for attempt in range(row.attempt)
+        for key in _keys_at(row, attempt)
+        for one in (key, *_reask_keys(row, key))
+    ]
     found = _find(cache, mode, before, again=False)
     found.update(_find(cache, mode, [key for keys in last for key in keys], again=again))
     return [_choose(task, row, found) for row in rows]
@@ -55,14 +67,26 @@ def _choose(task: Task, row: RetriedRow, found: dict[Key, Reply]) -> Chosen:
     by_attempt = [_keys_at(row, attempt) for attempt in range(row.attempt + 1)]
     for number in range(row.n_replies):
         candidates = [keys[number] for keys in by_attempt]
-        key = next(
-            (key for key in candidates if key not in found or _is_usable(task, row.row, found[key])),
-            candidates[-1],
-        )
+        tried = (_key_of_attempt(task, row, key, found) for key in candidates[:-1])
+        key = next((key for key in tried if key is not None), candidates[-1])
         chosen.keys.append(key)
         if key in found:
             chosen.known[key] = found[key]
     return chosen
+
+
+def _key_of_attempt(task: Task, row: RetriedRow, key: Key, found: dict[Key, Reply]) -> Key | None:
+    """Return the key of what an earlier attempt brought or left open; None when it is used up."""
+    for one in (key, *_reask_keys(row, key)):
+        if one not in found:
+            return key  # it is asked there, or what follows it there
+        if _is_usable(task, row.row, found[one]):
+            return one
+    return None
+
+
+def _reask_keys(row: RetriedRow, key: Key) -> list[Key]:
+    return [reask_key(key, number) for number in range(1, row.n_reasks + 1)]
 
 
 def _keys_at(row: RetriedRow, attempt: int) -> list[Key]:
@@ -70,6 +94,13 @@ def _keys_at(row: RetriedRow, attempt: int) -> list[Key]:
         reply_key(row.digest, index=index, repeat=row.repeat, attempt=attempt)
         for index in range(row.n_replies)
     ]
+
+
+def find_bought(cache: ReplyCache, mode: CacheMode, keys: Sequence[Key], *, again: bool) -> dict[Key, Reply]:
+    """Return the replies that a row may use: in a run that refreshes, those that a killed worker has bought for it."""
+    if mode == "on":
+        return cache.find(keys, again=again)
+    return _find(cache, mode, keys, again=True) if mode == "refresh" and again else {}
 
 
 def _find(cache: ReplyCache, mode: CacheMode, keys: Sequence[Key], *, again: bool) -> dict[Key, Reply]:

@@ -429,6 +429,7 @@ _COUNTED = (
     "cached",
     "truncated",
     "retries",
+    "reasked",
     "input_tokens",
     "output_tokens",
 )

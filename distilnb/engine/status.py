@@ -32,6 +32,7 @@ class StepStatus:
     cached: int = 0  # requests answered by the reply cache
     truncated: int = 0  # replies cut off at the token limit
     retries: int = 0  # requests sent again after a retryable error
+    reasked: int = 0  # requests for a reply in place of one that did not have the shape asked for
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 from pydantic import Field, SecretStr, ValidationError
 
@@ -132,11 +132,28 @@ class LLM(Spec):
         """The short name in tables: provider and model."""
         return f"{self.provider}:{self.model}"
 
-    def ask(self, prompt: str | list[Message], *, n: int = 1) -> str | list[str]:
-        """Ask one question now and return the reply (a list for n > 1). Works in a notebook too."""
+    @overload
+    def ask(self, prompt: str | list[Message], *, n: int = 1) -> str | list[str]: ...
+
+    @overload
+    def ask(self, prompt: str | list[Message], *, n: int = 1, schema: object, max_reasks: int = 2) -> Any: ...
+
+    def ask(
+        self, prompt: str | list[Message], *, n: int = 1, schema: object = None, max_reasks: int = 2
+    ) -> Any:
+        """Ask one question now and return the reply (a list for n > 1). Works in a notebook too.
+
+        `schema` is a pydantic model, a JSON schema (a dict), a regular expression or a list of choices. The reply is
+        then an instance of the model, the data, or the text; one that does not fit is asked for again with what is
+        wrong with it, at most `max_reasks` times. Raises ParseError when none fits.
+        """
         from distilnb.llms.calling import ask_now  # asyncio is needed only here
 
-        return ask_now(self, prompt, n=n)
+        if schema is None and self.reply_shape is None:
+            return ask_now(self, prompt, n=n)
+        from distilnb.llms.asking import ask_shaped
+
+        return ask_shaped(self, prompt, schema, n=n, max_reasks=max_reasks)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Leave a literal key out of every pickle; the environment's is read anew where it is used."""

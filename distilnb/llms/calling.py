@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from distilnb.errors import MalformedReplyError, ModelError, RateLimitError, RequestTimeoutError
+from distilnb.llms.fitting import asked_again
 from distilnb.llms.ladder import Ladder, Modes, no_modes
 from distilnb.llms.limits import Gate
 from distilnb.llms.request import Answer, Client, Message, Reply, Request
@@ -312,6 +313,20 @@ def ask_now(model: Model, prompt: str | list[Message], *, n: int = 1) -> str | l
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     texts = [_text_of(reply) for reply in answer_now(model, Request(tuple(messages), n=n)).replies]
     return texts if n > 1 else texts[0]
+
+
+def replies_now(
+    model: Model, request: Request, wrong: Callable[[Reply], str], *, max_reasks: int
+) -> list[Reply]:
+    """Return the replies to a request; one with which something is `wrong` is asked again, at most so many times."""
+    replies = list(answer_now(model, request).replies)
+    asked = [request] * len(replies)
+    for number in range(1, max_reasks + 1 if request.shape is not None else 0):
+        for place, reply in enumerate(replies):
+            if words := wrong(reply):
+                asked[place] = asked_again(asked[place], reply.text, words, number)
+                replies[place] = answer_now(model, asked[place]).replies[0]
+    return replies
 
 
 def answer_now(model: Model, request: Request) -> Answer:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
-
-from distilnb.errors import SpecError, UnsupportedParameterError
 from distilnb.llms.request import Request
 from distilnb.llms.shape import PROMPT, ReplyShape, told
 
@@ -68,31 +65,6 @@ def _constraint(shape: ReplyShape) -> dict[str, Any]:
         if shape.kind == "regex"
         else {"json": dict(shape.schema or {"type": "object"})}
     )
-
-
-def response_format(wanted: Mapping[str, Any] | None, provider: str) -> dict[str, Any] | None:
-    """Return OpenAI's `response_format` for a `structured_output` as 1.x pipelines write it.
-
-    Raises UnsupportedParameterError for a format other than JSON, SpecError for a schema that is none.
-    """
-    if wanted is None:
-        return None
-    form = wanted.get("format", "json")
-    if form != "json":
-        raise UnsupportedParameterError(
-            f"structured_output has format {form!r}; OpenAI's protocol knows 'json' only.",
-            "Use a JSON schema, or put the server's own field into generation_kwargs: extra={...}.",
-            provider=provider,
-        )
-    schema = wanted.get("schema")
-    if isinstance(schema, type) and issubclass(schema, BaseModel):
-        schema = schema.model_json_schema()
-    if schema is not None and not isinstance(schema, Mapping):
-        raise SpecError(
-            f"structured_output has a schema of type {type(schema).__name__!r}.",
-            "Give a JSON schema as a dict, or a pydantic model.",
-        )
-    return {"type": "json_object"} if schema is None else _json_schema(ReplyShape("json", schema))
 
 
 def _json_schema(shape: ReplyShape) -> dict[str, Any]:

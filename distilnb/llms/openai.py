@@ -20,11 +20,11 @@ from distilnb.llms.chat import (
     TEXT_MODES,
     VLLM_TEXT_MODES,
     BodyMaker,
-    response_format,
 )
 from distilnb.llms.parameters import unify_parameters
 from distilnb.llms.request import Client
 from distilnb.llms.shape import ReplyShape
+from distilnb.llms.structured import plain_output, shape_of
 from distilnb.spec.base import dump_value
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -57,9 +57,10 @@ class OpenAILLM(LLM):
     """A chat model of OpenAI, or of any server that speaks OpenAI's protocol.
 
     `base_url` is the server, else the environment's OPENAI_BASE_URL, else OpenAI's own. `structured_output`
-    asks each reply to be JSON: {"format": "json", "schema": a JSON schema or a pydantic model}. `cache_id`
-    names the server in the reply cache instead of its address, for one that moves. `transport="sdk"` sends
-    through the package `openai` instead of aiohttp.
+    asks each reply to have a shape, where a task has none of its own: {"format": "json", "schema": a JSON schema
+    or a pydantic model}, or "regex" with a pattern, or "choice" with a list. `cache_id` names the server in the
+    reply cache instead of its address, for one that moves. `transport="sdk"` sends through the package `openai`
+    instead of aiohttp.
 
     The environment's OPENAI_API_KEY goes to OpenAI's own host, or to the server that OPENAI_BASE_URL names,
     and to no other: a pipeline from a file may hold any `base_url`, and would else collect keys. Another
@@ -86,6 +87,8 @@ class OpenAILLM(LLM):
         if isinstance(values.get("generation_kwargs"), Mapping):
             given = values["generation_kwargs"]
             values["generation_kwargs"] = unify_parameters(type(self).__name__, given, _KNOWN)
+        if "structured_output" in values:
+            values["structured_output"] = plain_output(values["structured_output"])
         super().__init__(**values)
         for name in self.default_headers:
             if _SECRET_HEADER.search(name):
@@ -128,7 +131,6 @@ class OpenAILLM(LLM):
                     f"Leave {name} out, or set base_url= to a server that takes it (vLLM, llama.cpp).",
                     provider=self.provider,
                 )
-        response_format(self.structured_output, self.provider)
 
     def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
         """Return how this server may be made to keep to a shape, best first."""
@@ -139,6 +141,11 @@ class OpenAILLM(LLM):
         if self.is_openai:
             return OPENAI_TEXT_MODES
         return VLLM_TEXT_MODES if self._local_server() == "vllm" else TEXT_MODES
+
+    @property
+    def reply_shape(self) -> ReplyShape | None:
+        """The shape that `structured_output` asks of every reply."""
+        return shape_of(self.structured_output) if self.structured_output else None
 
     def probe(self) -> None:
         """Raise UnreachableError when a server that is not OpenAI's own does not accept a connection."""
@@ -200,9 +207,6 @@ class OpenAILLM(LLM):
         if limit is not None:
             name = "max_completion_tokens" if _REASONING_MODEL.match(self.model) else "max_tokens"
             parameters[name] = limit
-        wanted = response_format(self.structured_output, self.provider)
-        if wanted is not None:
-            parameters["response_format"] = wanted
         return BodyMaker({"model": self.model, **parameters}, dict(extra), shows_schema=self.is_openai)
 
     # --- where the key may go ---

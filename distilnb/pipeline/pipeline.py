@@ -287,6 +287,8 @@ class Pipeline(Written):
         llm: Model | Sequence[Model] | None = None,
         k: int = 1,
         into: str = "generations",
+        schema: object = None,
+        max_reasks: int = 2,
         after: str = "",
     ) -> Pipeline:
         """Ask a model for k replies a row; several models give k replies each, in their order.
@@ -295,13 +297,20 @@ class Pipeline(Written):
         are only `system:`, `user:` or `assistant:` start a message. Sampling parameters belong to the model:
         `llm=dn.llm("openai:gpt-4o-mini", temperature=0.7)`.
 
-        Makes: `into` (list[str]) and `generation_models` (list[str]; `<into>_models` for another `into`).
+        `schema` is what a reply should be: a pydantic model, a JSON schema (a dict), a regular expression, a list of
+        choices, or "{{ column }}" for a column with one for each row. A reply that does not fit is asked for again, at
+        most `max_reasks` times, with what is wrong with it.
+
+        Makes: `into` (list[str]) and `generation_models` (list[str]; `<into>_models` for another `into`). With a schema
+        of objects also a column for each field, of other JSON `value`: with one reply a row the value itself, else a
+        list of k; for another `into` they begin with `<into>_`.
         """
         models: list[Model | None] = [llm] if llm is None or isinstance(llm, (LLM, str)) else [*llm]
-        tasks = wiring.generation_tasks(prompt, system, models, k=k, into=into)
+        shaped = {"schema": schema, "max_reasks": max_reasks}
+        tasks = wiring.generation_tasks(prompt, system, models, k=k, into=into, **shaped)
         if len(tasks) == 1:
             return self._append(tasks[0], verb="generate", name=name, after=after)
-        join = wiring.group_generations(into)
+        join = wiring.group_generations(tasks[0])
         options: dict[str, Any] = {"llm": self.llm, "verb": "generate", "name": name, "after": after}
         wired = wiring.append_branches(self._graph, self._heads, tasks, join, **options)
         return self._with(wired.graph, wired.heads, note=wired.note)

@@ -84,6 +84,11 @@ class Preview:
         return int(sum(result.counts.get("cached", 0) for result in self._results.values()))
 
     @property
+    def reasked(self) -> int:
+        """Requests, of those asked, for a reply in place of one that did not have the shape asked for."""
+        return int(sum(result.counts.get("reasked", 0) for result in self._results.values()))
+
+    @property
     def _last(self) -> StepResult:
         if not self._results:
             raise SpecError("The preview shows no step.")
@@ -170,6 +175,7 @@ def describe(graph: Graph, result: StepResult, sampled: Mapping[str, int]) -> St
         partial={ordinals.get(f.row_id, -1): f.reason for f in result.failures if f.is_partial},
         asked=int(result.counts.get("asked", 0)),
         reused=int(result.counts.get("cached", 0)),
+        reasked=int(result.counts.get("reasked", 0)),
         cost_usd=result.counts.get("cost_usd", 0.0) if result.is_priced else None,
         seconds=result.seconds,
         prompts={ordinals[row_id]: messages for row_id, messages in result.messages.items()},

@@ -253,17 +253,38 @@ def with_default_model(step: Step, llm: LLM | None) -> Step:
 
 
 def generation_tasks(
-    prompt: str | None, system: str | None, models: Sequence[LLM | str | None], *, k: int, into: str
-) -> list[Step]:
-    """Return one task a model, each making lists of k replies."""
+    prompt: str | None,
+    system: str | None,
+    models: Sequence[LLM | str | None],
+    *,
+    k: int,
+    into: str,
+    **shaped: Any,
+) -> list[TextGeneration]:
+    """Return one task a model, each making lists of k replies; `shaped` is what their schema is, and how it is kept.
+
+    The columns of a schema are lists too, unless there is one reply a row.
+    """
     mappings = {"generation": into, "model_name": models_column(into)}
+    with drafting(None):
+        fields_made = TextGeneration(**shaped).fields()
+    if into != "generations":
+        mappings |= {name: f"{into}_{name}" for name in fields_made}
+    names = [*mappings.values(), *(name for name in fields_made if name not in mappings)]
+    if len(set(names)) < len(names):
+        raise SpecError(
+            f"The columns {names} would not all have a name of their own.", "Change into= or the schema."
+        )
     fields: dict[str, Any] = {
         "num_generations": k,
         "group_generations": True,
         "output_mappings": mappings,
         "system_prompt": system,
         **_prompt_fields(prompt),
+        **shaped,
     }
+    if fields_made and k == 1 and len(models) == 1:
+        fields["unlists_fields"] = True
     if not models:
         raise SpecError("The list of models is empty.", "llm='provider:model', or a list of several.")
     with drafting(None):
@@ -281,9 +302,10 @@ def models_column(into: str) -> str:
     return "generation_models" if into == "generations" else f"{into}_models"
 
 
-def group_generations(into: str) -> Step:
+def group_generations(task: TextGeneration) -> Step:
     """Return the step that joins the replies of several models into one list, in the order of the models."""
-    columns = [into, models_column(into)]
+    columns = task.made()
+    columns = [columns[0], columns[-1], *columns[1:-1]]
     with drafting(None):
         return GroupColumns(columns=columns, output_columns=columns, flatten=True)
 

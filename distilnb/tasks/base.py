@@ -51,14 +51,22 @@ class Task(Step):
     Errors:  MissingValueError when a column the prompt needs is None; ParseError when a reply cannot be used
              (the row is quarantined); a row where at least `min_generations` replies can be used goes on with
              None in the places of the others.
+
+    Where replies should have a shape (`schema_for`), one that cannot be used is asked for again with what is wrong
+    with it, at most `max_reasks` times.
     """
 
-    not_in_digest: ClassVar[frozenset[str]] = Step.not_in_digest | {"on_truncated", "min_generations"}
+    not_in_digest: ClassVar[frozenset[str]] = Step.not_in_digest | {
+        "on_truncated",
+        "min_generations",
+        "max_reasks",
+    }
 
     llm: LLMField | None = None
     num_generations: int = Field(default=1, ge=1)
     group_generations: bool = False
     min_generations: int | None = Field(default=None, ge=1)
+    max_reasks: int = Field(default=2, ge=0)
     on_truncated: Literal["keep", "fail"] = "keep"
 
     # --- what a subclass writes ---
@@ -82,6 +90,18 @@ class Task(Step):
         do.
         """
         return None
+
+    def shaper(self) -> Callable[[Row], ReplyShape | None]:
+        """Return what tells the shape of a row's replies: that of `schema_for`, else what the model asks of all."""
+        if type(self).schema_for is Task.schema_for:
+            shape = self.llm.reply_shape if self.llm is not None else None
+            return lambda row: shape
+
+        def of_schema(row: Row) -> ReplyShape | None:
+            schema = self.schema_for(row)
+            return None if schema is None else ReplyShape("json", schema)
+
+        return of_schema
 
     # --- what the engine calls ---
 
@@ -116,6 +136,7 @@ class Task(Step):
         must_have_value = self._must_have_value()
         can_rehearse = type(self).rehearse is not Task.rehearse
         n_replies = self.num_generations
+        shape_of = self.shaper()
 
         def request(row: Row) -> Request:
             for column in must_have_value:
@@ -125,11 +146,19 @@ class Task(Step):
             if isinstance(messages, str):  # a 1.x task for base models returns the bare prompt
                 messages = [{"role": "user", "content": messages}]
             sample = partial(_rehearsed, self, row) if can_rehearse else None
-            schema = self.schema_for(row)
-            shape = None if schema is None else ReplyShape("json", schema)
-            return Request(tuple(messages), n_replies, shape, sample)
+            return Request(tuple(messages), n_replies, shape_of(row), sample)
 
         return request
+
+    def complaint(self, reply: Reply, row: Row) -> str:
+        """Return what is wrong with a reply, as the model is told when it is asked again; "" when nothing is."""
+        try:
+            self._columns_of(reply, self._seen(row), [])
+        except (ParseError, TruncatedReplyError) as error:
+            return error.what
+        except Exception:  # noqa: BLE001 - a user's parser may raise anything; asking again would not help it
+            return ""
+        return ""
 
     def rows_from(self, row: Row, replies: Sequence[Reply]) -> TaskRows:
         """Make the outgoing rows of a row from its replies, in the order of their index.
@@ -139,10 +168,7 @@ class Task(Step):
         """
         if not replies:
             raise ParseError("The model returned no reply.", "Ask again: run.retry().")
-        seen = row
-        if self.input_mappings:
-            renamed = {name: row[actual] for name, actual in self.input_mappings.items() if actual in row}
-            seen = {**row, **renamed}
+        seen = self._seen(row)
         made: list[dict[str, Any] | None] = []
         reasons: list[str] = []
         failure: Exception | None = None
@@ -160,9 +186,9 @@ class Task(Step):
         columns = [empty if one is None else one for one in made]
         if self.group_generations:
             names = dict.fromkeys(name for one in columns for name in one)
-            return TaskRows(
-                [{**row, **{name: [one.get(name) for one in columns] for name in names}}], reasons
-            )
+            lists = {name: [one.get(name) for one in columns] for name in names}
+            single = {name: columns[0].get(name) for name in self._single()}
+            return TaskRows([{**row, **lists, **single}], reasons)
         return TaskRows([{**row, **one} for one in columns], reasons)
 
     # --- by hand ---
@@ -179,22 +205,33 @@ class Task(Step):
         >>> len(judge.ask({"instruction": "Say hi.", "generations": ["Hi!", "No."]})["ratings"])
         2
         """
-        from distilnb.llms.calling import answer_now
+        from distilnb.llms.calling import replies_now
 
         if llm is None:
             self.check()
         model = self.llm if llm is None else as_llm(llm)
         assert model is not None  # `check` has raised
-        entering = {
-            **row,
-            **{name: row[actual] for name, actual in self.input_mappings.items() if actual in row},
-        }
+        entering = self._seen(row)
         request = self.request(entering)
-        made = self.rows_from(entering, answer_now(model, request).replies).rows
+        replies = replies_now(
+            model, request, lambda reply: self.complaint(reply, entering), max_reasks=self.max_reasks
+        )
+        made = self.rows_from(entering, replies).rows
         new = [
             {name: one[name] for name in one if name in self.made() or name not in entering} for one in made
         ]
         return new[0] if len(new) == 1 else new
+
+    def _seen(self, row: Row) -> Row:
+        """Return the row with columns also under the names that the task uses."""
+        if not self.input_mappings:
+            return row
+        renamed = {name: row[actual] for name, actual in self.input_mappings.items() if actual in row}
+        return {**row, **renamed}
+
+    def _single(self) -> list[str]:
+        """Return the made columns that `group_generations` makes no list of."""
+        return []
 
     def _must_have_value(self) -> list[str]:
         """Return the columns that may not be None."""

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any, overload
 
+from pydantic import model_validator
+from typing_extensions import Self
+
 from distilnb.errors import (
     DistilnbError,
     ParseError,
@@ -17,7 +20,9 @@ from distilnb.errors import (
     UnknownParameterError,
     did_you_mean,
 )
+from distilnb.llms.fitting import Fitted
 from distilnb.llms.request import Message
+from distilnb.llms.structured import model_of_output
 from distilnb.rows import Row
 from distilnb.spec.code import Code, CodeField, source_of
 from distilnb.spec.columns import Columns
@@ -31,22 +36,22 @@ from distilnb.spec.signature import (
     signature_of,
 )
 from distilnb.spec.step import ColumnNames
-from distilnb.tasks.base import Task
 from distilnb.tasks.generation import Messages
 from distilnb.tasks.prompt import may_be_none, parse_prompt, render, variables
+from distilnb.tasks.shaped import ShapedTask
 
 _REPLY = frozenset({"reply"})
 
 
-class FunctionTask(Task):
+class FunctionTask(ShapedTask):
     """A task made of a function by `task`.
 
     Inputs:  `reads`, else the variables of the prompt and the columns that the function's parameters name.
     Outputs: `makes`, else the keys of the dict that the function returns as far as its source tells them; for
-             a function that is only a docstring one column of its name, with the reply (str). And model_name
-             (str).
+             a function that is only a docstring one column of its name, with the reply (str), and those of the
+             schema as for TextGeneration. And model_name (str).
     Errors:  TemplateError when the prompt cannot be read; MissingValueError when a variable is None or
-             absent; ParseError when the function raises or returns no dict.
+             absent; ParseError when the function raises or returns no dict, or the reply does not fit the schema.
     Source:  the decorator of that name of distilabel; the form whose docstring is the prompt is ours.
     """
 
@@ -57,19 +62,27 @@ class FunctionTask(Task):
     is_positional: bool = False  # called as function(reply, row), as in 1.x
     is_bare: bool = False  # the function has no body: the reply is the column
 
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
+        if self.is_bare:
+            self.check_fields([self.function.name])
+        return self
+
     @property
     def inputs(self) -> ColumnNames:
         if self.reads is not None:
-            return self.reads
+            return {**_as_mapping(self.reads), **self.schema_column()}
         signature = self._signature()
         needed = dict.fromkeys([*variables(self.messages), *signature.columns], True)
-        return {**dict.fromkeys(signature.optional_columns, False), **needed}
+        return {**dict.fromkeys(signature.optional_columns, False), **needed, **self.schema_column()}
 
     @property
     def outputs(self) -> ColumnNames:
         if self.makes is not None:
             return self.makes
-        return [self.function.name] if self.is_bare else literal_columns(self.function.source) or []
+        if self.is_bare:
+            return [self.function.name, *self.fields()]
+        return literal_columns(self.function.source) or []
 
     def columns_after(self, upstream: Sequence[Columns]) -> Columns:
         after = super().columns_after(upstream)
@@ -83,9 +96,11 @@ class FunctionTask(Task):
             raise ParseError(
                 "The reply is empty.", "Raise max_new_tokens if the model thinks first, or ask again."
             )
+        fitted = self.fitted(output, input)
         if self.is_bare:
-            return {self.function.name: str(output).strip()}
-        made = self._parsed(output, input)
+            text = fitted.text if fitted else str(output).strip()
+            return {self.function.name: text, **self.columns_of_fields(fitted)}
+        made = self._parsed(output, input, fitted)
         if not isinstance(made, Mapping):
             raise ParseError(
                 f"{self.function.name} returned {made!r:.60} ({type(made).__name__}).",
@@ -93,18 +108,24 @@ class FunctionTask(Task):
             )
         return dict(made)
 
-    def _parsed(self, output: str | None, row: Row) -> object:
+    def _parsed(self, output: str | None, row: Row, fitted: Fitted | None) -> object:
         function = self.function.live
         try:
             if self.is_positional:
-                return function(output, row)
-            return self._signature().call(function, dict(row), {}, given=self._given(output))
+                return function(fitted.text if fitted else output, row)
+            reply = self._value_of(fitted) if fitted else output
+            return self._signature().call(function, dict(row), {}, given=self._given(reply))
         except DistilnbError:
             raise
         except Exception as error:
             raise ParseError(f"{self.function.name} raised {type(error).__name__}: {error}.") from error
 
-    def _given(self, output: str | None) -> dict[str, Any]:
+    def _value_of(self, fitted: Fitted) -> object:
+        """Return what a reply holds as its reader gets it: an instance of the pydantic model where there is one."""
+        model = model_of_output(self.structured_output)
+        return fitted.value if model is None else model.model_validate(fitted.value)
+
+    def _given(self, output: object) -> dict[str, Any]:
         parameters = inspect.signature(self.function.live).parameters
         return {"reply": output} if "reply" in parameters else {}
 
@@ -130,6 +151,7 @@ class TaskFactory:
     function: Callable[..., Any]
     reads: Sequence[str] | Mapping[str, bool] | None = None
     makes: Sequence[str] | Mapping[str, bool] | None = None
+    schema: object = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.function.__doc__)
@@ -147,8 +169,10 @@ class TaskFactory:
 
         Raises UnknownParameterError for a field that there is none of.
         """
+        if "schema" not in fields and "structured_output" not in fields:
+            fields["schema"] = self.schema
         for name in fields:
-            if name not in FunctionTask.model_fields:
+            if name not in FunctionTask.model_fields and name != "schema":
                 raise UnknownParameterError(
                     f"A task has no field {name!r}; it has {sorted(FunctionTask.model_fields)}.",
                     did_you_mean(name, FunctionTask.model_fields),
@@ -203,6 +227,7 @@ def task(
     *,
     inputs: Sequence[str] | Mapping[str, bool] | None = None,
     outputs: Sequence[str] | Mapping[str, bool] | None = None,
+    schema: object = None,
 ) -> Callable[[Callable[..., Any]], TaskFactory]: ...
 
 
@@ -212,12 +237,17 @@ def task(
     *,
     inputs: Sequence[str] | Mapping[str, bool] | None = None,
     outputs: Sequence[str] | Mapping[str, bool] | None = None,
+    schema: object = None,
 ) -> TaskFactory | Callable[[Callable[..., Any]], TaskFactory]:
     """Make a task of a function whose docstring is the prompt.
 
     The prompt's variables are columns. The function reads the reply: its parameter `reply` is the text, `row`
     the whole row, any other a column; it returns a dict of columns. One without a body makes a column of its
     own name.
+
+    With `schema=` (a pydantic model, a JSON schema, a regular expression, a list of choices) `reply` is what the reply
+    holds: an instance of the model, the data, or the text. It is asked for again where it does not fit, or where the
+    function raises ParseError.
 
     In the form of 1.x, `@task(inputs=[...], outputs=[...])`, the docstring holds YAML between two lines `---`
     with `system_prompt` and `user_message_template`, columns stand in `{braces}`, and the function takes
@@ -232,7 +262,7 @@ def task(
     """
 
     def decorate(function: Callable[..., Any]) -> TaskFactory:
-        return TaskFactory(function, inputs, outputs)
+        return TaskFactory(function, inputs, outputs, schema)
 
     return decorate if function is None else decorate(function)
 
@@ -288,6 +318,10 @@ def _to_jinja(template: str, columns: set[str]) -> str:
 
 def _literal(text: str) -> str:
     return "{{ " + repr(text) + " }}" if "{" in text or "}" in text else text
+
+
+def _as_mapping(names: Sequence[str] | Mapping[str, bool]) -> dict[str, bool]:
+    return dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, True)
 
 
 def _listed(names: Sequence[str] | Mapping[str, bool]) -> list[str] | dict[str, bool]:

@@ -12,28 +12,37 @@ from distilnb.llms.request import Message
 from distilnb.rows import Row
 from distilnb.spec.step import ColumnNames
 from distilnb.spec.template import compile_template
-from distilnb.tasks.base import Task
 from distilnb.tasks.prompt import PromptMessage, as_messages, may_be_none, render, variables
+from distilnb.tasks.shaped import ShapedTask
 
 Messages = Annotated[tuple[PromptMessage, ...], BeforeValidator(as_messages)]
 
 _DEFAULT_TEMPLATE = "{{ instruction }}"
 
 
-class TextGeneration(Task):
+class TextGeneration(ShapedTask):
     """Ask a model for a text.
 
     `template` (Jinja) is the user's message; `system_prompt` is sent before it as it is, unless the row has a
     column `system_prompt` with another one. `messages` instead holds a whole prompt: text with lines
     `system:`, `user:`, `assistant:`, or pairs of role and template; then nothing else is sent.
 
+    `structured_output`, or `schema` for short, is what the reply should be: a pydantic model, a JSON schema (a dict),
+    a regular expression, a list of choices, or "{{ column }}" for a column that holds one of these for each row; or
+    the dict of 1.x, {"format": "json" | "regex", "schema": ...}. A reply that does not fit is asked for again with
+    what is wrong with it, at most `max_reasks` times.
+
     Inputs:  the variables of the template (by default instruction: str); system_prompt (str; optional, not
              with `messages`, and not with `use_system_prompt=False`). A variable may be None only where the
              template tests it: `{% if context %}`.
-    Outputs: generation (str); model_name (str).
+    Outputs: generation (str; with a schema the JSON text, the match or the choice); model_name (str); for a JSON
+             schema of objects a column for each of its fields, None where an optional one was left out; for other
+             JSON, and a schema in a column, `value` (what the reply holds). With `group_generations` they are
+             lists like the others, unless `unlists_fields` and there is one generation.
     Errors:  TemplateError when a template cannot be read; MissingValueError when a variable is None or
-             absent; ParseError when the reply is empty.
-    Source:  the task of that name of distilabel; `messages` is ours.
+             absent; ParseError when the reply is empty, or does not fit after all re-asks; StepRowError when a
+             column holds no schema.
+    Source:  the task of that name of distilabel; `messages` and `schema` are ours.
 
     >>> TextGeneration(template="Name a {{ thing }}.", system_prompt="Be terse.").format_input(
     ...     {"thing": "fish"}
@@ -46,6 +55,11 @@ class TextGeneration(Task):
     system_prompt: str | None = None
     use_system_prompt: bool = True
     messages: Messages = ()
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
+        self.check_fields(["generation"])
+        return self
 
     @model_validator(mode="after")
     def _check_prompt(self) -> Self:
@@ -73,11 +87,12 @@ class TextGeneration(Task):
     @property
     def inputs(self) -> ColumnNames:
         needed = dict.fromkeys(variables(self._prompt()), True)
+        needed |= self.schema_column()
         return {"system_prompt": False, **needed} if self._takes_system_column() else needed
 
     @property
     def outputs(self) -> ColumnNames:
-        return ["generation", "model_name"]
+        return ["generation", *self.fields(), "model_name"]
 
     def format_input(self, input: Row) -> list[Message]:
         messages = render(self._prompt(), input)
@@ -90,7 +105,8 @@ class TextGeneration(Task):
             raise ParseError(
                 "The reply is empty.", "Raise max_new_tokens if the model thinks first, or ask again."
             )
-        return {"generation": output}
+        fitted = self.fitted(output, input)
+        return {"generation": fitted.text if fitted else output, **self.columns_of_fields(fitted)}
 
     def _prompt(self) -> tuple[PromptMessage, ...]:
         if self.messages:

@@ -11,11 +11,11 @@ from pydantic import model_validator
 from typing_extensions import Self
 
 from distilnb.errors import MissingValueError, ParseError, SpecError, StepRowError, did_you_mean
+from distilnb.llms.fitting import without_thoughts
 from distilnb.llms.request import Message
 from distilnb.rows import Row
 from distilnb.spec.step import ColumnNames
 from distilnb.tasks.base import Task
-from distilnb.tasks.ratings import without_thoughts
 
 RUBRICS: Mapping[str, str] = {
     "factual-validity": """\

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from distilnb.llms.fitting import without_thoughts
+
 
 class Item(NamedTuple):
     """What a reply says of one text; None where it says nothing that can be used."""
@@ -90,12 +92,6 @@ Item(rating=4, rationale=None, type=None, rating_rationale=None)]
         items.append(item)
         problems += [f"{problem} (text {number})" if n_items > 1 else problem for problem in wrong]
     return ParsedItems(items, problems)
-
-
-def without_thoughts(reply: str) -> str:
-    """Return what a reply says after the thinking that some models show before it."""
-    after = reply.rpartition("</think>")[2]
-    return after if after.strip() else reply
 
 
 def _sections(reply: str) -> list[tuple[int, str]]:

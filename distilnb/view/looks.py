@@ -115,6 +115,8 @@ def remarks(step: StepStatus) -> list[tuple[str, Tone]]:
     if step.dropped:
         reasons = ", ".join(f"{figures.count(n)} {why}" for why, n in step.drop_reasons.items())
         told.append((f"{figures.count(step.dropped)} dropped" + (f" ({reasons})" if reasons else ""), "idle"))
+    if step.reasked:
+        told.append((f"{figures.count(step.reasked)} re-asked", "idle"))
     if step.retries:
         told.append((figures.count(step.retries) + (" retry" if step.retries == 1 else " retries"), "idle"))
     return told

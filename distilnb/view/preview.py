@@ -47,6 +47,7 @@ class StepPreview:
     partial: Mapping[int, str] = field(default_factory=dict)
     asked: int = 0
     reused: int = 0
+    reasked: int = 0  # of those asked, for a reply in place of one that did not fit
     cost_usd: float | None = 0.0
     seconds: float = 0.0
     prompts: Mapping[int, Sequence[Message]] = field(default_factory=dict)
@@ -92,10 +93,11 @@ def _heading(preview: PreviewData) -> str:
     known = sum(cost for cost in costs if cost is not None)
     asked = sum(step.asked for step in preview.steps)
     reused = sum(step.reused for step in preview.steps)
+    reasked = sum(step.reasked for step in preview.steps)
     told = [
         preview.pipeline,
         f"preview of {plural(preview.sample_size, 'row')}",
-        f"asked {asked}, reused {reused}",
+        f"asked {asked}, reused {reused}" + (f", re-asked {reasked}" if reasked else ""),
     ]
     told.append(money(None if None in costs else known, is_free=asked > 0 or not reused))
     return one_line(" · ".join(told), 200)
@@ -114,7 +116,8 @@ def step_header(step: StepPreview) -> str:
         f"{step.rows_in} → {plural(step.rows_out, 'row')}" if step.rows_in else plural(step.rows_out, "row")
     )
     if step.asks:
-        told.append(f"asked {step.asked}, reused {step.reused}")
+        reasked = f", re-asked {step.reasked}" if step.reasked else ""
+        told.append(f"asked {step.asked}, reused {step.reused}{reasked}")
     told.append(f"{duration(step.seconds)}, {money(step.cost_usd, is_free=step.asked > 0 or not step.asks)}")
     told += [f"{plural(len(step.failures), 'row')} failed"] * bool(step.failures)
     told += [f"{plural(len(step.partial), 'row')} partial"] * bool(step.partial)

@@ -6,9 +6,11 @@ import asyncio
 from pathlib import Path
 from typing import ClassVar
 
-from distilnb.engine.ask import Asked, Asker, Models
+from distilnb.engine.ask import Asker
+from distilnb.engine.asked import Asked
 from distilnb.engine.budget import Budget
 from distilnb.engine.cache import ReplyCache
+from distilnb.engine.models import Models
 from distilnb.engine.repeats import Repeats
 from distilnb.errors import RefusedRequestError
 from distilnb.llms.base import LLM

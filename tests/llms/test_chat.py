@@ -5,21 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
-from distilnb.errors import SpecError, UnsupportedParameterError
-from distilnb.llms.chat import BodyMaker, response_format
+from distilnb.llms.chat import BodyMaker
 from distilnb.llms.request import Request
 from distilnb.llms.shape import ReplyShape
 
 MESSAGES = ({"role": "user", "content": "hi"},)
-
-
-class Point(BaseModel):
-    """A place on a plane."""
-
-    x: int
-    y: int = 0
 
 
 def test_a_body_holds_what_was_asked_and_no_more() -> None:
@@ -41,19 +32,6 @@ def test_bodies_do_not_share_what_they_hold() -> None:
     make = BodyMaker({"model": "m"}, {})
     make(Request(MESSAGES, n=2)).pop("model")
     assert make(Request(MESSAGES)) == {"model": "m", "messages": MESSAGES}
-
-
-@pytest.mark.parametrize("schema", [Point, Point.model_json_schema()], ids=["class", "dict"])
-def test_a_schema_may_be_a_pydantic_model_or_a_dict(schema: Any) -> None:
-    made = response_format({"format": "json", "schema": schema}, "openai")
-    assert made is not None
-    assert made["type"] == "json_schema"
-    assert made["json_schema"] == {"name": "Point", "schema": Point.model_json_schema(), "strict": False}
-
-
-def test_json_without_a_schema_is_any_object() -> None:
-    assert response_format({"format": "json"}, "openai") == {"type": "json_object"}
-    assert response_format(None, "openai") is None
 
 
 def test_strict_is_asked_for_only_where_openai_would_accept_it() -> None:
@@ -102,11 +80,3 @@ def test_a_server_that_shows_the_schema_itself_needs_no_words() -> None:
     assert BodyMaker({}, {}, shows_schema=True)(request)["messages"] == MESSAGES
     said = BodyMaker({}, {}, shows_schema=True)(replace(request, mode="json_object"))["messages"]
     assert "JSON" in said[0]["content"]
-
-
-def test_a_form_that_the_protocol_lacks_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedParameterError, match="format 'regex'") as caught:
-        response_format({"format": "regex", "schema": "a+"}, "openai")
-    assert caught.value.provider == "openai"
-    with pytest.raises(SpecError, match="a schema of type 'str'"):
-        response_format({"format": "json", "schema": "a+"}, "openai")

@@ -14,6 +14,7 @@ from distilnb.errors import (
 )
 from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
 from distilnb.llms.request import Request
+from distilnb.llms.shape import ReplyShape, ShapeKind
 from distilnb.llms.transport import HttpClient, SdkClient
 from distilnb.spec.registry import build
 
@@ -96,9 +97,9 @@ def test_what_openai_lacks_is_refused_for_its_own_host_and_sent_to_others(name: 
     assert body_of(other)[name] == 1
 
 
-def test_structured_output_is_checked_before_the_run() -> None:
-    with pytest.raises(UnsupportedParameterError, match="regex"):
-        OpenAILLM(model="m", api_key="k", structured_output={"format": "regex", "schema": "a"}).check()
+def test_structured_output_is_checked_when_the_model_is_made() -> None:
+    with pytest.raises(SpecError, match="is no regular expression"):
+        OpenAILLM(model="m", structured_output={"format": "regex", "schema": "("})
 
 
 def test_a_parameter_that_nobody_knows_is_refused_when_the_model_is_made() -> None:
@@ -228,9 +229,28 @@ def test_models_that_reason_have_another_name_for_the_token_limit(model: str, na
     assert body == {"model": model, "messages": MESSAGES, name: 7}
 
 
-def test_structured_output_of_the_model_is_sent() -> None:
+def test_structured_output_of_the_model_is_the_shape_of_requests() -> None:
     model = OpenAILLM(model="m", structured_output={"format": "json", "schema": {"type": "object"}})
-    assert body_of(model)["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert model.reply_shape == ReplyShape("json", {"type": "object"})
+    assert OpenAILLM(model="m").reply_shape is None
+
+
+@pytest.mark.parametrize(
+    "url, kind, modes",
+    [
+        ("https://api.openai.com/v1", "json", ("json_schema", "json_object")),
+        ("https://api.openai.com/v1", "choice", ("json_schema",)),
+        ("http://127.0.0.1:9/v1", "json", ("json_schema", "json_object_schema", "json_object")),
+        ("http://127.0.0.1:9/v1", "regex", ("json_schema", "json_object_schema")),
+        (LOCAL_SERVERS["vllm"], "regex", ("structured_outputs", "json_schema", "json_object_schema")),
+    ],
+)
+def test_the_ways_to_a_shape_are_those_of_the_server(
+    url: str, kind: ShapeKind, modes: tuple[str, ...]
+) -> None:
+    model = OpenAILLM(model="m", base_url=url)
+    assert model.shape_modes(ReplyShape(kind, {"type": "object"} if kind == "json" else None)) == modes
+    assert model.shape_modes(ReplyShape("json")) == ("json_object",)
 
 
 def test_the_transport_is_chosen_by_a_field() -> None:

@@ -30,6 +30,37 @@ def test_the_text_matches_the_pattern(pattern: str, seed: int) -> None:
     assert re.search(pattern, text_matching(pattern, Random(seed)))
 
 
+@st.composite
+def patterns(draw: st.DrawFn) -> str:
+    piece = st.sampled_from(
+        [
+            "a",
+            "x",
+            "[a-f]",
+            "[^x]",
+            r"\d",
+            r"\w",
+            r"\s",
+            r"\.",
+            "(red|blue|)",
+            "(?:yes|no)",
+            "[A-Z]{2}",
+            ".",
+            "ä",
+            "漢",
+        ]
+    )
+    times = st.sampled_from(["", "", "?", "*", "+", "{3}", "{2,4}", "+?"])
+    parts = draw(st.lists(st.tuples(piece, times), min_size=1, max_size=6))
+    text = "".join(f"(?:{part}){often}" for part, often in parts)
+    return draw(st.sampled_from([text, f"^{text}$", f"(?:{text})|{draw(piece)}"]))
+
+
+@given(patterns(), st.integers())
+def test_the_text_matches_as_a_whole_when_asked_to(pattern: str, seed: int) -> None:
+    assert re.fullmatch(pattern, text_matching(pattern, Random(seed), is_whole=True))
+
+
 def test_one_seed_gives_one_text() -> None:
     assert text_matching(r"\w{9}", Random(5)) == text_matching(r"\w{9}", Random(5))
 

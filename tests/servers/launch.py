@@ -31,6 +31,11 @@ class MockLLM(NamedTuple):
         """Return its counters since the start or the last reset (mock_llm/README.md)."""
         return _ask("GET", self.base_url.removesuffix("/v1") + "/stats")
 
+    def bodies(self) -> list[dict[str, Any]]:
+        """Return the last 100 requests that it accepted, the oldest first."""
+        found: Any = _ask("GET", self.base_url.removesuffix("/v1") + "/bodies")
+        return list(found)
+
     def reset(self) -> None:
         """Set its counters to zero and make it forget the prompts it saw.
 

@@ -56,6 +56,7 @@ def config_from(args: argparse.Namespace) -> Config:
         **values,
         usage=not args.no_usage,
         logprobs=not args.no_logprobs,
+        refuses=tuple(args.refuse),
         models=tuple(args.model) or ("mock-model",),
         templates={name: text.replace("\\n", "\n") for name, _, text in templates},
     )
@@ -86,6 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-usage", action="store_true", help="leave the usage block out")
     add("--no-logprobs", action="store_true", help="ignore requests for logprobs")
     add("--vary", action="store_true", help="reply depends on sampling and on repetition too")
+    add("--refuse", action="append", default=[], metavar="FORM", help="form that is refused; repeatable")
+    add("--refuse-status", type=int, default=400, help="status that a refused form gets")
+    add("--control-characters", action="store_true", help="one in each text of a forced JSON reply")
+    add("--one-choice", action="store_true", help="one choice whatever n is")
     add("--require-key", default="", metavar="KEY", help="401 for any other bearer key")
     add("--known-models-only", action="store_true", help="404 for a model that --model did not list")
     add("--model", action="append", default=[], help="model listed by /v1/models; repeatable")

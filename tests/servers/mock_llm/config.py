@@ -28,6 +28,10 @@ class Config:
     usage: bool = True
     logprobs: bool = True
     vary: bool = False
+    refuses: tuple[str, ...] = ()
+    refuse_status: int = 400
+    control_characters: bool = False
+    one_choice: bool = False
     require_key: str = ""
     known_models_only: bool = False
     models: tuple[str, ...] = ("mock-model",)

@@ -8,7 +8,7 @@ from .config import Config
 # [[500]] · [[500x2]]: the first two times · [[500@judge]]: only when the model `judge` is asked,
 # for a prompt that several steps of a pipeline quote.
 _MARK = re.compile(
-    r"\[\[(401|404|429|500|never|empty|null|garbage|half|length)(?:x(\d+))?(?:@([\w.:/-]+))?\]\]"
+    r"\[\[(401|404|429|500|never|empty|null|garbage|half|length|wrong|fenced|loose)(?:x(\d+))?(?:@([\w.:/-]+))?\]\]"
 )
 _ENDLESS = float("inf")
 _TIMES = {"429": 2.0}
@@ -17,8 +17,10 @@ _TIMES = {"429": 2.0}
 SCRIPTED_RETRY_AFTER_S = 0.05
 
 
-def scripted_fault(prompt: str, model: str, attempt: int) -> str:
+def scripted_fault(prompt: str, model: str, attempt: int, turn: int = 0) -> str:
     """Return the name of the fault that `prompt` asks for by a mark, or the empty text.
+
+    `wrong` counts the replies that the conversation quotes (`turn`), the others how often it was sent.
 
     >>> scripted_fault("Hi [[500x2]]", "mock-model", 1), scripted_fault("Hi [[500x2]]", "mock-model", 2)
     ('500', '')
@@ -27,7 +29,7 @@ def scripted_fault(prompt: str, model: str, attempt: int) -> str:
         return ""
     for name, times, only in _MARK.findall(prompt):
         limit = float(times) if times else _TIMES.get(name, _ENDLESS)
-        if attempt < limit and only in ("", model):
+        if (turn if name == "wrong" else attempt) < limit and only in ("", model):
             return str(name)
     return ""
 

@@ -41,6 +41,24 @@ class Call:
     prompt: str
     key: bytes
 
+    @property
+    def turn(self) -> int:
+        """How many replies of the model the conversation holds already."""
+        return sum(message.get("role") == "assistant" for message in self.body.get("messages") or ())
+
+    @property
+    def form(self) -> str:
+        """The way in which the request forces a form on the reply; the empty text when it does not."""
+        wanted = self.body.get("response_format") or {}
+        if wanted.get("type") == "json_object" and "schema" in wanted:
+            return "json_object_schema"
+        for name in ("structured_outputs", "guided_json", "guided_regex", "guided_choice"):
+            if name in self.body:
+                return name.partition("_")[0] if name.startswith("guided") else name
+        if self.body.get("tools") and self.body.get("tool_choice") not in (None, "none", "auto"):
+            return "tool"
+        return str(wanted.get("type") or "")
+
 
 class Payload(NamedTuple):
     """A reply's body and its usage; the usage is counted even where the body leaves it out."""
@@ -82,7 +100,7 @@ def _reply_key(call: Call, config: Config, attempt: int) -> str:
 def _complete(call: Call, config: Config, key: str, fault: str) -> Payload:
     choices = []
     completion_tokens = 0
-    for index in range(max(1, int(call.body.get("n") or 1))):
+    for index in range(1 if config.one_choice else max(1, int(call.body.get("n") or 1))):
         draw = Draw(config.seed, key, "choice", index)
         content, finish = _write(call, config, key, draw)
         text, finish = _damage(content, finish, fault)
@@ -116,12 +134,35 @@ def _write(call: Call, config: Config, key: str, draw: Draw) -> tuple[str, str]:
     """Return the text of one choice and why it ends."""
     schema, _ = _wanted(call) if call.path == CHAT else (None, None)
     if schema is not None:
-        return json.dumps(instance_of(schema, draw)), "stop"
+        value = instance_of(schema, draw)
+        if config.control_characters:  # as xgrammar lets them pass: not escaped
+            return json.dumps(_with_control_characters(value)).replace("\\u0005", "\x05"), "stop"
+        return json.dumps(value), "stop"
+    if (text := _guided_text(call.body, draw)) is not None:
+        return text, "stop"
     if template := config.templates.get(call.model):
         return _fill(template, call, config, key, draw), "stop"
     limit = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or sys.maxsize
     words = draw.words(min(config.tokens, limit) - 1)
     return f"{key[:8]} {words}".rstrip(), "length" if limit < config.tokens else "stop"
+
+
+def _with_control_characters(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_control_characters(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_control_characters(item) for item in value]
+    return f"{value}\x05" if isinstance(value, str) else value
+
+
+def _guided_text(body: JsonObject, draw: Draw) -> str | None:
+    """Return the text that guided decoding (vLLM's) makes; patterns of literals and alternatives only."""
+    guided = body.get("structured_outputs") or {}
+    choices = guided.get("choice") or body.get("guided_choice")
+    pattern = guided.get("regex") or body.get("guided_regex")
+    if pattern:
+        choices = [word.strip("^$()?:") for word in pattern.split("|")]
+    return str(draw.choice(choices)) if choices else None
 
 
 def _fill(template: str, call: Call, config: Config, key: str, draw: Draw) -> str:
@@ -149,6 +190,12 @@ def _damage(text: str, finish: str, fault: str) -> tuple[str | None, str]:
         return text[: len(text) // 2], finish
     if fault == "length":
         return text, "length"
+    if fault == "wrong":
+        return '{"wrong": true}' if text.startswith("{") else "something else", finish
+    if fault == "fenced":
+        return f"Here it is:\n```json\n{text}\n```\nI hope it helps.", finish
+    if fault == "loose":  # as Python writes it, with a comma too many
+        return f"{json.loads(text)!r}".removesuffix("}") + ",}", finish
     # The random fault is what a model does that runs into its limit: cut, and it says so.
     return (text[: len(text) // 2], "length") if fault == "content" else (text, finish)
 
@@ -169,8 +216,9 @@ def _wanted(call: Call) -> tuple[Any, str | None]:
     if wanted.get("type") == "json_schema":
         return wanted.get("json_schema", {}).get("schema", {"type": "object"}), None
     if wanted.get("type") == "json_object":
-        return {"type": "object", "properties": {"text": {"type": "string"}}}, None
-    if isinstance(guided := body.get("guided_json"), dict | str):
+        return wanted.get("schema") or {"type": "object", "properties": {"text": {"type": "string"}}}, None
+    guided = (body.get("structured_outputs") or {}).get("json") or body.get("guided_json")
+    if isinstance(guided, dict | str):
         return (json.loads(guided) if isinstance(guided, str) else guided), None
     tools, choice = body.get("tools") or [], body.get("tool_choice")
     if tools and choice not in (None, "none", "auto"):

@@ -41,6 +41,8 @@ class MockServer:
             return self._wrong_key(request) or self._list_models(path)
         if (request.method, path) == ("GET", "/stats"):
             return _json(self.stats.as_dict())
+        if (request.method, path) == ("GET", "/bodies"):
+            return _json(list(self.stats.bodies))
         if (request.method, path) == ("POST", "/reset"):
             self.stats.clear()
             return _json({"status": "reset"})
@@ -72,6 +74,14 @@ class MockServer:
         if self.config.known_models_only and call.model not in self.config.models:
             self.stats.rejected["404"] += 1
             return _unknown_model(call.model)
+        if call.form:
+            self.stats.by_form[call.form] += 1
+        if call.form in self.config.refuses:
+            self.stats.rejected["form"] += 1
+            return _error(
+                self.config.refuse_status, "invalid_request_error", f"{call.form} is not supported here"
+            )
+        self.stats.bodies.append(call.body)
         attempt = self.stats.ask(call.key, call.model)
         self.stats.enter()
         try:
@@ -112,7 +122,7 @@ class MockServer:
         draw = Draw(self.config.seed, call.key.hex(), attempt)
         # Always drawn when there are rates, so that a mark in a prompt does not move its latency.
         drawn = drawn_fault(self.config, draw) if self._draws_faults else ""
-        fault = scripted_fault(call.prompt, call.model, attempt) or drawn
+        fault = scripted_fault(call.prompt, call.model, attempt, call.turn) or drawn
         if fault:
             self.stats.injected[fault] += 1
         if fault in ("timeout", "never"):
@@ -242,7 +252,7 @@ def _error(
     return _json({"error": detail}, status, headers)
 
 
-def _json(payload: JsonObject, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+def _json(payload: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return _response(json.dumps(payload).encode(), status, headers)
 
 

@@ -28,6 +28,8 @@ class Stats:
         self.injected: Counter[str] = Counter()
         self.by_path: Counter[str] = Counter()
         self.by_model: Counter[str] = Counter()
+        self.by_form: Counter[str] = Counter()
+        self.bodies: deque[Any] = deque(maxlen=100)
         self.asked: Counter[bytes] = Counter()
         self.answered: set[bytes] = set()
         self.last_minute: deque[float] = deque()
@@ -78,6 +80,7 @@ class Stats:
             "max_in_flight": self.max_in_flight,
             "rejected_401": rejected["401"],
             "rejected_404": rejected["404"],
+            "rejected_form": rejected["form"],
             "rejected_429": rejected["concurrency"] + rejected["rpm"],
             "rejected_429_concurrency": rejected["concurrency"],
             "rejected_429_rpm": rejected["rpm"],
@@ -90,6 +93,7 @@ class Stats:
             "completion_tokens": self.completion_tokens,
             "by_path": dict(self.by_path),
             "by_model": dict(self.by_model),
+            "by_form": dict(self.by_form),
             "span_s": 0.0 if first is None or last is None else round(last - first, 4),
             "uptime_s": round(time.monotonic() - self.started, 3),
         }

@@ -1,0 +1,93 @@
+"""What asking for a row brought and cost; and what is kept while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from distilnb.engine.apply import Failure
+from distilnb.engine.budget import Hold
+from distilnb.engine.cache import Key
+from distilnb.llms.base import LLM
+from distilnb.llms.calling import Caller
+from distilnb.llms.prices import Price
+from distilnb.llms.request import Message, Reply, Request
+from distilnb.rows import Batch, Row
+from distilnb.tasks.base import Task
+
+
+@dataclass
+class Asked:
+    """What became of one row at a task."""
+
+    rows: list[Row] = field(default_factory=list)
+    failure: Failure | None = None
+    partial: list[str] = field(default_factory=list)
+    messages: tuple[Message, ...] = ()
+    replies: tuple[Reply, ...] = ()
+    n_asked: int = 0  # requests sent, retries and re-asks among them
+    n_retries: int = 0  # of those, the ones that repeat a request which failed
+    n_reasked: int = 0  # and those for a reply in place of one that did not have its shape
+    n_cached: int = 0  # requests wholly answered by the cache
+    input_tokens: int = 0  # of the replies that were paid for, now or by a killed process of this run
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0
+
+
+@dataclass
+class Tally:
+    """Counts the requests that one row cost, and holds what of the budget is set aside for the one on its way."""
+
+    n_sent: int = 0
+    n_bought: int = 0  # requests, however often each was sent
+    n_found: int = 0  # requests whose replies a killed process of this run has bought
+    n_reasked: int = 0
+    hold: Hold | None = None
+
+
+@dataclass(slots=True)
+class Errand:
+    """Rows of one batch to ask for: what all of them share, found out once."""
+
+    task: Task
+    batch: Batch
+    done: Callable[[int, Asked], None]
+    llm: LLM
+    caller: Caller
+    price: Price | None
+    again: bool
+
+
+def account(
+    price: Price | None, request: Request, keys: Sequence[Key], replies: Mapping[Key, Reply], tally: Tally
+) -> Asked:
+    """Return what a row has cost. `keys` are those of the replies that count; those that a re-ask has replaced were
+    paid for too.
+    """
+    asked = Asked(
+        messages=request.messages,
+        replies=tuple([replies[key] for key in keys if key in replies]),
+        n_asked=tally.n_sent + tally.n_found,
+        n_retries=max(0, tally.n_sent - tally.n_bought),
+        n_reasked=tally.n_reasked,
+    )
+    paid = [
+        reply for reply in replies.values() if not reply.is_cached
+    ]  # now, or by a killed process of this run
+    if paid or asked.n_asked:
+        used = asked.input_tokens, asked.output_tokens = tokens(paid)
+        asked.cost_usd = price.cost_usd(*used) if price else None if paid else 0.0
+    else:
+        asked.n_cached = 1
+    return asked
+
+
+def tokens(replies: Sequence[Reply]) -> tuple[int, int]:
+    """Return the tokens that replies took: of their prompts, and their own."""
+    return sum([r.input_tokens or 0 for r in replies]), sum([r.output_tokens or 0 for r in replies])
+
+
+def spent(price: Price | None, replies: Sequence[Reply]) -> tuple[float, int]:
+    """Return what replies cost, in USD and in tokens."""
+    used = tokens(replies)
+    return price.cost_usd(*used) if price else 0.0, sum(used)

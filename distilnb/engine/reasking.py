@@ -1,0 +1,35 @@
+"""Asking again for a reply that does not have the shape it should: what is wrong with it is quoted to the model.
+
+A re-ask is a request like any other: it has its place in the reply cache, below the reply that it is about, so that a
+later look at the same row finds it whatever became of the process that sent it. Its key tells nothing of what was
+wrong: where the validation has changed since, a stored re-ask is read before another is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from distilnb.engine.cache import Key
+from distilnb.llms.request import Reply, Request
+from distilnb.rows import Row
+from distilnb.tasks.base import Task
+
+
+def reask_key(key: Key, number: int) -> Key:
+    """Return the key of the number-th re-ask for a reply, given the key of the reply itself."""
+    return hashlib.blake2b(key + f"reask:{number}".encode(), digest_size=16).digest()
+
+
+def n_reasks(task: Task, request: Request) -> int:
+    """Return how often a reply to this request may be asked for again."""
+    return task.max_reasks if request.shape is not None else 0
+
+
+def complaints(task: Task, row: Row, keys: Sequence[Key], replies: Mapping[Key, Reply]) -> dict[int, str]:
+    """Return what is wrong with the replies of a row, by their index; a reply that is missing is not among them."""
+    found = {}
+    for index, key in enumerate(keys):
+        if key in replies and (words := task.complaint(replies[key], row)):
+            found[index] = words
+    return found
