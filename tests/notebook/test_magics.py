@@ -10,6 +10,7 @@ import pytest
 from distilnb.errors import MissingColumnError, RunNotFoundError
 from distilnb.notebook.magics import CELLS, LINES
 from distilnb.pipeline import Pipeline, Preview
+from distilnb.pipeline.estimate import Estimate
 from distilnb.pipeline.preview import StepView
 from distilnb.run import Run
 from distilnb.view.story import RowStory
@@ -33,6 +34,8 @@ def plain(value: Any) -> Any:
         return value.name, value.digest, value.llm
     if isinstance(value, Preview):
         return value.steps, value.rows
+    if isinstance(value, Estimate):
+        return value.rows, [vars(quote) | {"seconds": None} for quote in value.steps]
     if isinstance(value, (StepView, RowStory)):
         return repr(value)
     if isinstance(value, pd.DataFrame):
@@ -73,6 +76,12 @@ def plain(value: Any) -> Any:
         (
             'add generate both "Say {{ text }}" -k 2 --into says --after load --llm rehearsal:a,fast',
             "prefs.generate('both', 'Say {{ text }}', k=2, into='says', after='load', llm=['rehearsal:a', fast])",
+        ),
+        ("estimate", "prefs.estimate()"),
+        ("estimate prefs -n 3 --no-ask", "prefs.estimate(3, ask=False)"),
+        (
+            "estimate --param answer.num_generations=3",
+            "prefs.estimate(parameters={'answer.num_generations': 3})",
         ),
         ("preview", "prefs.preview()"),
         ("preview prefs -n 3", "prefs.preview(3)"),
