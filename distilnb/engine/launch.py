@@ -16,6 +16,7 @@ from typing import Any
 
 from distilnb.engine.building import literal_secrets, write_steps
 from distilnb.engine.intake import is_being_written
+from distilnb.engine.keys import key_sources, secrets_to_send
 from distilnb.engine.plan import Plan
 from distilnb.engine.planning import make_plan
 from distilnb.engine.reading import RunReader
@@ -75,7 +76,7 @@ def launch(graph: Graph, *, pipeline: str, text: Callable[[], str], options: dic
         digest = "" if is_late else plan.digest
         plan = Plan(**{**vars(plan), "digest": digest, "options": {**plan.options, "spooled": spool.files()}})
         write_text(run.path / "plan.json", plan.to_json())  # last: a folder without a plan is no run
-        start_runner(run, literal_secrets(graph))
+        start_runner(run, secrets_to_send(graph))
     except BaseException:  # nothing was started: half a run must not stay
         if spool is not None:
             spool.give_up()
@@ -111,6 +112,7 @@ def _plan(run: RunDir, graph: Graph, *, pipeline: str, options: dict[str, Any]) 
         ],
         "is_rehearsed": any(is_rehearsed(step) for step in graph.steps.values()),
         "secrets": sorted(literal_secrets(graph)),  # their places, never their values
+        "keys": key_sources(graph),
         "models": models_of(graph),
     }
     if options.get("on_error") == "null":

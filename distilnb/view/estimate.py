@@ -54,9 +54,8 @@ def headline(estimate: EstimateData) -> str:
     cost = sum_of(quote.cost_usd for quote in estimate.steps)
     tokens = sum_of(quote.tokens for quote in estimate.steps)
     told = [estimate.pipeline, plural(estimate.rows, "row")]
-    told.append(
-        f"{between(requests, _count)} requests" + (f", {count(cached)} more cached" if cached else "")
-    )
+    noun = "request" if requests == Interval.exactly(1) else "requests"
+    told.append(f"{between(requests, _count)} {noun}" + (f", {count(cached)} more cached" if cached else ""))
     told.append(f"{between(tokens, _tokens)} tokens")
     told.append(_cost(cost) if cost is not None else f"cost {UNKNOWN}")
     if estimate.seconds is None:
