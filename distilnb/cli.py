@@ -69,6 +69,14 @@ def demo(
     run_demo(llm or None, rows, out)
 
 
+@app.command()
+def models() -> None:
+    """List the models that can be asked from here: keys that are found, local servers and their models."""
+    from distilnb.view.models import models as find_models
+
+    _say(find_models())
+
+
 @runs_app.callback()
 def runs(context: typer.Context) -> None:
     """List all runs, newest first."""

@@ -304,6 +304,11 @@ def test_estimate_says_what_the_estimate_says(config: str) -> None:
     assert "asked 5 requests, free" in text
 
 
+def test_models_lists_what_dn_models_lists() -> None:
+    assert said("models") == f"{dn.models()!r}\n"
+    assert "rehearsal" in said("models")
+
+
 def test_a_run_of_the_command_may_be_limited_in_tokens(config: str) -> None:
     with following("pipeline", "run", "--config", config, "--max-tokens", "9") as process:
         _, told = process.communicate(timeout=60)

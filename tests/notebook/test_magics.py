@@ -13,6 +13,7 @@ from distilnb.pipeline import Pipeline, Preview
 from distilnb.pipeline.estimate import Estimate
 from distilnb.pipeline.preview import StepView
 from distilnb.run import Run
+from distilnb.view.models import ModelTable
 from distilnb.view.story import RowStory
 from tests.notebook.shells import Notebook, visible
 
@@ -36,7 +37,7 @@ def plain(value: Any) -> Any:
         return value.steps, value.rows
     if isinstance(value, Estimate):
         return value.rows, [vars(quote) | {"seconds": None} for quote in value.steps]
-    if isinstance(value, (StepView, RowStory)):
+    if isinstance(value, (StepView, RowStory, ModelTable)):
         return repr(value)
     if isinstance(value, pd.DataFrame):
         return list(value.index), value.to_dict("records")
@@ -83,6 +84,7 @@ def plain(value: Any) -> Any:
             "estimate --param answer.num_generations=3",
             "prefs.estimate(parameters={'answer.num_generations': 3})",
         ),
+        ("models", "dn.models()"),
         ("preview", "prefs.preview()"),
         ("preview prefs -n 3", "prefs.preview(3)"),
         ("preview answer -n 3", "prefs['answer'].preview(3)"),
