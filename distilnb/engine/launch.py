@@ -49,7 +49,8 @@ def check_models(graph: Graph, *, max_cost: float | None) -> None:
         if max_cost is not None and not model.is_local and price_of(model) is None:
             raise UnknownPriceError(
                 f"max_cost is set, but the price of {model.label} is unknown.",
-                "Give it as USD per million tokens: price=(input, output); or leave max_cost out.",
+                "Give it as USD per million tokens, price=(input, output) or a line of prices.yaml; "
+                "or leave max_cost out.",
                 provider=model.provider,
             )
 

@@ -6,7 +6,9 @@ The mock server counts every request and every token, so the truth is its word.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -317,6 +319,32 @@ def test_a_long_source_is_judged_by_rows_drawn_by_chance(
     assert quote["answer"].requests.expected + quote["answer"].cached == pytest.approx(500)
 
 
+def test_rows_that_fail_are_missing_in_the_steps_that_follow() -> None:
+    llm = dn.llm("rehearsal", garbage_rate=0.3)
+    p = (
+        Pipeline("garbage")
+        .from_dicts(rows(200))
+        .generate("answer", "{{ instruction }}", k=2, llm="rehearsal")
+    )
+    p = p.judge(llm=llm).generate("more", "Because {{ rationales }}", into="more", llm="rehearsal")
+    quote = p.estimate(n=20)
+    truth = truth_of(p)
+    assert truth["more"]["requests"] < 180
+    assert holds(quote["more"].requests, truth["more"]["requests"])
+
+
+def test_branches_that_meet_again_are_counted_once(server: MockLLM) -> None:
+    p = Pipeline("both", llm=model(server)).from_dicts(rows(60, "both"))
+    p = p.generate("answer", "{{ instruction }}", llm=[model(server), model(server, "judge")])
+    p = p.generate("more", "Of {{ generations }}", into="more")
+    quote = p.estimate(n=10)
+    truth = truth_of(p)
+    assert len(truth) == 3
+    for step, figures in truth.items():
+        assert holds(quote[step].requests, figures["requests"]), (step, quote)
+        assert holds(quote[step].tokens, figures["input_tokens"] + figures["output_tokens"]), (step, quote)
+
+
 # --- what is wrong ----------------------------------------------------------------------------------------------
 
 
@@ -377,3 +405,13 @@ def test_the_table_has_a_row_for_each_step(server: MockLLM) -> None:
 def test_steps_are_offered_by_tab() -> None:
     assert rehearsed()._ipython_key_completions_() == ["<i>answer</i>"]
     assert dn.Pipeline("none").from_dicts(rows(3)).estimate().steps == ()
+
+
+def test_the_page_on_it_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "estimate.md"
+    names: dict[str, Any] = {}
+    monkeypatch.setattr("distilnb.llms.catalog._list_models", lambda url: ())
+    for program in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        exec(program, names)
+    assert names["run"].status().state == "finished"
+    assert names["quote"].cost_usd == (0, 0, 0)
