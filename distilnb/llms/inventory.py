@@ -13,11 +13,12 @@ from distilnb.errors import MissingKeyError
 from distilnb.llms import catalog
 from distilnb.llms.base import LLM
 from distilnb.llms.keys import find_key, forget_keys, how_to_give
-from distilnb.llms.openai import HOW_TO_START
+from distilnb.llms.openai import _HOW_TO_START
 from distilnb.spec.registry import load_kind
 
 State = Literal["ready", "no key", "not running", "not installed"]
 
+_LISTED_AS = {"vertexai": "google"}
 KEPT_S = 60  # for completion: how long what was found is believed
 _NO_CHAT = re.compile(r"audio|embed|image|live|moderation|realtime|search|transcribe|tts|whisper|^ft:|-$")
 
@@ -56,7 +57,7 @@ def _offer(name: str, served: Mapping[str, catalog.Served]) -> Offer:
         url, models = served[name]
         if models:
             return Offer(name, "ready", url, models, _line(f"{name}:{models[0]}"))
-        return Offer(name, "not running", url, (), _line(f"{name}:MODEL"), HOW_TO_START.get(name, ""))
+        return Offer(name, "not running", url, (), _line(f"{name}:MODEL"), _HOW_TO_START.get(name, ""))
     cls = load_kind(catalog.PROVIDERS[name])
     assert issubclass(cls, LLM)
     line = _line(catalog.proposed_model(cls) or (name if name == "rehearsal" else f"{name}:MODEL"))
@@ -130,6 +131,6 @@ def priced_models(provider: str) -> tuple[str, ...]:
     from genai_prices.data_snapshot import get_snapshot
 
     for known in get_snapshot().providers:
-        if known.id == provider:
+        if known.id == _LISTED_AS.get(provider, provider):
             return tuple(model.id for model in known.models if not _NO_CHAT.search(model.id))
     return ()

@@ -36,7 +36,7 @@ LOCAL_SERVERS: Mapping[str, str] = {
     "ollama": "http://127.0.0.1:11434/v1",
     "vllm": "http://127.0.0.1:8000/v1",
 }
-HOW_TO_START: Mapping[str, str] = {
+_HOW_TO_START: Mapping[str, str] = {
     "llamacpp": "Start it: llama-server -m MODEL.gguf",
     "lmstudio": "Start it: lms server start",
     "ollama": "Start it: ollama serve",
@@ -143,7 +143,7 @@ class OpenAILLM(LLM):
     def probe(self) -> None:
         """Raise UnreachableError when a server that is not OpenAI's own does not accept a connection."""
         if not self.is_openai and proxy_of(self.endpoint) is None:
-            fix = HOW_TO_START.get(self._local_server(), "Start the server there, or correct base_url=.")
+            fix = _HOW_TO_START.get(self._local_server(), "Start the server there, or correct base_url=.")
             check_listening(self.endpoint, self.provider, fix)
 
     def identity(self) -> dict[str, Any]:
