@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from distilnb.steps.function import step
     from distilnb.tasks.base import Task
     from distilnb.tasks.function import task
+    from distilnb.view.models import models
 
 __all__ = [
     "LLM",
@@ -46,6 +47,7 @@ __all__ = [
     "llm",
     "llms",
     "load_ipython_extension",
+    "models",
     "open",
     "runs",
     "step",
@@ -71,6 +73,7 @@ _HOMES: Mapping[str, str] = {
     "errors": "",
     "llm": "llms.catalog",
     "llms": "",
+    "models": "view.models",
     "runs": "run",
     "step": "steps.function",
     "steps": "",

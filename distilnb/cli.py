@@ -72,6 +72,14 @@ def demo(
     run_demo(llm or None, rows, out)
 
 
+@app.command()
+def models() -> None:
+    """List the models that can be asked from here: keys that are found, local servers and their models."""
+    from distilnb.view.models import models as find_models
+
+    _say(find_models())
+
+
 @runs_app.callback()
 def runs(context: typer.Context) -> None:
     """List all runs, newest first."""
@@ -254,6 +262,20 @@ def errors(run_id: RunId) -> None:
     print(plural(len(found), "row"))
 
 
+@app.command()
+def estimate(
+    config: Config,
+    param: Params = [],  # noqa: B006 - typer reads it, nobody changes it
+    rows: Annotated[int | None, typer.Option(help="At most so many rows of each source.")] = None,
+    ask: Annotated[bool, typer.Option(help="Preview the Sample where the cache does not hold it.")] = True,
+    trust_code: TrustCode = False,
+    allow: Allow = None,
+) -> None:
+    """Quote a run of a pipeline file: requests, tokens, money and time of each step, less what is cached."""
+    pipeline = _open(config, trust_code, allow or [])
+    _say(repr(pipeline.estimate(rows, parameters=_parameters(param), ask=ask)))
+
+
 @pipelines.command("info")
 def info(config: Config) -> None:
     """Show what a pipeline file holds: its code, its steps, the models and places a run would touch. Runs none."""
@@ -280,13 +302,15 @@ def run_pipeline(
     param: Params = [],  # noqa: B006 - typer reads it, nobody changes it
     rows: Annotated[int | None, typer.Option(help="At most so many rows of each source.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Stop before more USD are spent.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Stop before more tokens are used.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to save the result in.")] = None,
     trust_code: TrustCode = False,
     allow: Allow = None,
 ) -> None:
     """Run a pipeline file; the first Ctrl-C stops gracefully, a second one at once."""
     pipeline = _open(config, trust_code, allow or [])
-    run = pipeline.start(rows=rows, max_cost=max_cost, parameters=_parameters(param))
+    limits = {"rows": rows, "max_cost": max_cost, "max_tokens": max_tokens}
+    run = pipeline.start(parameters=_parameters(param), **limits)  # type: ignore[arg-type]  # each of its own type
     result = _wait(run, f"run {run.id} · follow it from elsewhere: distilnb attach {run.id}")
     _say(repr(run))
     if out is not None and result is not None:

@@ -792,7 +792,7 @@ TOLD = {
         lambda _: hi().generate(llm=dn.llm("openai:no-such-model", api_key="any")).start(max_cost=1),
         UnknownPriceError,
         "max_cost is set, but the price of openai:no-such-model is unknown.\n"
-        "Give it as USD per million tokens: price=(input, output); or leave max_cost out.",
+        "Give it as USD per million tokens, price=(input, output) or a line of prices.yaml; or leave max_cost out.",
     ),
     "an unknown judge": Told(
         lambda _: hi().generate().judge("ultrafeed"),

@@ -295,6 +295,27 @@ def test_run_takes_parameters_and_saves(config: str) -> None:
     assert [len(row["generations"]) for row in again.rows()] == [2, 2, 2, 2]
 
 
+def test_estimate_says_what_the_estimate_says(config: str) -> None:
+    text = said("estimate", "--config", config, "--rows", "4", "--no-ask")
+    assert text.startswith("words · 4 rows · 4 requests · ")
+    assert "no reply of answer is known" in text
+    text = said("estimate", "--config", config, "--param", "answer.num_generations=2")
+    assert "6 rows · 1 request, 5 more cached" in text
+    assert "asked 5 requests, free" in text
+
+
+def test_models_lists_what_dn_models_lists() -> None:
+    assert said("models") == f"{dn.models()!r}\n"
+    assert "rehearsal" in said("models")
+
+
+def test_a_run_of_the_command_may_be_limited_in_tokens(config: str) -> None:
+    with following("pipeline", "run", "--config", config, "--max-tokens", "9") as process:
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "is stopped (budget: max_tokens 9)" in told
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

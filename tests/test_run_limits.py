@@ -323,3 +323,28 @@ def test_a_changed_limit_makes_no_equal_start_another_run(server: MockLLM) -> No
     for one in (run, other):
         one.abort()
         one.wait(30)
+
+
+def test_tokens_stay_below_their_limit_and_the_run_goes_on_when_it_is_raised() -> None:
+    with mock_llm(latency_ms=20, tokens=40, tokens_sigma=0.8) as server:
+        p = pipeline(server, 200, concurrency=8, generation_kwargs={"max_new_tokens": 60})
+        run = p.start(max_tokens=2000)
+        status = run.wait(60)
+        assert (status.state, status.reason) == ("stopped", "budget: max_tokens 2000")
+        told = server.stats()
+        assert 1000 < told["prompt_tokens"] + told["completion_tokens"] <= 2000
+        again = attach(run.id)
+        assert "at most 2k tokens" in repr(again)
+        with pytest.raises(RunError, match="was stopped by max_tokens 2000"):
+            again.resume()
+        again.adjust(max_tokens=10**6)
+        again.resume()
+        assert again.wait(60).state == "finished"
+        assert server.stats()["requests"] == 200
+
+
+def test_replies_longer_than_was_thought_are_set_aside_for_once_one_was_seen() -> None:
+    with mock_llm(latency_ms=20, tokens=1500) as server:
+        run = pipeline(server, 100, concurrency=1).start(max_tokens=10_000)
+        assert run.wait(60).state == "stopped"
+        assert server.stats()["completion_tokens"] <= 10_000

@@ -14,7 +14,7 @@ from typing import Protocol
 from distilnb.engine.apply import Failure, check_row
 from distilnb.engine.asked import Asked, Errand, Tally, account, spent
 from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies, find_bought
-from distilnb.engine.budget import Budget, BudgetReached
+from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate
 from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digests
 from distilnb.engine.models import Models
 from distilnb.engine.reasking import complaints, n_reasks, reask_key
@@ -22,7 +22,7 @@ from distilnb.engine.repeats import Repeats
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
 from distilnb.llms.fitting import asked_again
-from distilnb.llms.prices import cost_usd, price_of
+from distilnb.llms.prices import price_of
 from distilnb.llms.request import Reply, Request
 from distilnb.rows import Batch, Row
 from distilnb.tasks.base import Task
@@ -47,6 +47,12 @@ class At(Protocol):
     def __call__(self, batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]: ...
 
 
+class OnMissing(Protocol):
+    """Told of a row whose replies the cache does not hold all, by the keys that miss, in place of asking for it."""
+
+    def __call__(self, index: int, request: Request, missing: Sequence[Key]) -> None: ...
+
+
 def nowhere(batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]:
     """Tell nobody."""
     return nullcontext()
@@ -67,6 +73,7 @@ class Asker:
     at: At = nowhere
     # By the first key that each request on its way asks for; a future where an equal one waits for it.
     _in_flight: dict[Key, asyncio.Future[None] | None] = field(default_factory=dict)
+    _longest_reply: int = USUAL_REPLY_TOKENS
     _is_stopped: bool = False
     _budget_reached: BudgetReached | None = None
     _may_send: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,10 +106,11 @@ class Asker:
         *,
         again: bool = False,
         attempts: Mapping[int, int] | None = None,
+        on_missing: OnMissing | None = None,
     ) -> None:
         """Ask for some rows of a batch and call `done(index, asked)` for each as it ends, cached ones first.
 
-        `attempts` has, by index, how often a retry has raised a row's attempt.
+        `attempts` has, by index, how often a retry has raised a row's attempt. With `on_missing` nothing is asked.
 
         Rows whose request was not started (`stop`, or the budget) are not reported. Raises BudgetReached once all
         in flight have ended; FatalModelError and StoreError at once, cancelling the rest.
@@ -117,6 +125,8 @@ class Asker:
                     index,
                     self._finish(errand, index, request, keys, known, self._found(errand, known, Tally())),
                 )
+            elif on_missing is not None:
+                on_missing(index, request, [key for key in keys if key not in known])
             else:
                 work = self._ask_one(errand, index, request, keys, known)
                 waiting.append(asyncio.ensure_future(work))
@@ -288,6 +298,9 @@ class Asker:
             ) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
                 cost, tokens = spent(errand.price, answer.replies[: len(missing)])
+                self._longest_reply = max(
+                    [self._longest_reply, *(r.output_tokens or 0 for r in answer.replies)]
+                )
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
                 if self.mode != "off" and not await self.cache.keep(pairs, replace=self.mode == "refresh"):
                     # Another run asked the same and was first: what is stored counts, for every later run too.
@@ -317,7 +330,7 @@ class Asker:
             raise NotStarted
         if self.budget.is_limited:  # which a change of limits may have made it while the request waited
             if tally.hold is None:
-                tally.hold = self.budget.hold(*estimate(llm, request))
+                tally.hold = self.budget.hold(*estimate(llm, request, self._longest_reply))
             await tally.hold.take()
         if not self._may_send.is_set():
             await self._may_send.wait()
@@ -391,13 +404,6 @@ def model_of(task: Task) -> LLM:
         task.check()
         raise AssertionError("a task without a model passed its check")
     return task.llm
-
-
-def estimate(llm: LLM, request: Request) -> tuple[float, int]:
-    """Return what a request may cost at most, in USD and tokens, before it is sent."""
-    n_input = sum(len(str(message.get("content", ""))) for message in request.messages) // 3 + 8
-    n_output = int(llm.generation_kwargs.get("max_new_tokens") or 512) * request.n
-    return cost_usd(llm, n_input, n_output) or 0.0, n_input + n_output
 
 
 def prompt_text(request: Request) -> str:

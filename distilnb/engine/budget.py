@@ -5,6 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from distilnb.llms.base import LLM
+from distilnb.llms.prices import cost_usd
+from distilnb.llms.request import Request
+
+USUAL_REPLY_TOKENS = 512  # set aside for a reply while no longer one was seen
+
 
 class BudgetReached(Exception):
     """No further request may start; what is in flight still ends. `limits` are those that were reached."""
@@ -103,3 +109,15 @@ class Hold:
             if not budget._n_held:
                 budget._held_cost = 0.0  # sums of fractions leave a rest, which nobody would ever settle
             budget._settled.set()
+
+
+def estimate(llm: LLM, request: Request, longest_reply: int = USUAL_REPLY_TOKENS) -> tuple[float, int]:
+    """Return what a request may cost at most, in USD and tokens, before it is sent.
+
+    A model without `max_new_tokens` may write any number; the longest reply so far is the measure then.
+    """
+    texts = [str(message.get("content", "")) for message in request.messages]
+    # Three ASCII characters are a token at most, in code; of other scripts each may be one.
+    n_input = 8 + sum(len(t) // 3 if t.isascii() else len(t) for t in texts)
+    n_output = int(llm.generation_kwargs.get("max_new_tokens") or longest_reply) * request.n
+    return cost_usd(llm, n_input, n_output) or 0.0, n_input + n_output

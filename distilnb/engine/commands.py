@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from distilnb.engine.intake import missing_rows
 from distilnb.engine.journal import START_AGAIN
+from distilnb.engine.keys import resolve_keys
 from distilnb.engine.launch import start_runner
 from distilnb.engine.limits import checked_change
 from distilnb.engine.reading import RunReader
@@ -87,7 +88,10 @@ def check_may_start(reader: RunReader) -> None:
 
 
 def start_again(reader: RunReader, secrets: Mapping[str, str]) -> None:
-    """Start a runner for a run that has ended, or is about to; raises RunError when it goes on stopping."""
+    """Start a runner for a run that has ended, or is about to.
+
+    Raises RunError when it goes on stopping, MissingKeyError when a key is gone from where it came from.
+    """
     run = reader.run
     await_exit(run, RESUME_PATIENCE_S)  # it may be stopping still
     if run.is_locked():
@@ -98,7 +102,7 @@ def start_again(reader: RunReader, secrets: Mapping[str, str]) -> None:
     lack = missing_rows(run, reader.plan)
     if lack:
         raise RunError(f"Run {run.run_id!r} cannot go on to its end. {lack}", START_AGAIN)
-    start_runner(run, secrets)
+    start_runner(run, {**resolve_keys(reader.plan.options.get("keys", {}), secrets), **secrets})
 
 
 def _has_waiting_order(reader: RunReader) -> bool:

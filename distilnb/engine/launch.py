@@ -16,6 +16,7 @@ from typing import Any
 
 from distilnb.engine.building import literal_secrets, write_steps
 from distilnb.engine.intake import is_being_written
+from distilnb.engine.keys import key_sources, secrets_to_send
 from distilnb.engine.plan import Plan
 from distilnb.engine.planning import make_plan
 from distilnb.engine.reading import RunReader
@@ -48,7 +49,8 @@ def check_models(graph: Graph, *, max_cost: float | None) -> None:
         if max_cost is not None and not model.is_local and price_of(model) is None:
             raise UnknownPriceError(
                 f"max_cost is set, but the price of {model.label} is unknown.",
-                "Give it as USD per million tokens: price=(input, output); or leave max_cost out.",
+                "Give it as USD per million tokens, price=(input, output) or a line of prices.yaml; "
+                "or leave max_cost out.",
                 provider=model.provider,
             )
 
@@ -75,7 +77,7 @@ def launch(graph: Graph, *, pipeline: str, text: Callable[[], str], options: dic
         digest = "" if is_late else plan.digest
         plan = Plan(**{**vars(plan), "digest": digest, "options": {**plan.options, "spooled": spool.files()}})
         write_text(run.path / "plan.json", plan.to_json())  # last: a folder without a plan is no run
-        start_runner(run, literal_secrets(graph))
+        start_runner(run, secrets_to_send(graph))
     except BaseException:  # nothing was started: half a run must not stay
         if spool is not None:
             spool.give_up()
@@ -111,6 +113,7 @@ def _plan(run: RunDir, graph: Graph, *, pipeline: str, options: dict[str, Any]) 
         ],
         "is_rehearsed": any(is_rehearsed(step) for step in graph.steps.values()),
         "secrets": sorted(literal_secrets(graph)),  # their places, never their values
+        "keys": key_sources(graph),
         "models": models_of(graph),
     }
     if options.get("on_error") == "null":

@@ -32,6 +32,12 @@ class Models:
             self._told[self._callers[name]] = (llm.label, 0)
         return self._callers[name]
 
+    def reply_seconds(self, llm: LLM) -> list[float]:
+        """Return how long a model took for each of its last answers, under whichever limits."""
+        name = f"{llm.digest} "
+        callers = [caller for key, caller in self._callers.items() if key.startswith(name)]
+        return [seconds for caller in callers for seconds in caller.reply_seconds]
+
     def adjust(self, llm: LLM, limits: Mapping[str, int | None]) -> None:
         """Change how much may be under way with a model; who waits keeps its place."""
         self.caller(llm).gate.adjust(limits["max_concurrency"] or 1, rpm=limits["rpm"], tpm=limits["tpm"])

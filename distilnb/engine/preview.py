@@ -22,13 +22,14 @@ from distilnb.engine.ask import Asker, FatalModelError
 from distilnb.engine.ask_worker import add_asked
 from distilnb.engine.asked import Asked
 from distilnb.engine.budget import Budget
-from distilnb.engine.cache import ReplyCache
+from distilnb.engine.cache import Key, ReplyCache
 from distilnb.engine.join import Joiner
 from distilnb.engine.models import Models
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.routing import route_rows
 from distilnb.engine.row_cache import RowCache
-from distilnb.llms.request import Message, Reply
+from distilnb.llms.base import LLM
+from distilnb.llms.request import Message, Reply, Request
 from distilnb.rows import Batch, IdMaker
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
@@ -51,6 +52,8 @@ class StepResult:
     drop_reasons: dict[str, int] = field(default_factory=dict)
     messages: dict[str, tuple[Message, ...]] = field(default_factory=dict)  # by id of the incoming row
     replies: dict[str, tuple[Reply, ...]] = field(default_factory=dict)
+    # What a look at the cache alone found missing, by id of the incoming row: the request, the keys of its replies.
+    missing: dict[str, tuple[Request, list[Key]]] = field(default_factory=dict)
     seconds: float = 0.0
     is_priced: bool = True
 
@@ -59,9 +62,11 @@ OnRow = Callable[[StepResult], None]  # called as each row of a task ends, with 
 
 
 def preview_graph(
-    graph: Graph, samples: Mapping[str, Batch], *, on_row: OnRow | None = None
+    graph: Graph, samples: Mapping[str, Batch], *, on_row: OnRow | None = None, asks: bool = True
 ) -> Iterator[StepResult]:
     """Run the steps on the sample rows of each source and yield each step's result as it is complete.
+
+    Unless it `asks`, rows whose replies the cache does not hold stay at their task: they are `missing` there.
 
     Raises what ends a run too: a refused key, a failing `load`, a cache that cannot be written.
     """
@@ -74,7 +79,7 @@ def preview_graph(
             inputs = [results[before].outgoing for before in graph.predecessors(name)]
             if not graph.is_join(name):  # a join tells itself which rows were routed past it
                 inputs = [batch.taken_by(name) for batch in inputs]
-            _run_step(graph, graph.steps[name], result, inputs, samples, repeats, on_row)
+            _run_step(graph, graph.steps[name], result, inputs, samples, repeats, on_row, asks)
             result.seconds = time.perf_counter() - began
             yield result
     finally:
@@ -89,6 +94,7 @@ def _run_step(
     samples: Mapping[str, Batch],
     repeats: Repeats,
     on_row: OnRow | None,
+    asks: bool,
 ) -> None:
     if isinstance(step, GeneratorStep):
         result.outgoing = samples[step.name]
@@ -98,7 +104,7 @@ def _run_step(
     step.load()
     try:
         if isinstance(step, Task):
-            _ask(step, result, inputs[0], repeats, on_row)
+            _ask(step, result, inputs[0], repeats, on_row, asks)
         elif isinstance(step, GlobalStep):
             _take(result, inputs[0], apply_global(step, inputs, IdMaker(step.name).make))
         elif graph.is_join(step.name):
@@ -139,7 +145,9 @@ def _take(result: StepResult, incoming: Batch, outcome: Outcome) -> None:
     result.drop_reasons = outcome.drop_reasons.get(result.name, {})
 
 
-def _ask(task: Task, result: StepResult, incoming: Batch, repeats: Repeats, on_row: OnRow | None) -> None:
+def _ask(
+    task: Task, result: StepResult, incoming: Batch, repeats: Repeats, on_row: OnRow | None, asks: bool
+) -> None:
     outcome = Outcome()
     outcome.batch.gone = list(incoming.gone)
 
@@ -152,10 +160,14 @@ def _ask(task: Task, result: StepResult, incoming: Batch, repeats: Repeats, on_r
             _take(result, incoming, outcome)
             on_row(result)
 
+    def miss(index: int, request: Request, missing: Sequence[Key]) -> None:
+        result.missing[incoming.ids[index]] = request, list(missing)
+
     async def ask() -> None:
         _models().try_again()  # they outlive a preview; what a key or a server lacked may be there now
         asker = Asker(_cache(), _models(), Budget(), repeats, probes=True)
-        await asker.ask_rows(task, incoming, range(len(incoming.rows)), done)
+        rows = range(len(incoming.rows))
+        await asker.ask_rows(task, incoming, rows, done, on_missing=None if asks else miss)
 
     _take(result, incoming, outcome)
     try:
@@ -181,6 +193,11 @@ def _models() -> Models:
     # aiohttp complains at the end of the process about connections that nobody closed.
     atexit.register(lambda: run_in_loop(models.close()))
     return models
+
+
+def reply_seconds(llm: LLM) -> list[float]:
+    """Return how long a model took for each of its last answers in this process, in seconds."""
+    return _models().reply_seconds(llm)
 
 
 def _cache() -> ReplyCache:

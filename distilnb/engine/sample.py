@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,25 @@ def find_row(source: GeneratorStep, wanted: int | str) -> Batch:
     )
 
 
+def draw_rows(source: GeneratorStep, limit: int | None) -> tuple[Batch, int]:
+    """Return the rows of a source that a run of at most `limit` would take, in order, and how many these are.
+
+    Of more than `SCANNED_ROWS` so many are drawn, each as likely as any other. Raises NoRowsError when there is none.
+    """
+    ids, drawn, chance = IdMaker(source.name), Batch(), random.Random(SEED)
+    n_rows = 0
+    for row in itertools.islice(_rows(source), limit):
+        row_id, order = ids.make(row), [n_rows]
+        if n_rows < SCANNED_ROWS:
+            drawn.add(row, row_id, order)
+        elif (place := chance.randrange(n_rows + 1)) < SCANNED_ROWS:
+            drawn.rows[place], drawn.ids[place], drawn.orders[place] = row, row_id, order
+        n_rows += 1
+    if not n_rows:
+        raise _no_row(source)
+    return drawn.in_order(), n_rows
+
+
 def _choose(scanned: Batch, stored: Batch, n_rows: int) -> list[int]:
     """Return indices of scanned rows: those pinned before in their places, seeded random ones in the free places."""
     position = {row_id: index for index, row_id in enumerate(scanned.ids)}
@@ -76,10 +96,12 @@ def _scan(source: GeneratorStep) -> Batch:
             break
         batch.add(row, ids.make(row), [index])
     if not batch:
-        raise NoRowsError(
-            f"Source {source.name!r} made no row.", "Check the path, the split and the filters."
-        )
+        raise _no_row(source)
     return batch
+
+
+def _no_row(source: GeneratorStep) -> NoRowsError:
+    return NoRowsError(f"Source {source.name!r} made no row.", "Check the path, the split and the filters.")
 
 
 def _rows(source: GeneratorStep) -> Iterator[Row]:

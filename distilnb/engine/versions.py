@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distilnb.engine.building import literal_secrets, read_steps, write_steps
+from distilnb.engine.keys import secrets_to_send
 from distilnb.engine.plan import Plan
 from distilnb.engine.rundir import RunDir
 from distilnb.errors import RunError, UnknownStepError
@@ -169,11 +170,11 @@ def add_version(
 
 
 def version_secrets(graph: Graph, versions: Mapping[str, int]) -> dict[str, str]:
-    """Return the literal keys of edited steps, each under its place in the run."""
+    """Return the keys of edited steps that workers cannot find by themselves, each under its place in the run."""
     found: dict[str, str] = {}
     for name, number in versions.items():
         start = "" if number == FIRST else f"{_FOLDER}/{number}/"
-        for path, key in literal_secrets(graph.keeping([name])).items():
+        for path, key in secrets_to_send(graph.keeping([name])).items():
             found[start + path] = key
     return found
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, overload
 
 from pydantic import Field, SecretStr, ValidationError
 
 from distilnb.errors import MissingKeyError, SpecError
+from distilnb.llms.keys import find_key, forget_keys, how_to_give
 from distilnb.llms.request import Client, Message
 from distilnb.llms.shape import ReplyShape, ShapeKind
 from distilnb.spec.base import Spec, explain_validation
@@ -97,10 +97,11 @@ class LLM(Spec):
 
     def check(self) -> None:
         """Raise what is wrong before any request: a missing key, an unsupported parameter."""
+        forget_keys()
         if self.key_variable and not self.key():
             raise MissingKeyError(
                 f"No API key for {self.provider} is set.",
-                f"Set the environment variable {self.key_variable}, or pass api_key=.",
+                how_to_give(self.key_variable),
                 provider=self.provider,
             )
 
@@ -110,10 +111,19 @@ class LLM(Spec):
     # --- what the rest of the project asks ---
 
     def key(self) -> str:
-        """Return the API key: the literal one, else that of the environment; "" when there is none."""
+        """Return the API key: the literal one, else that of environment, Colab or keyring; "" when there is none."""
         if self.api_key is not None:
             return self.api_key.get_secret_value()
-        return os.environ.get(self.key_variable, "") if self.key_variable else ""
+        found = find_key(self.key_variable) if self.key_variable else None
+        return found.value if found else ""
+
+    def key_source(self) -> str:
+        """Return where the key is from: "env:OPENAI_API_KEY", "colab:…", "keyring:…", "literal"; "" without one."""
+        key = self.key()
+        if self.api_key is not None or not key:
+            return "literal" if key else ""
+        found = find_key(self.key_variable) if self.key_variable else None
+        return f"{found.place}:{self.key_variable}" if found and found.value == key else ""
 
     @property
     def is_deterministic(self) -> bool:

@@ -6,6 +6,8 @@ import asyncio
 import copy
 import random
 import threading
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, wait
 from dataclasses import replace
@@ -27,6 +29,7 @@ FIRST_WAIT_S = (0.05, 0.5)  # before a retry; the upper end doubles with each
 LONGEST_WAIT_S = 8.0
 POLL_S = 0.1  # a longer wait would not see Ctrl-C on Windows
 GIVE_UP_S = 5.0  # for a client that does not end when it is cancelled
+N_TIMED = 64  # answers whose time is kept, for an estimate
 MAX_EMPTY_ANSWERS = 2  # in a row, when a server returns fewer replies than asked
 
 
@@ -69,6 +72,7 @@ class Caller:
         self.asked = 0
         self.retries = 0
         self.rejected_429 = 0
+        self.reply_seconds: deque[float] = deque(maxlen=N_TIMED)  # of the last requests that were answered
         self._max_retries = max_retries
         self._timeout_s = timeout_s
         self._ladder = Ladder(modes)
@@ -187,6 +191,7 @@ class Caller:
     async def _send(self, request: Request, before: Before | None) -> Answer:
         task = asyncio.current_task()
         self._waiting.discard(task)
+        began_s = time.monotonic()
         try:
             if request.shape is None:
                 answer = await self._send_once(request)
@@ -197,6 +202,7 @@ class Caller:
             self.gate.leave()
             self._waiting.add(task)
             raise
+        self.reply_seconds.append(time.monotonic() - began_s)
         self.gate.succeeded()
         if self.gate.counts_tokens:
             self._learn(answer)

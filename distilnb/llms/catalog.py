@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from pydantic import SecretStr
 
 from distilnb.errors import UnknownKindError, did_you_mean
 from distilnb.llms.base import GENERATION_PARAMETERS, LLM
+from distilnb.llms.keys import find_key
 from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
 from distilnb.llms.parameters import OTHER_NAMES, unknown_parameter
 from distilnb.spec.registry import build, load_kind
@@ -141,18 +142,38 @@ class Found(NamedTuple):
 def found_models() -> list[Found]:
     """Return the providers whose key is set, and the local servers that answer.
 
-    Nothing but 127.0.0.1 is asked, and no key is read, only whether its variable is set.
+    Nothing but 127.0.0.1 is asked, and no key is shown.
     """
     found = [
         Found(cls.provider, cls.key_variable, (), f"LLM={proposed}")
         for cls, proposed in _PROPOSED.items()
-        if os.environ.get(cls.key_variable)
+        if find_key(cls.key_variable)
     ]
-    for name, url in LOCAL_SERVERS.items():
-        models = _list_models(url)
+    for name, (url, models) in list_local_models().items():
         if models:
             found.append(Found(name, url, models, f"LLM={name}:{models[0]}"))
     return found
+
+
+class Served(NamedTuple):
+    """A local server: its address, and the models that it lists; none where it does not answer."""
+
+    url: str
+    models: tuple[str, ...]
+
+
+def list_local_models() -> dict[str, Served]:
+    """Return what each local server offers, by its name; all are asked at once."""
+    with ThreadPoolExecutor(len(LOCAL_SERVERS)) as pool:
+        listed = list(pool.map(_list_models, LOCAL_SERVERS.values()))
+    return {
+        name: Served(url, models) for (name, url), models in zip(LOCAL_SERVERS.items(), listed, strict=True)
+    }
+
+
+def proposed_model(cls: type[LLM]) -> str:
+    """Return the model that is proposed for a class where nothing else is known; "" when there is none."""
+    return _PROPOSED.get(cls, "")
 
 
 def _list_models(url: str) -> tuple[str, ...]:

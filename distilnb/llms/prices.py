@@ -1,13 +1,22 @@
-"""What replies cost, from the price list of genai-prices as it was installed: no network, no guess."""
+"""What replies cost: as the user says, else from the price list of genai-prices as it was installed.
+
+No network, no guess: what is in neither has no price.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from distilnb.errors import SpecError
+from distilnb.home import home
 from distilnb.llms.address import is_loopback
 from distilnb.llms.base import LLM
 
+PRICE_FILE = "prices.yaml"
 _SAMPLE_TOKENS = 1000  # few enough for the first tier of prices that grow with the prompt
 
 
@@ -17,19 +26,34 @@ class Price(NamedTuple):
     input_usd: float
     output_usd: float
 
-    def cost_usd(self, input_tokens: int, output_tokens: int) -> float:
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is paid."""
+        return self.input_usd == 0 and self.output_usd == 0
+
+    def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
         """Return what that many tokens cost."""
         return (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1_000_000
 
 
 def price_of(llm: LLM) -> Price | None:
-    """Return what a model costs: its `price`, nothing on this machine, else the list's; None if unknown.
+    """Return what a model costs: its `price`, the user's own list, nothing on this machine, else the public list's.
 
-    A server on loopback counts as this machine. For one that passes requests on to a paid provider, set
-    `price`.
+    None where it is unknown. The user's list is `$DISTILNB_HOME/prices.yaml`: one line a model, of provider and
+    model (or the address of a server and the model), with USD per million tokens in and out:
+
+        openai:ft:gpt-4o-mini:me: [0.30, 1.20]
+        https://gateway.example/v1 llama-3: [0.10, 0.10]
+
+    A server on loopback counts as this machine. For one that passes requests on to a paid provider, set `price`.
+    Raises SpecError for a list that cannot be read.
     """
     if llm.price is not None:
         return Price(*llm.price)
+    own = own_prices()
+    for name in (f"{llm.endpoint} {llm.model}", llm.label):
+        if name in own:
+            return own[name]
     if llm.is_local or (llm.endpoint and is_loopback(llm.endpoint)):
         return Price(0.0, 0.0)
     return _listed(llm.provider, llm.endpoint, llm.model)
@@ -62,3 +86,39 @@ def _listed(provider: str, endpoint: str, model: str) -> Price | None:
         return None
     per_million = 1_000_000 / _SAMPLE_TOKENS
     return Price(float(found.input_price) * per_million, float(found.output_price) * per_million)
+
+
+# --- the user's own list ------------------------------------------------------
+
+
+def own_prices() -> Mapping[str, Price]:
+    """Return the user's own list; empty where there is none."""
+    path = home() / PRICE_FILE
+    try:
+        changed_ns = os.stat(path).st_mtime_ns
+    except OSError:
+        return {}
+    return _read_prices(path, changed_ns)
+
+
+@lru_cache(maxsize=4)
+def _read_prices(path: Path, changed_ns: int) -> Mapping[str, Price]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SpecError(f"The price list {str(path)!r} cannot be read: {error}.", _HOW) from error
+    if not isinstance(data, Mapping):
+        data = {} if data is None else {"": data}
+    return {str(name): _price(path, name, value) for name, value in data.items()}
+
+
+_HOW = "Write one line a model: 'openai:gpt-4o-mini: [0.15, 0.60]', USD per million tokens in and out."
+
+
+def _price(path: Path, name: object, value: Any) -> Price:
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    if is_pair and all(isinstance(n, (int, float)) and not isinstance(n, bool) and n >= 0 for n in value):
+        return Price(float(value[0]), float(value[1]))
+    raise SpecError(f"The price of {str(name)!r} in {str(path)!r} is {value!r:.60}.", _HOW)

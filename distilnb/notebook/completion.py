@@ -29,7 +29,11 @@ def complete(session: Session, event: Any) -> list[str]:
     if event.symbol.startswith("-"):
         return [*options, "-h"]
     expected = _expected(command, before[1:])
-    return [] if expected is None else sorted(set(_candidates(session, expected, event.symbol)))
+    if expected is None:
+        return []
+    if expected.completes == "model":
+        return _model_words(session, event)
+    return sorted(set(_candidates(session, expected, event.symbol)))
 
 
 def _expected(command: Command, words: list[str]) -> Argument | None:
@@ -90,10 +94,21 @@ def _runs() -> Iterable[str]:
 
 def _models(session: Session) -> Iterable[str]:
     from distilnb.llms.base import LLM
-    from distilnb.llms.catalog import PROVIDERS
+    from distilnb.llms.inventory import model_names
 
     variables = [name for name, value in session.namespace.items() if isinstance(value, LLM)]
-    return [*variables, *(name if name == "rehearsal" else f"{name}:" for name in PROVIDERS)]
+    return [*variables, *model_names()]
+
+
+def _model_words(session: Session, event: Any) -> list[str]:
+    """Return the models that may follow; IPython takes only what stands behind a colon, or a comma, for the word."""
+    typed = event.text_until_cursor
+    word = "" if not typed or typed[-1].isspace() else typed.split()[-1]
+    begun = word.rpartition(",")[2]
+    kept = len(begun) - len(event.symbol) if begun.endswith(event.symbol) else 0
+    if kept < 0:  # the symbol reaches over the comma
+        return sorted({word[: len(word) - len(begun)] + name for name in _models(session)})
+    return sorted({name[kept:] for name in _models(session) if name.startswith(begun[:kept])})
 
 
 def _sources(session: Session) -> Iterable[str]:

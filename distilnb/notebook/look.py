@@ -1,4 +1,4 @@
-"""Sub-commands that look: `preview`, `prompt`, `rows`, `why`."""
+"""Sub-commands that look: `preview`, `prompt`, `rows`, `why`, `models`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from distilnb.pipeline import Preview
     from distilnb.pipeline.preview import Prompt
+    from distilnb.view.models import ModelTable
     from distilnb.view.story import RowStory
 
 SAMPLE_ROWS = 5
@@ -77,7 +78,17 @@ def _chosen_rows(frame: pd.DataFrame, chosen: str) -> pd.DataFrame:
     return frame.iloc[number : number + 1]
 
 
+def models(session: Session, options: Namespace) -> ModelTable:
+    """List the models that can be asked from here: keys that are found, local servers and their models."""
+    from distilnb.llms.inventory import forget_names
+    from distilnb.view.models import models as find_models
+
+    forget_names()
+    return find_models()
+
+
 COMMANDS = (
+    Command("models", models),
     Command(
         "preview",
         preview,

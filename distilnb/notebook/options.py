@@ -110,4 +110,5 @@ PARAM = argument(
 )
 NO_PREVIEW = argument("--no-preview", action="store_true", help="only change the pipeline; ask nothing")
 MAX_COST = argument("--max-cost", type=float, metavar="USD", help="stop before more is spent")
+MAX_TOKENS = argument("--max-tokens", type=int, metavar="N", help="stop before more tokens are used")
 WAIT = argument("--wait", action="store_true", help="wait until the run has ended")

@@ -1,17 +1,18 @@
-"""Sub-commands about runs: `run`, `ps`, `attach`, `pause`, `resume`, `stop`, `errors`, `retry`."""
+"""Sub-commands about runs: `estimate`, `run`, `ps`, `attach`, `pause`, `resume`, `stop`, `errors`, `retry`."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from distilnb.notebook.options import MAX_COST, PARAM, PIPELINE, ROWS, WAIT, Command, argument
+from distilnb.notebook.options import MAX_COST, MAX_TOKENS, PARAM, PIPELINE, ROWS, WAIT, Command, argument
 from distilnb.notebook.session import Session
 from distilnb.view.figures import plural
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from distilnb.pipeline.estimate import Estimate
     from distilnb.run import Run, RunList
 
 RUN = argument(
@@ -19,11 +20,20 @@ RUN = argument(
 )
 
 
+def estimate(session: Session, options: Namespace) -> Estimate:
+    """Quote a run: requests, tokens, money and time of each step; the Sample is previewed first, which it tells."""
+    pipeline = session.target(options.target, options.pipeline).pipeline
+    return pipeline.estimate(
+        options.rows, parameters=session.parameters(options.param), ask=not options.no_ask
+    )
+
+
 def start(session: Session, options: Namespace) -> Run:
     """Start a run in the background and show its panel; an equal run that is going is shown instead."""
     pipeline = session.target(options.target, options.pipeline).pipeline
     parameters = session.parameters(options.param)
-    run = pipeline.start(rows=options.rows, parameters=parameters, max_cost=options.max_cost, new=options.new)
+    limits = {"rows": options.rows, "max_cost": options.max_cost, "max_tokens": options.max_tokens}
+    run = pipeline.start(parameters=parameters, new=options.new, **limits)
     session.show_run(run)
     if options.wait:
         session.wait_for(run)
@@ -86,12 +96,24 @@ def retry(session: Session, options: Namespace) -> Run:
 
 COMMANDS = (
     Command(
+        "estimate",
+        estimate,
+        (
+            argument("target", nargs="?", metavar="PIPELINE", completes="pipeline"),
+            ROWS,
+            PARAM,
+            argument("--no-ask", action="store_true", help="ask nothing: tell what the reply cache tells"),
+            PIPELINE,
+        ),
+    ),
+    Command(
         "run",
         start,
         (
             argument("target", nargs="?", metavar="PIPELINE", completes="pipeline"),
             ROWS,
             MAX_COST,
+            MAX_TOKENS,
             PARAM,
             argument("--new", action="store_true", help="start another one although an equal run is going"),
             WAIT,

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
+    from distilnb.pipeline.estimate import Estimate
+
 Model: TypeAlias = "LLM | str"
 AnyStep: TypeAlias = "Step | Callable[..., Any]"  # a step, or a function made one by `dn.step` or `dn.task`
 
@@ -383,6 +385,24 @@ class Pipeline(Written):
         `show` displays each step as it comes. Costs what the asked requests cost; what was asked before is free.
         """
         return run_preview(self.name, with_parameters(self.graph, parameters), n, show=show)
+
+    def estimate(
+        self,
+        rows: int | None = None,
+        *,
+        n: int = 5,
+        parameters: Mapping[str, Any] | None = None,
+        ask: bool = True,
+    ) -> Estimate:
+        """Quote a run before it costs: requests, tokens, money and time of each step, with an interval.
+
+        It previews n pinned rows first (what that costs, it tells); what the reply cache holds of all rows is not
+        counted again. `rows` limits each source, as in `start`. With `ask=False` nothing is asked, and what the
+        cache does not tell is unknown.
+        """
+        from distilnb.pipeline.estimate import make_estimate
+
+        return make_estimate(self.name, with_parameters(self.graph, parameters), rows, n, ask=ask)
 
     def start(
         self,

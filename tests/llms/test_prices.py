@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
 
+from distilnb.errors import SpecError
 from distilnb.llms.catalog import llm
 from distilnb.llms.openai import OpenAILLM
 from distilnb.llms.prices import Price, cost_usd, price_of
@@ -47,3 +50,67 @@ def test_a_given_price_comes_first() -> None:
         model = llm(name, price=(1.0, 2.0))
         assert price_of(model) == Price(1.0, 2.0)
         assert cost_usd(model, 500_000, 250_000) == 1.0
+
+
+# --- the user's own list ----------------------------------------------------------------------------------------
+
+
+def write_list(home: Path, text: str) -> Path:
+    home.mkdir(exist_ok=True)
+    path = home / "prices.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_the_users_list_comes_before_the_public_one_and_after_the_models_own(home: Path) -> None:
+    write_list(
+        home,
+        """
+        openai:never-heard-of: [0.3, 1.2]
+        openai:gpt-4o-mini: [1, 2]
+        vllm:m: [0.5, 0.5]
+        https://gateway.example/v1 llama-3: [0.1, 0.1]
+        """,
+    )
+    assert price_of(llm("openai:never-heard-of")) == (0.3, 1.2)
+    assert price_of(llm("openai:gpt-4o-mini")) == (1, 2)
+    assert price_of(llm("vllm:m")) == (0.5, 0.5)  # a gateway on this machine may pass on to a paid one
+    assert price_of(llm("openai:llama-3", base_url="https://gateway.example/v1/")) == (0.1, 0.1)
+    assert price_of(llm("openai:llama-3", base_url="https://other.example/v1")) is None
+    assert price_of(llm("openai:gpt-4o-mini", price=(7.0, 8.0))) == (7, 8)
+
+
+def test_a_changed_list_is_read_anew(home: Path) -> None:
+    path = write_list(home, "openai:m: [1, 2]")
+    assert price_of(llm("openai:m")) == (1, 2)
+    path.write_text("openai:m: [3, 4]", "utf-8")
+    os.utime(path, ns=(1, 1))
+    assert price_of(llm("openai:m")) == (3, 4)
+    path.unlink()
+    assert price_of(llm("openai:m")) is None
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}"])
+def test_an_empty_list_changes_nothing(home: Path, text: str) -> None:
+    write_list(home, text)
+    assert price_of(llm("openai:m")) is None
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("openai:m: 3", "The price of 'openai:m' in '.*prices.yaml' is 3."),
+        ("openai:m: [1]", r"is \[1\]"),
+        ("openai:m: [1, -2]", r"is \[1, -2\]"),
+        ("openai:m: [true, 2]", r"is \[True, 2\]"),
+        ("openai:m: [a, b]", "is "),
+        ("- openai:m", "is "),
+        ("openai:m: [1, 2", "cannot be read"),
+        ("!!python/object/apply:os.system ['true']", "cannot be read"),
+    ],
+)
+def test_a_list_that_makes_no_sense_says_how_to_write_it(home: Path, text: str, told: str) -> None:
+    write_list(home, text)
+    with pytest.raises(SpecError, match=told) as caught:
+        price_of(llm("openai:gpt-4o-mini"))
+    assert "openai:gpt-4o-mini: [0.15, 0.60]" in caught.value.fix

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distilnb.llms.inventory import forget_names
 from distilnb.run import runs
 from tests.conftest import wait_until_gone
 from tests.notebook.browsing import browser, lab  # noqa: F401 - fixtures
@@ -23,7 +24,9 @@ def alone(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """The test's folder is the current one, no local server is found, and no run outlives the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("distilnb.llms.catalog._list_models", lambda url: ())
+    forget_names()
     yield
+    forget_names()
     for run in runs():
         run.abort()
     assert wait_until_gone(home) == []

@@ -10,8 +10,10 @@ import pytest
 from distilnb.errors import MissingColumnError, RunNotFoundError
 from distilnb.notebook.magics import CELLS, LINES
 from distilnb.pipeline import Pipeline, Preview
+from distilnb.pipeline.estimate import Estimate
 from distilnb.pipeline.preview import StepView
 from distilnb.run import Run
+from distilnb.view.models import ModelTable
 from distilnb.view.story import RowStory
 from tests.notebook.shells import Notebook, visible
 
@@ -33,7 +35,9 @@ def plain(value: Any) -> Any:
         return value.name, value.digest, value.llm
     if isinstance(value, Preview):
         return value.steps, value.rows
-    if isinstance(value, (StepView, RowStory)):
+    if isinstance(value, Estimate):
+        return value.rows, [vars(quote) | {"seconds": None} for quote in value.steps]
+    if isinstance(value, (StepView, RowStory, ModelTable)):
         return repr(value)
     if isinstance(value, pd.DataFrame):
         return list(value.index), value.to_dict("records")
@@ -74,6 +78,13 @@ def plain(value: Any) -> Any:
             'add generate both "Say {{ text }}" -k 2 --into says --after load --llm rehearsal:a,fast',
             "prefs.generate('both', 'Say {{ text }}', k=2, into='says', after='load', llm=['rehearsal:a', fast])",
         ),
+        ("estimate", "prefs.estimate()"),
+        ("estimate prefs -n 3 --no-ask", "prefs.estimate(3, ask=False)"),
+        (
+            "estimate --param answer.num_generations=3",
+            "prefs.estimate(parameters={'answer.num_generations': 3})",
+        ),
+        ("models", "dn.models()"),
         ("preview", "prefs.preview()"),
         ("preview prefs -n 3", "prefs.preview(3)"),
         ("preview answer -n 3", "prefs['answer'].preview(3)"),

@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--latency-sigma", type=float, default=0.5, help="sigma of the lognormal")
     add("--ms-per-token", type=float, default=0.0, help="added latency per reply token")
     add("--tokens", type=int, default=32, help="words per plain reply")
+    add("--tokens-sigma", type=float, default=0.0, help="sigma of a lognormal with that median; 0: all equal")
     add("--max-concurrency", type=int, default=0, help="429 above this many in flight; 0: no limit")
     add("--rpm", type=int, default=0, help="429 above this many a minute (sliding); 0: no limit")
     add("--retry-after", type=float, default=1.0, help="seconds told with a concurrency 429")

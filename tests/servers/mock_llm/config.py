@@ -13,6 +13,7 @@ class Config:
     latency_sigma: float = 0.5
     ms_per_token: float = 0.0
     tokens: int = 32
+    tokens_sigma: float = 0.0
     max_concurrency: int = 0
     rpm: int = 0
     retry_after: float = 1.0

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import statistics
 import struct
 import sys
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ _NUMBERED = re.compile(
     r"\b(?:text|response|output|answer|generation|completion|instruction|candidate)[ _#]{0,2}(\d{1,2})\b",
     re.IGNORECASE,
 )
+_NORMAL = statistics.NormalDist()
 _EACH = re.compile(r"\{each\}(.*?)\{/each\}", re.DOTALL)
 
 _SAMPLING = (
@@ -143,8 +145,17 @@ def _write(call: Call, config: Config, key: str, draw: Draw) -> tuple[str, str]:
     if template := config.templates.get(call.model):
         return _fill(template, call, config, key, draw), "stop"
     limit = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or sys.maxsize
-    words = draw.words(min(config.tokens, limit) - 1)
-    return f"{key[:8]} {words}".rstrip(), "length" if limit < config.tokens else "stop"
+    wanted = _length(config, draw)
+    words = draw.words(min(wanted, limit) - 1)
+    return f"{key[:8]} {words}".rstrip(), "length" if limit < wanted else "stop"
+
+
+def _length(config: Config, draw: Draw) -> int:
+    """Return how many words a plain reply has."""
+    if not config.tokens_sigma:
+        return config.tokens
+    unit = min(max(draw.unit(), 1e-9), 1 - 1e-9)
+    return max(1, round(config.tokens * math.exp(config.tokens_sigma * _NORMAL.inv_cdf(unit))))
 
 
 def _with_control_characters(value: Any) -> Any:
