@@ -97,7 +97,7 @@ def start_again(reader: RunReader, secrets: Mapping[str, str]) -> None:
     lack = missing_rows(run, reader.plan)
     if lack:
         raise RunError(f"Run {run.run_id!r} cannot go on to its end. {lack}", START_AGAIN)
-    start_runner(run, secrets)
+    start_runner(run, reader.plan, secrets)
 
 
 def _has_waiting_order(reader: RunReader) -> bool:
