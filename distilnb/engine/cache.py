@@ -24,10 +24,12 @@ from distilnb.llms.base import LLM
 from distilnb.llms.request import Message, Reply, Request
 from distilnb.llms.shape import ReplyShape
 
+# With a rowid: new replies share the last pages. Kept in the order of their keys, which are random, each would dirty a
+# page of its own, in every commit and again in every checkpoint. A cache that was made so is used on as it is.
 _TABLE = """
 CREATE TABLE IF NOT EXISTS replies (
-    key BLOB PRIMARY KEY, text TEXT, finish_reason TEXT, model TEXT,
-    input_tokens INTEGER, output_tokens INTEGER, at REAL, run TEXT) WITHOUT ROWID;
+    key BLOB NOT NULL PRIMARY KEY, text TEXT, finish_reason TEXT, model TEXT,
+    input_tokens INTEGER, output_tokens INTEGER, at REAL, run TEXT);
 CREATE INDEX IF NOT EXISTS replies_by_age ON replies (at);
 """
 _VALUES = "INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
