@@ -10,6 +10,7 @@ import gc
 import os
 import socket
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -110,6 +111,7 @@ class AskWorker:
     _places: dict[int, tuple[int, int]] = field(
         default_factory=dict
     )  # batch at work → (stage number, batch id)
+    _n_at_work: Counter[str] = field(default_factory=Counter)  # batches, by stage
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
@@ -227,10 +229,14 @@ class AskWorker:
             for version, indices in groups.items()
         ]
         self._places[id(batch)] = (self.plan.stages.index(stage), message["batch"])
+        self._n_at_work[stage.name] += 1
         try:
             await asyncio.gather(*asking)
         finally:
             del self._places[id(batch)]
+            self._n_at_work[stage.name] -= 1
+            if not self._n_at_work[stage.name]:  # nothing will come that the finished rows could wait for
+                asyncio.get_running_loop().call_soon(self._flush, stage.name)
 
     async def _ask_version(
         self, stage: Stage, version: int, batch: Batch, rows: list[int], marks: Marks, message: Message

@@ -13,6 +13,7 @@ import sqlite3
 import time
 import weakref
 from collections.abc import Sequence
+from json.encoder import encode_basestring
 from pathlib import Path
 
 from distilnb.engine.cache_limit import UNREADABLE_FIX, CacheLimit, size_limit
@@ -20,13 +21,15 @@ from distilnb.engine.database import open_database, telling, transaction
 from distilnb.errors import StoreError
 from distilnb.home import private_folder
 from distilnb.llms.base import LLM
-from distilnb.llms.request import Reply, Request
+from distilnb.llms.request import Message, Reply, Request
 from distilnb.llms.shape import ReplyShape
 
+# With a rowid: new replies share the last pages. Kept in the order of their keys, which are random, each would dirty a
+# page of its own, in every commit and again in every checkpoint. A cache that was made so is used on as it is.
 _TABLE = """
 CREATE TABLE IF NOT EXISTS replies (
-    key BLOB PRIMARY KEY, text TEXT, finish_reason TEXT, model TEXT,
-    input_tokens INTEGER, output_tokens INTEGER, at REAL, run TEXT) WITHOUT ROWID;
+    key BLOB NOT NULL PRIMARY KEY, text TEXT, finish_reason TEXT, model TEXT,
+    input_tokens INTEGER, output_tokens INTEGER, at REAL, run TEXT);
 CREATE INDEX IF NOT EXISTS replies_by_age ON replies (at);
 """
 _VALUES = "INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -38,6 +41,7 @@ _UTF8 = ("utf-8", "surrogatepass")  # half of a surrogate pair is text too
 Key = bytes
 
 
+_TEXT_MESSAGE = {"role", "content"}
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
@@ -52,10 +56,23 @@ def request_digests(llm: LLM, requests: Sequence[Request]) -> list[bytes]:
     digests = []
     for request in requests:
         digest = shared.copy()
-        text = f'{_JSON.encode(request.messages)},"schema":{_shape_text(request.shape)}}}'
+        text = f'{_messages_text(request.messages)},"schema":{_shape_text(request.shape)}}}'
         digest.update(text.encode(*_UTF8))
         digests.append(digest.digest())
     return digests
+
+
+def _messages_text(messages: Sequence[Message]) -> str:
+    """Return what `_JSON` makes of messages, in less than half the time where they are plain text."""
+    if all(
+        message.keys() == _TEXT_MESSAGE and {*map(type, message.values())} == {str} for message in messages
+    ):
+        texts = [
+            f'{{"content":{encode_basestring(message["content"])},"role":{encode_basestring(message["role"])}}}'
+            for message in messages
+        ]
+        return f"[{','.join(texts)}]"
+    return _JSON.encode(messages)
 
 
 def _shape_text(shape: ReplyShape | None) -> str:

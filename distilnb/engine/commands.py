@@ -102,7 +102,8 @@ def start_again(reader: RunReader, secrets: Mapping[str, str]) -> None:
     lack = missing_rows(run, reader.plan)
     if lack:
         raise RunError(f"Run {run.run_id!r} cannot go on to its end. {lack}", START_AGAIN)
-    start_runner(run, {**resolve_keys(reader.plan.options.get("keys", {}), secrets), **secrets})
+    keys = resolve_keys(reader.plan.options.get("keys", {}), secrets)
+    start_runner(run, reader.plan, {**keys, **secrets})
 
 
 def _has_waiting_order(reader: RunReader) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from distilnb.engine.deaths import is_own_doing
 from distilnb.engine.rundir import RunDir
+from distilnb.engine.spawning import Spawned
 from distilnb.engine.vitals import LastWords
 from distilnb.engine.watch import Finding, Watch
 from distilnb.engine.wire import Message
@@ -21,6 +22,9 @@ MAX_EQUAL_DEATHS = 3  # of a worker without a row acknowledged between: the stag
 MAX_DEATHS_AT_ROWS = 20  # at rows, of workers that had done none before: it is the step, not the rows
 FIRST_BACK_OFF_S = 0.1
 GRACE_S = 10.0  # for workers to end after they were told
+EXIT_TICK_S = (
+    0.003  # between two looks whether they have: `Popen.wait` sleeps ever longer, the user waits as long
+)
 
 
 @dataclass
@@ -53,13 +57,14 @@ class Crew:
     watch: Watch = field(default_factory=Watch)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     workers: dict[str, Worker] = field(default_factory=dict)
+    ahead: dict[str, Spawned] = field(default_factory=dict)  # started before this process was loaded
     _n_deaths: dict[str, int] = field(default_factory=dict)
     _n_deaths_at_rows: dict[str, int] = field(default_factory=dict)
     _restart_at: dict[str, float] = field(default_factory=dict)
 
     def start(self, name: str, first: Message) -> Worker:
         """Start a worker and tell it the first message."""
-        worker = Worker.start(name, self.run_dir, self.selector)
+        worker = Worker.start(name, self.run_dir, self.selector, self.ahead.pop(name, None))
         worker.tell(first)
         worker.send()
         self.workers[name] = worker
@@ -153,7 +158,7 @@ class Crew:
         deadline = time.monotonic() + GRACE_S
         for worker in living:
             while worker.process.poll() is None and time.monotonic() < deadline and not is_hurried():
-                worker.wait(TICK_S)
+                worker.wait(EXIT_TICK_S)
             if worker.process.poll() is None:
                 worker.kill()
             worker.close()

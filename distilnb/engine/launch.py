@@ -20,10 +20,11 @@ from distilnb.engine.keys import key_sources, secrets_to_send
 from distilnb.engine.plan import Plan
 from distilnb.engine.planning import make_plan
 from distilnb.engine.reading import RunReader
+from distilnb.engine.roster import Roster
 from distilnb.engine.rundir import RunDir, all_run_dirs, make_run_dir
+from distilnb.engine.spawning import child_environment, interpreter
 from distilnb.engine.spool import Spool, given_rows, is_spooled_here
 from distilnb.engine.wire import encode
-from distilnb.engine.workers import child_environment, interpreter
 from distilnb.errors import StoreError, UnknownPriceError
 from distilnb.home import private_folder
 from distilnb.llms.base import LLM, limits_key
@@ -77,7 +78,7 @@ def launch(graph: Graph, *, pipeline: str, text: Callable[[], str], options: dic
         digest = "" if is_late else plan.digest
         plan = Plan(**{**vars(plan), "digest": digest, "options": {**plan.options, "spooled": spool.files()}})
         write_text(run.path / "plan.json", plan.to_json())  # last: a folder without a plan is no run
-        start_runner(run, secrets_to_send(graph))
+        start_runner(run, plan, secrets_to_send(graph))
     except BaseException:  # nothing was started: half a run must not stay
         if spool is not None:
             spool.give_up()
@@ -190,13 +191,16 @@ def one_start_at_a_time() -> Iterator[None]:
         os.close(descriptor)
 
 
-def start_runner(run: RunDir, secrets: Mapping[str, str]) -> None:
-    """Start the runner of a run in a session of its own; secrets travel by its standard input alone."""
+def start_runner(run: RunDir, plan: Plan, secrets: Mapping[str, str]) -> None:
+    """Start the runner of a run in a session of its own; secrets travel by its standard input alone.
+
+    Its workers are named on its command line, so that it need not be loaded to start them.
+    """
     run.drop_late_commands()  # one that came too late for the runner before must not stop this one
     try:
         with run.log("runner").open("ab") as log:
             process = subprocess.Popen(
-                [*interpreter("distilnb.engine.runner"), str(run.path)],
+                [*interpreter("distilnb.engine.runner"), str(run.path), *Roster(plan).names],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

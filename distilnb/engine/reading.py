@@ -414,8 +414,11 @@ class RunReader(Window):
     def pipeline_file(self) -> PipelineFile:
         """Return the pipeline as it was started; classes of the user stand in it by name only."""
         path = self.run.path / "pipeline.yaml"
-        steps = read_data(path.read_text(encoding="utf-8"))["steps"]
-        unknown = {str(step["kind"]) for step in steps} - KINDS.keys()
+        kinds = self.plan.options.get("kinds")
+        if kinds is None:  # a run of an earlier version
+            steps = read_data(path.read_text(encoding="utf-8"))["steps"]
+            kinds = {step["name"]: str(step["kind"]) for step in steps}
+        unknown = {*kinds.values()} - KINDS.keys()
         return load(path, classes={kind: stand_in(kind) for kind in unknown})
 
 

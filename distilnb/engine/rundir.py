@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distilnb.engine.plan import FORMAT, Plan
+from distilnb.engine.spawning import log_path
 from distilnb.errors import RunNotFoundError, StoreError, did_you_mean
 from distilnb.home import folder_name, home, private_folder
 from distilnb.rows import write_text
@@ -77,7 +78,7 @@ class RunDir:
 
     def log(self, who: str) -> Path:
         """Return the log file of the runner or of a worker."""
-        return self.path / "logs" / f"{who}.log"
+        return Path(log_path(str(self.path), who))
 
     def log_tail(self, who: str, n_lines: int = 15) -> str:
         """Return the last lines of a log, "" when there is none; at most the last TAIL_BYTES of it are read."""

@@ -32,6 +32,7 @@ from distilnb.engine.restoring import begin_again, refill
 from distilnb.engine.retrying import Changes, Retrying
 from distilnb.engine.roster import Roster
 from distilnb.engine.rundir import Command, RunDir
+from distilnb.engine.spawning import Spawned
 from distilnb.engine.vitals import LastWords
 from distilnb.engine.watch import BLOCKED_LIMIT_S, ROW_LIMIT_S, Finding, Watch
 from distilnb.engine.wire import Message, decode
@@ -42,8 +43,11 @@ IDLE_LIMIT_S = 3600.0  # without anything to do: the runner writes the state and
 CHECK_JOURNAL_EVERY_S = 1.0
 
 
-def main() -> None:
-    """Run or resume the run whose directory is the first argument; secrets come as one line on stdin."""
+def main(ahead: dict[str, Spawned] | None = None) -> None:
+    """Run or resume the run whose directory is the first argument; secrets come as one line on stdin.
+
+    `ahead` are workers that were started already.
+    """
     run = RunDir(Path(sys.argv[1]))
     line = sys.stdin.buffer.readline()
     secrets: dict[str, str] = decode(line)["secrets"] if line.strip() else {}
@@ -55,7 +59,7 @@ def main() -> None:
     try:
         try:
             take_space(run)
-            runner = Runner(run, secrets)
+            runner = Runner(run, secrets, ahead)
         except (DistilnbError, sqlite3.Error, OSError) as error:
             tell_end(run, "failed", "runner", str(error))
             raise
@@ -67,7 +71,9 @@ def main() -> None:
 class Runner:
     """One run from its first row, or from where the journal says, to its end."""
 
-    def __init__(self, run_dir: RunDir, secrets: dict[str, str]) -> None:
+    def __init__(
+        self, run_dir: RunDir, secrets: dict[str, str], ahead: dict[str, Spawned] | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.plan = run_dir.plan()
         self.secrets = secrets
@@ -82,7 +88,7 @@ class Runner:
             blocked_limit_s=options.get("blocked_limit_s", BLOCKED_LIMIT_S),
             row_limit_s=options.get("row_limit_s", ROW_LIMIT_S),
         )
-        self.crew = Crew(run_dir, self.roster.names, watch)
+        self.crew = Crew(run_dir, self.roster.names, watch, ahead=ahead or {})
         self.deaths = Deaths()
         self.notes: dict[str, str] = {}  # worker → what ails it, for `status`
         self.idle_limit_s: float = options.get("idle_limit_s", IDLE_LIMIT_S)

@@ -9,39 +9,16 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from distilnb.engine.rundir import RunDir
-from distilnb.engine.vitals import Vitals, shared_memory
+from distilnb.engine.spawning import Spawned, role_of, spawn_worker
+from distilnb.engine.vitals import Vitals
 from distilnb.engine.wire import LineSplitter, Message, encode
 
 EXIT_PATIENCE_S = 0.5  # for a process that hung up to end by itself, so that its exit code tells why
 KILL_PATIENCE_S = 5.0  # for a killed one; the kernel may hold it in a disk's wait
-
-_MODULES = {"rows": "distilnb.engine.row_worker", "ask": "distilnb.engine.ask_worker"}
-
-
-def interpreter(module: str) -> list[str]:
-    """Return the command that runs `main` of a module in a fresh interpreter."""
-    # Not `-m`, which would import the package twice, and never the user's `__main__`.
-    return [sys.executable, "-c", f"from {module} import main; main()"]
-
-
-def child_environment() -> Mapping[str, str]:
-    """Return the environment of runner and workers."""
-    return {
-        **os.environ,
-        "PYTHONSAFEPATH": "1",  # from Python 3.11 on: a stray `re.py` beside the notebook breaks no import
-        "PYTHONUTF8": "1",
-        "PYTHONUNBUFFERED": "1",
-        # To look for plugins (tools that trace a program) pydantic opens every installed package.
-        "PYDANTIC_DISABLE_PLUGINS": os.environ.get("PYDANTIC_DISABLE_PLUGINS", "__all__"),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }
 
 
 @dataclass
@@ -63,35 +40,20 @@ class Worker:
     _hung_up_at: float | None = None
 
     @classmethod
-    def start(cls, name: str, run_dir: RunDir, selector: selectors.BaseSelector) -> Worker:
-        """Start a worker. Call it from the runner's main thread: its death signal is bound to that thread."""
-        mine, theirs = socket.socketpair()
-        mine.setblocking(False)
-        memory = shared_memory()
-        module = _MODULES[role_of(name)]
+    def start(
+        cls, name: str, run_dir: RunDir, selector: selectors.BaseSelector, spawned: Spawned | None = None
+    ) -> Worker:
+        """Start a worker, or take on the process of one that was started ahead; as `spawn_worker`."""
+        process = spawned or spawn_worker(str(run_dir.path), name)
         try:
-            with run_dir.log(name).open("ab") as log:
-                process = subprocess.Popen(
-                    [
-                        *interpreter(module),
-                        *(str(part) for part in (run_dir.path, theirs.fileno(), os.getpid(), name, memory)),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[theirs.fileno(), memory],
-                    env=child_environment(),
-                    start_new_session=True,  # a notebook's interrupt goes to its whole process group
-                )
-            vitals = Vitals(memory)
+            vitals = Vitals(process.memory)
         except BaseException:
-            mine.close()
+            process.connection.close()
             raise
         finally:
-            theirs.close()
-            os.close(memory)
-        worker = cls(name, process, mine, selector, vitals)
-        selector.register(mine, selectors.EVENT_READ, worker)
+            os.close(process.memory)
+        worker = cls(name, process.process, process.connection, selector, vitals)
+        selector.register(process.connection, selectors.EVENT_READ, worker)
         return worker
 
     @property
@@ -171,12 +133,3 @@ class Worker:
             self._hang_up()
         self.vitals.close()
         return self.process.poll()
-
-
-def role_of(name: str) -> str:
-    """Return the role of a worker of that name.
-
-    >>> role_of("rows-1")
-    'rows'
-    """
-    return name.partition("-")[0]

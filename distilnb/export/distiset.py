@@ -76,6 +76,9 @@ class Distiset(Subsets):
     def rows(self, subset: str | None = None, split: str = "train") -> Iterator[Row]:
         """Yield the rows of a subset as they were made, JSON columns restored."""
         name = self._subset(subset)
+        plain = self.plain(name, split)
+        if plain is not None:
+            return plain
         return restored(self.arrow(name, split), self.json_columns.get(name, ()))
 
     def to_pandas(self, subset: str | None = None, split: str = "train") -> pd.DataFrame:

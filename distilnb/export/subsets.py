@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Self
 
 from distilnb.errors import ExportError
+from distilnb.export.plain import plain_rows
 from distilnb.export.table import Table, make_table
 from distilnb.rows import Row
 
@@ -43,6 +44,11 @@ class Subsets(dict[str, "DatasetDict"]):
         if name in self._pending:
             return self._table(name).arrow
         return self[name][split].with_format("arrow")[:]
+
+    def plain(self, name: str, split: str) -> Iterator[Row] | None:
+        """Return copies of the rows of a split where no table is needed to tell them, else None."""
+        pending = self._pending.get(name)
+        return pending.plain() if pending is not None and split == "train" else None
 
     def n_rows(self, name: str) -> dict[str, int]:
         """Return the number of rows of each split."""
@@ -161,6 +167,9 @@ class _Pending:
         if self._table is None:
             self._table = make_table(self.rows, self._columns)
         return self._table
+
+    def plain(self) -> Iterator[Row] | None:
+        return plain_rows(self.rows, self._columns) if self._table is None else None
 
     def names(self) -> list[str]:
         names = dict.fromkeys(self._columns)

@@ -164,14 +164,15 @@ class Caller:
                 if pending is not None:
                     again, pending = pending, None
                     raise again
-                await self._enter(request, before)
+                await self._enter(request, before, returns=True)
                 self.retries += 1
                 return await self._send(request, before)
         raise failure  # the loop ends by returning or raising; this is for the type checker
 
-    async def _enter(self, request: Request, before: Before | None) -> None:
+    async def _enter(self, request: Request, before: Before | None, *, returns: bool = False) -> None:
         self._raise_if_broken()
-        await self.gate.enter(self._estimate_tokens(request) if self.gate.counts_tokens else 0)
+        tokens = self._estimate_tokens(request) if self.gate.counts_tokens else 0
+        await self.gate.enter(tokens, returns=returns)
         try:
             self._raise_if_broken()  # it may have happened while this one stood in line
         except ModelError:
@@ -189,6 +190,7 @@ class Caller:
             raise
 
     async def _send(self, request: Request, before: Before | None) -> Answer:
+        era = self.gate.era
         task = asyncio.current_task()
         self._waiting.discard(task)
         began_s = time.monotonic()
@@ -198,7 +200,7 @@ class Caller:
             else:
                 answer = await self._send_shaped(request, before)
         except BaseException as error:
-            self._note(error)
+            self._note(error, era)
             self.gate.leave()
             self._waiting.add(task)
             raise
@@ -246,10 +248,10 @@ class Caller:
                 "Raise timeout=, or lower max_concurrency=.",
             ) from error
 
-    def _note(self, error: BaseException) -> None:
+    def _note(self, error: BaseException, era: int) -> None:
         if isinstance(error, RateLimitError):
             self.rejected_429 += 1
-            self.gate.refused()
+            self.gate.refused(era)
         if isinstance(error, ModelError) and error.fatal and self._breaker is None:
             self._breaker = error
 
@@ -288,7 +290,10 @@ def _retrying(max_attempts: int) -> AsyncRetrying:
     from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
     return AsyncRetrying(
-        stop=stop_after_attempt(max_attempts), retry=retry_if_exception(_may_pass), wait=_wait_s, reraise=True
+        stop=stop_after_attempt(max_attempts),
+        retry=retry_if_exception(_may_pass),
+        wait=_Waits(),
+        reraise=True,
     )
 
 
@@ -296,14 +301,24 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, ModelError) and error.retryable
 
 
-def _wait_s(state: RetryCallState) -> float:
-    """Return how long to wait: what the server asked for, else a random time that grows with each attempt."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    shortest, first = FIRST_WAIT_S
-    if isinstance(error, ModelError) and error.retry_after_s is not None:
-        # A little more, and not all at the same moment.
-        return max(shortest, error.retry_after_s) * random.uniform(1.0, 1.05)
-    return random.uniform(shortest, min(LONGEST_WAIT_S, first * 2.0 ** (state.attempt_number - 1)))
+class _Waits:
+    """How long to wait before each retry of one request, in seconds.
+
+    What the server asked for, else a random time that grows with each failure for which it asked nothing: who was
+    refused before waits no longer after a failure.
+    """
+
+    def __init__(self) -> None:
+        self._longest_s = FIRST_WAIT_S[1]
+
+    def __call__(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        shortest_s = FIRST_WAIT_S[0]
+        if isinstance(error, ModelError) and error.retry_after_s is not None:
+            # A little more, and not all at the same moment.
+            return max(shortest_s, error.retry_after_s) * random.uniform(1.0, 1.05)
+        longest_s, self._longest_s = self._longest_s, min(LONGEST_WAIT_S, 2 * self._longest_s)
+        return random.uniform(shortest_s, longest_s)
 
 
 # --- one question, now --------------------------------------------------------

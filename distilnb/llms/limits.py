@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,15 +11,17 @@ from contextlib import asynccontextmanager
 from distilnb.llms.pacing import Pace
 
 SHRINK = 0.8  # what a refusal leaves of the limit
-SHRINK_INTERVAL_S = 0.2  # refusals of one burst count once
+GROWTH = 4  # slots that come back per round of requests, below what was refused
+TRY_AGAIN_AFTER_S = 2.0  # without a refusal: then a limit that was refused is tried again, a slot per round
 
 
 class Gate:
     """Slots for the requests to one model, in one event loop.
 
-    The number of slots adapts between 1 and `max_concurrency`: a refusal (HTTP 429) takes a fifth away, a
-    success gives 1/limit back, so that about one slot returns per round of requests. `rpm` and `tpm` hold in
-    every minute, the first too: a twentieth of the requests and a tenth of the tokens may go at once, the
+    The number of slots adapts between 1 and `max_concurrency`. A refusal (HTTP 429) takes a fifth away, once for
+    all that was sent before; who was sent after that and is refused too takes another. Successes give slots back,
+    quickly up to one below what was refused, and beyond it only after a while without refusals. `rpm` and `tpm`
+    hold in every minute, the first too: a twentieth of the requests and a tenth of the tokens may go at once, the
     rest is spread. All three may be changed, and the gate be closed for a pause, while requests wait.
     """
 
@@ -26,13 +29,16 @@ class Gate:
         self.max_concurrency = max_concurrency
         self.limit = float(max_concurrency)
         self.rejected = 0
+        self.era = 0  # how often refusals have lowered the limit; note it when a request is sent
         self._taken = 0
         self._pacing = 0
         self._queue: deque[asyncio.Future[None]] = deque()
+        self._returning: deque[asyncio.Future[None]] = deque()  # who was let in before: let in again first
         self._requests = Pace(rpm, share=20)
         self._tokens = Pace(tpm, share=10)
         self._is_paused = False
-        self._last_shrink_s = float("-inf")
+        self._too_many = math.inf  # so many slots were refused, the last time
+        self._refused_at_s = -math.inf
 
     @property
     def in_flight(self) -> int:
@@ -53,11 +59,15 @@ class Gate:
         finally:
             self.leave()
 
-    async def enter(self, tokens: int = 0) -> None:
-        """Wait for a slot, in order of arrival, and take it."""
+    async def enter(self, tokens: int = 0, *, returns: bool = False) -> None:
+        """Wait for a slot, in order of arrival, and take it; who `returns` goes before those who come first.
+
+        Else what failed once would be asked again behind all that waits, and the last of it when all else is done.
+        """
         while True:
-            if self._queue or self._is_paused or self._taken >= int(self.limit):
-                await self._wait_in_line()
+            line = self._returning if returns else self._queue
+            if line or self._is_paused or self._taken >= int(self.limit):
+                await self._wait_in(line)
             else:
                 self._taken += 1
             is_paced = self._requests.per_minute is not None or self.counts_tokens
@@ -70,19 +80,26 @@ class Gate:
         self._taken -= 1
         self._let_in()
 
-    def refused(self) -> None:
-        """Note that the server asked for fewer requests."""
+    def refused(self, era: int) -> None:
+        """Note that the server asked for fewer requests; `era` is that in which the refused one was sent."""
         self.rejected += 1
-        now_s = asyncio.get_running_loop().time()
-        if now_s - self._last_shrink_s >= SHRINK_INTERVAL_S:
-            self._last_shrink_s = now_s
+        self._refused_at_s = asyncio.get_running_loop().time()
+        if era == self.era:  # else it was sent when the limit was higher, and says nothing new
+            self.era += 1
+            self._too_many = int(self.limit)
             self.limit = max(1.0, self.limit * SHRINK)
 
     def succeeded(self) -> None:
         """Note that the server answered."""
-        if self.limit < self.max_concurrency:
-            self.limit = min(float(self.max_concurrency), self.limit + 1 / self.limit)
-            self._let_in()
+        if self.limit >= self.max_concurrency:
+            return
+        most, step = self._too_many - 1, GROWTH / self.limit
+        if self.limit >= most:
+            if asyncio.get_running_loop().time() - self._refused_at_s < TRY_AGAIN_AFTER_S:
+                return
+            most, step = math.inf, 1 / self.limit
+        self.limit = min(float(self.max_concurrency), most, self.limit + step)
+        self._let_in()
 
     # --- while it is in use ---
 
@@ -117,22 +134,25 @@ class Gate:
         self._tokens.interrupt()
 
     def _let_in(self) -> None:
-        while self._queue and not self._is_paused and self._taken < int(self.limit):
-            first = self._queue.popleft()
+        while not self._is_paused and self._taken < int(self.limit):
+            line = self._returning or self._queue
+            if not line:
+                return
+            first = line.popleft()
             if not first.done():
                 self._taken += 1  # here, not where it wakes up: nobody may overtake it
                 first.set_result(None)
 
-    async def _wait_in_line(self) -> None:
+    async def _wait_in(self, line: deque[asyncio.Future[None]]) -> None:
         place = asyncio.get_running_loop().create_future()
-        self._queue.append(place)
+        line.append(place)
         try:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():  # it was let in and cancelled in the same turn
                 self.leave()
-            elif place in self._queue:
-                self._queue.remove(place)
+            elif place in line:
+                line.remove(place)
             raise
 
     async def _pace_in_slot(self, tokens: int) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from distilnb.errors import (
     AuthenticationError,
     MalformedReplyError,
@@ -49,7 +51,7 @@ def read_answer(raw: bytes, target: Target, request_id: str = "") -> Answer:
     Raises MalformedReplyError when it is not what the protocol says, or the error that it reports instead.
     """
     try:
-        data = json.loads(raw)
+        data = _parse(raw)
         if not data.get("choices") and data.get("error"):
             raise _error_in_body(data["error"], raw, target, request_id)
         replies = _read_replies(data)
@@ -64,6 +66,14 @@ def read_answer(raw: bytes, target: Target, request_id: str = "") -> Answer:
             request_id=request_id,
         ) from error
     return Answer(replies, request_id or own_id, extra)
+
+
+def _parse(raw: bytes) -> Any:
+    """Read JSON; where it is not strict (NaN, half of a surrogate pair, UTF-16), as the standard library reads it."""
+    try:
+        return orjson.loads(raw)
+    except ValueError:
+        return json.loads(raw)
 
 
 def _read_replies(data: Mapping[str, Any]) -> tuple[Reply, ...]:

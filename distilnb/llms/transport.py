@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from distilnb.errors import MalformedReplyError, RefusedRequestError
 from distilnb.llms.address import proxy_of
 from distilnb.llms.protocol import Target, error_of, read_answer, timed_out, unreachable
@@ -186,9 +188,20 @@ def certificates() -> ssl.SSLContext:
 
 
 _JSON = json.JSONEncoder(separators=(",", ":"))
+_AS_STDLIB = (
+    orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 
 
 def _as_json(body: Mapping[str, Any], target: Target) -> bytes:
+    try:
+        fast = orjson.dumps(body, option=_AS_STDLIB)
+    except (
+        TypeError
+    ):  # half of a surrogate pair, a long integer, or what has no JSON form: the other tells it
+        fast = b"null"
+    if b"null" not in fast:  # which it makes of NaN; a server should refuse that, not overlook it
+        return fast
     try:
         return _JSON.encode(body).encode()
     except (TypeError, ValueError) as error:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from distilnb.engine.cache import ReplyCache, reply_key, request_digests
+from distilnb.engine.cache import _JSON, ReplyCache, _messages_text, reply_key, request_digests
 from distilnb.errors import StoreError
 from distilnb.llms.openai import OpenAILLM
 from distilnb.llms.request import Reply, Request
@@ -43,6 +45,18 @@ def test_what_changes_the_reply_changes_the_key(change: dict[str, Any]) -> None:
 )
 def test_what_does_not_change_the_reply_is_not_in_the_key(change: dict[str, Any]) -> None:
     assert request_digest(LLM.updated(**change), REQUEST) == request_digest(LLM, REQUEST)
+
+
+texts = st.text(st.characters(), max_size=8) | st.sampled_from(["half \ud83d", '"\\\n\x00\x7f\u2028', "é🎉"])
+parts = st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": texts}), max_size=2)
+message = st.fixed_dictionaries(
+    {"role": texts, "content": texts | parts | st.none()}
+) | st.fixed_dictionaries({"role": texts, "content": texts, "name": texts})
+
+
+@given(st.lists(message, max_size=3))
+def test_plain_messages_have_the_key_that_they_always_had(messages: list[dict[str, Any]]) -> None:
+    assert _messages_text(tuple(messages)) == _JSON.encode(tuple(messages))
 
 
 def test_messages_and_schema_are_in_the_key_and_the_number_of_replies_is_not() -> None:

@@ -160,6 +160,16 @@ def test_waits_grow_from_a_twentieth_of_a_second_to_eight() -> None:
     run_virtually(main())
 
 
+def test_refusals_do_not_lengthen_the_wait_after_a_failure() -> None:
+    async def main() -> None:
+        refusals = [RateLimitError("slow", retry_after_s=1.0)] * 4
+        client = ScriptedClient(*refusals, ServerError("down"), 1)
+        await answer_of(caller_of(client))
+        assert client.sent_at_s[5] - client.sent_at_s[4] <= 0.51
+
+    run_virtually(main())
+
+
 def test_a_refusal_waits_as_long_as_it_was_told_and_shrinks_the_gate() -> None:
     async def main() -> None:
         client = ScriptedClient(RateLimitError("slow", retry_after_s=20.0), 1)
@@ -167,7 +177,7 @@ def test_a_refusal_waits_as_long_as_it_was_told_and_shrinks_the_gate() -> None:
         await answer_of(caller)
         assert 20 <= client.sent_at_s[1] <= 21.01
         assert (caller.rejected_429, caller.gate.rejected) == (1, 1)
-        assert caller.gate.limit == 8 + 1 / 8
+        assert caller.gate.limit == 8 + 1 / 2
 
     run_virtually(main())
 

@@ -43,29 +43,104 @@ def test_slots_are_given_in_order_of_arrival() -> None:
     run_virtually(main())
 
 
-def test_refusals_of_one_burst_shrink_the_limit_once() -> None:
+def test_who_returns_is_let_in_before_those_who_come_first() -> None:
+    async def main() -> None:
+        gate = Gate(1)
+        order: list[str] = []
+
+        async def work(name: str, *, returns: bool) -> None:
+            await gate.enter(returns=returns)
+            order.append(name)
+            await asyncio.sleep(1)
+            gate.leave()
+
+        names = ["a", "b", "c", "again-d", "again-e"]
+        await asyncio.gather(*[work(name, returns=name.startswith("again")) for name in names])
+        assert order == ["a", "again-d", "again-e", "b", "c"]
+
+    run_virtually(main())
+
+
+def test_who_returns_and_gives_up_in_line_takes_no_slot_along() -> None:
+    async def main() -> None:
+        gate = Gate(1)
+        await gate.enter()
+        gone = asyncio.ensure_future(gate.enter(returns=True))
+        stays = asyncio.ensure_future(gate.enter())
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        gate.leave()
+        await asyncio.wait_for(stays, 1)
+        assert gate.in_flight == 1
+
+    run_virtually(main())
+
+
+def test_refusals_of_what_was_sent_before_the_limit_shrank_count_once() -> None:
     async def main() -> None:
         gate = Gate(10)
+        before = gate.era
         for _ in range(5):
-            gate.refused()
+            gate.refused(before)
         assert (gate.limit, gate.rejected) == (8.0, 5)
-        await asyncio.sleep(0.2)
-        gate.refused()
+        gate.refused(gate.era)  # sent after it
+        assert gate.limit == pytest.approx(6.4)
+        gate.refused(before)
         assert gate.limit == pytest.approx(6.4)
 
     run_virtually(main())
 
 
-def test_successes_raise_the_limit_again_up_to_its_maximum() -> None:
+def test_successes_raise_the_limit_to_one_below_what_was_refused_and_later_beyond_it() -> None:
     async def main() -> None:
-        gate = Gate(5)
-        gate.refused()
-        assert gate.limit == 4
+        gate = Gate(10)
+        gate.refused(gate.era)
+        assert gate.limit == 8
         gate.succeeded()
-        assert gate.limit == 4.25
+        assert gate.limit == 8.5
         for _ in range(50):
             gate.succeeded()
-        assert gate.limit == 5
+        assert gate.limit == 9
+        await asyncio.sleep(2.0)
+        gate.succeeded()
+        assert gate.limit == pytest.approx(9 + 1 / 9)
+        for _ in range(50):
+            gate.succeeded()
+        assert gate.limit == 10
+
+    run_virtually(main())
+
+
+def test_a_server_with_a_limit_of_its_own_is_kept_full_with_few_refusals() -> None:
+    async def main() -> None:
+        gate = Gate(100)
+        in_flight = most = 0
+
+        async def work() -> None:
+            nonlocal in_flight, most
+            returns = False
+            while True:
+                await gate.enter(returns=returns)
+                era, returns = gate.era, True
+                if in_flight == 64:
+                    await asyncio.sleep(0.01)
+                    gate.refused(era)
+                    gate.leave()
+                    await asyncio.sleep(1)
+                    continue
+                in_flight += 1
+                most = max(most, in_flight)
+                await asyncio.sleep(0.05)
+                in_flight -= 1
+                gate.succeeded()
+                gate.leave()
+                return
+
+        await asyncio.gather(*[work() for _ in range(6400)])
+        assert most == 64
+        assert now_s() < 1.1 * 6400 / 64 * 0.05 + 1
+        assert gate.rejected < 75  # 36 of them at once, when the first hundred are sent
 
     run_virtually(main())
 
@@ -74,7 +149,7 @@ def test_the_limit_never_falls_below_one() -> None:
     async def main() -> None:
         gate = Gate(2)
         for _ in range(30):
-            gate.refused()
+            gate.refused(gate.era)
             await asyncio.sleep(1)
         assert gate.limit == 1
         async with gate.slot():
@@ -86,10 +161,10 @@ def test_the_limit_never_falls_below_one() -> None:
 def test_who_waits_is_let_in_when_the_limit_rises() -> None:
     async def main() -> None:
         gate = Gate(2)
-        gate.refused()  # 1.6: one slot
+        gate.refused(gate.era)  # 1.6: one slot
         await gate.enter()
         waiting = asyncio.ensure_future(gate.enter())
-        await asyncio.sleep(0)
+        await asyncio.sleep(2.0)
         assert not waiting.done()
         gate.succeeded()
         await asyncio.wait_for(waiting, 1)
@@ -214,7 +289,7 @@ def test_a_new_limit_lets_in_as_many_and_forgets_nobody(limit: int) -> None:
 def test_a_limit_that_refusals_lowered_is_not_raised_by_its_user() -> None:
     async def main() -> None:
         gate = Gate(10)
-        gate.refused()
+        gate.refused(gate.era)
         gate.adjust(100)
         assert gate.limit == 8
         gate.adjust(4)

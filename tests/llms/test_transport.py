@@ -246,6 +246,29 @@ def test_what_is_not_json_is_refused_before_it_is_sent(server: MockLLM, transpor
     assert server.stats()["requests"] == 0
 
 
+@pytest.mark.parametrize(
+    "value", ["é", "half \ud83d", None, 10**30, 1.5, float("nan"), float("inf"), ["a", {"b": None}], "null"]
+)
+def test_a_body_means_what_the_standard_library_writes(value: object) -> None:
+    extra = {"extra": {"odd": value}}
+    seen = send_to_script(200, GOOD, generation_kwargs=extra)
+    assert repr(seen.bodies[0]["odd"]) == repr(json.loads(json.dumps(value)))
+
+
+def test_an_answer_is_read_where_it_is_no_strict_json() -> None:
+    odd = b'{"choices": [{"message": {"content": "hi"}, "logprobs": {"content": [NaN]}}]}'
+
+    async def main() -> Answer:
+        async with scripted_server(200, odd) as seen:
+            client = OpenAILLM(model="m", base_url=seen.url).make_client()
+            try:
+                return await client.send(ask())
+            finally:
+                await client.close()
+
+    assert repr(asyncio.run(main()).extra) == "{'logprobs': [{'content': [nan]}]}"
+
+
 @both
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
     server: MockLLM, transport: str, monkeypatch: pytest.MonkeyPatch

@@ -518,7 +518,9 @@ class World:
     def time(self) -> float:
         return self.now
 
-    def start_worker(self, name: str, _: RunDir, selector: selectors.BaseSelector) -> Worker:
+    def start_worker(
+        self, name: str, _: RunDir, selector: selectors.BaseSelector, __: object = None
+    ) -> Worker:
         self.tick()
         actor = (AskActor if role_of(name) == "ask" else RowActor)(self, next(self._pids))
         worker = Worker(name, actor, actor, selector, actor.vitals)  # type: ignore[arg-type]  # it is process and socket
