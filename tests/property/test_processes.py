@@ -18,8 +18,9 @@ from distilnb.engine.rundir import find_run_dir
 from distilnb.pipeline import Pipeline
 from distilnb.run import Run, attach
 from tests.crash.watching import describe, processes_of_home, wait_until
-from tests.property.comparing import compare, interpreted
+from tests.property.comparing import compare
 from tests.property.graphs import draw_pipeline
+from tests.property.rounds import Rounds
 from tests.property.test_simulated import MEMORY, N_EXAMPLES, SEED
 
 N_REAL_EXAMPLES = max(4, N_EXAMPLES // 20)
@@ -56,8 +57,7 @@ def test_a_run_of_processes_makes_what_the_interpreter_makes(capsys: pytest.Capt
                 n_killed += _kill(home, victim)
                 _see_to_its_end(run, home)
                 run_dir = find_run_dir(run.id)
-                interpreter, _ = interpreted(pipeline.graph, pipeline.rows, run_dir)
-                compare(run_dir, interpreter)
+                compare(run_dir, Rounds(pipeline, run_dir, run_dir.plan()).follow([]))
                 wait_until(lambda: not processes_of_home(home), "all processes to end", home)
             finally:
                 for pid in processes_of_home(home):
