@@ -147,14 +147,16 @@ def perish(how: str, home: int) -> None:
 
 
 class Deadly(Salted):
-    """Kills the worker at every third row, or hangs it."""
+    """Kills the worker at every third row, or another share of them, or hangs it."""
+
+    one_in: int = 3
 
     home: (
         int  # given, not a default: a default is not written into the plan, and the worker would make its own
     )
 
     def is_deadly(self, row: Row) -> bool:
-        return not self.chance(row, 3)
+        return not self.chance(row, self.one_in)
 
     def process(self, rows: list[Row]) -> Iterator[list[Row]]:  # type: ignore[override]
         for row in rows:
