@@ -57,8 +57,9 @@ test-parts: parts       ## only what `make test` left out; a skip is a failure
 crash-test: $(TEST)     ## kill real processes of running pipelines, 200 times and more; MINUTES=5 ends it sooner, SEED=… repeats it
 	@DISTILNB_CRASH_MINUTES=$(MINUTES) DISTILNB_SEED=$(SEED) $(BIN)/python -m pytest -m crash
 
-property-test: $(TEST)  ## drawn pipelines against the sequential interpreter; EXAMPLES=5000, SEED=… repeats it
-	@DISTILNB_EXAMPLES=$(or $(EXAMPLES),5000) DISTILNB_SEED=$(SEED) $(BIN)/python -m pytest tests/property
+property-test: $(TEST)  ## all drawn tests with new draws, pipelines above all; EXAMPLES=5000, SEED=… repeats it
+	@DISTILNB_SEED=$(or $(SEED),random) $(BIN)/python -m pytest -m hypothesis
+	@DISTILNB_EXAMPLES=$(or $(EXAMPLES),5000) DISTILNB_SEED=$(or $(SEED),random) $(BIN)/python -m pytest tests/property
 
 bench: $(TEST)    ## measure distilnb beside bare loops and print the tables (15 minutes)
 	@$(BIN)/python -m benchmarks all

@@ -1,19 +1,35 @@
-"""What the suite leaves out is told at the end; with DISTILNB_TEST_ALL=1 leaving out is failing."""
+"""What the suite leaves out is told at the end; with DISTILNB_TEST_ALL=1 leaving out is failing.
+
+Property tests draw the same in each run, so that a failure is the change's and not the draw's. DISTILNB_SEED=random
+draws anew, a number draws that again.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Generator
+from random import SystemRandom
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import core, settings
 
 REQUIRE_ALL = os.environ.get("DISTILNB_TEST_ALL") == "1"
 PARTS = ("browser", "argilla", "dot", "crash", "slow")
 
 # A skip whose reason starts so may stand even then: its input is not part of the project.
 NOT_SHIPPED = "not shipped:"
+
+if os.environ.get("DISTILNB_SEED") == "random":
+    os.environ["DISTILNB_SEED"] = str(SystemRandom().randrange(1, 10**6))
+SEED = os.environ.get("DISTILNB_SEED", "")  # "": the draws are fixed
+
+settings.register_profile("fixed", derandomize=True, database=None)
+settings.register_profile("drawn", database=None, print_blob=True, deadline=None, max_examples=1000)
+settings.load_profile("drawn" if SEED else "fixed")
+if SEED:
+    core.global_force_seed = int(SEED)  # what --hypothesis-seed sets
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 left_out = pytest.StashKey[Counter[str]]()
@@ -23,6 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[left_out] = Counter()
     if os.environ.get("CI") == "true":
         config.option.color = "no"
+
+
+def pytest_report_header() -> str:
+    return f"draws: DISTILNB_SEED={SEED}" if SEED else "draws: fixed (DISTILNB_SEED=random draws anew)"
 
 
 @pytest.hookimpl(wrapper=True)

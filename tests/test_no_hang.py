@@ -26,8 +26,8 @@ from distilnb.spec.step import GeneratorStep, GlobalStep, Step, StepResources
 from distilnb.steps.sources import LoadDataFromDicts
 from distilnb.tasks.generation import TextGeneration
 from tests.conftest import is_alive, processes_of, wait_until_gone
+from tests.runs import wait_for
 from tests.servers import MockLLM, mock_llm
-from tests.test_run import wait_for
 
 BAD = 17
 N_ROWS = 60

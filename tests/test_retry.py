@@ -23,8 +23,8 @@ from distilnb.spec.step import GlobalStep
 from distilnb.steps import ExpandColumns, FilterRows, MapRows
 from distilnb.tasks import Task, TextGeneration
 from tests.conftest import wait_until_gone
+from tests.runs import done, raise_while, states, wait_for, worker_pids
 from tests.servers import MockLLM, mock_llm
-from tests.test_run import wait_for, worker_pids
 
 N_ROWS = 20
 CONCURRENCY = 4
@@ -61,12 +61,6 @@ def asking(
     )
 
 
-def done(pipeline: Pipeline, **options: Any) -> Run:
-    run = pipeline.start(new=True, **options)
-    run.wait(60)
-    return run
-
-
 def again(run: Run, *args: Any, **options: Any) -> Run:
     run.retry(*args, **options).wait(60)
     return run
@@ -78,10 +72,6 @@ def undisturbed(pipeline: Pipeline, step: str) -> pd.DataFrame:
     assert run.status().state == "finished"
     assert len(run.errors()) == 0
     return run.rows(step)
-
-
-def states(run: Run) -> list[tuple[int, str, str]]:
-    return [(e["row"], e["step"], e["state"]) for e in run.errors().to_dict("records")]
 
 
 def counts(run: Run, step: str) -> tuple[int, int, int]:
@@ -459,7 +449,7 @@ def test_branches_of_a_live_run_meet_whatever_came_first(tmp_path: Path, server:
     p = (
         loaded
         >> [
-            MapRows(name="left", function=needs_i(fault, 2)),
+            MapRows(name="left", function=checked(fault, 2)),
             MapRows(name="right", function=lambda i: {"right": i}),
         ]
     ).combine(name="both")
@@ -481,7 +471,7 @@ def test_a_lost_row_that_waits_at_a_join_is_taken_back(tmp_path: Path, server: M
     fault.touch()
     p = Pipeline("waits", llm=writer(server, max_concurrency=2)).from_dicts(texts({}, 150))
     right = TextGeneration(name="right", template="{{ text }}", llm=writer(server, max_concurrency=2))
-    p = (p >> [MapRows(name="left", function=needs_i(fault, 140)), right]).combine(name="both")
+    p = (p >> [MapRows(name="left", function=checked(fault, 140)), right]).combine(name="both")
     run = p.start(new=True)
     wait_for(run, lambda run: run.status().step("left").failed == 1)
     fault.unlink()
@@ -493,15 +483,14 @@ def test_a_lost_row_that_waits_at_a_join_is_taken_back(tmp_path: Path, server: M
     assert counts(run, "both") == (150, 0, 0)
 
 
-def needs_i(place: Path, wanted: int) -> Callable[[int], dict[str, int]]:
-    path = str(place)
+def checked(fault: Path, disliked: int) -> Callable[[int], dict[str, int]]:
+    check = raise_while(fault, [disliked])
 
-    def check(i: int) -> dict[str, int]:
-        if i == wanted and os.path.exists(path):
-            raise ValueError(f"{i} is not liked")
+    def check_row(i: int) -> dict[str, int]:
+        check(i)
         return {"checked": i}
 
-    return check
+    return check_row
 
 
 def test_a_stopped_run_goes_on_with_its_failed_rows_too(server: MockLLM) -> None:

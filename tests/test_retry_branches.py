@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from distilnb.pipeline import Pipeline
 from distilnb.run import Run
 from distilnb.steps import CombineOutputs, MapRows
 from tests.conftest import wait_until_gone
-from tests.test_run import wait_for
+from tests.runs import done, raise_while, wait_for
+from tests.runs import states as all_states
 
 N_ROWS = 200
 WANTED = (2, 150)
@@ -34,35 +35,23 @@ def fault(tmp_path: Path) -> Path:
     return place
 
 
-def needs(place: Path, column: str) -> Callable[..., dict[str, int]]:
-    """Return a function that fails at some numbers as long as a file is there."""
-    path = str(place)
-
-    def check(n: int) -> dict[str, int]:
-        if n in WANTED and os.path.exists(path):
-            raise ValueError(f"{n} is not liked")
-        return {column: n}
-
-    return check
-
-
 def step(name: str, fault: Path | None = None, **fields: Any) -> MapRows:
-    function = needs(fault, name) if fault else lambda n: {name: n}
-    return MapRows(name=name, function=function, made_columns=[name], **fields)
+    check = raise_while(fault, WANTED) if fault else None
+
+    def note(n: int) -> dict[str, int]:
+        if check:
+            check(n)
+        return {name: n}
+
+    return MapRows(name=name, function=note, made_columns=[name], **fields)
+
+
+def states(run: Run) -> set[tuple[int, str, str]]:
+    return set(all_states(run))
 
 
 def source() -> Pipeline:
     return Pipeline("branches").from_dicts([{"n": n} for n in range(N_ROWS)])
-
-
-def done(p: Pipeline, **options: Any) -> Run:
-    run = p.start(new=True, **options)
-    run.wait(120)
-    return run
-
-
-def states(run: Run) -> set[tuple[int, str, str]]:
-    return {(e["row"], e["step"], e["state"]) for e in run.errors().to_dict("records")}
 
 
 def as_undisturbed(run: Run, p: Pipeline, leaf: str) -> None:
@@ -106,11 +95,10 @@ def test_a_row_that_failed_before_its_route_is_routed_then(fault: Path) -> None:
 
 
 def test_a_route_that_failed_decides_again(fault: Path) -> None:
-    path = str(fault)
+    check = raise_while(fault, WANTED)
 
     def is_even(n: int) -> bool:
-        if n in WANTED and os.path.exists(path):
-            raise ValueError(f"{n} is not liked")
+        check(n)
         return n % 2 == 0
 
     p = (

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,7 +18,8 @@ from distilnb.llms.openai import OpenAILLM
 from distilnb.pipeline import Pipeline
 from distilnb.run import Run, attach, runs
 from distilnb.spec.step import GlobalStep, Step
-from tests.conftest import processes_of, wait_until_gone
+from tests.conftest import wait_until_gone
+from tests.runs import wait_for, worker_pids
 from tests.servers import MockLLM, mock_llm
 
 N_ROWS = 120
@@ -48,37 +49,8 @@ def count_letters(generations: list[str]) -> dict[str, int]:
     return {"letters": len(generations[0])}
 
 
-def wait_for(run: Run, is_so: Callable[[Run], bool], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_so(run):
-        assert time.monotonic() < deadline, f"it did not come to that: {run!r}"
-        assert not run.status().is_ended, f"the run ended before: {run!r}"
-        time.sleep(0.01)
-
-
 def some_rows_are_done(run: Run) -> bool:
     return run.status().step("generate").done >= 2 * CONCURRENCY
-
-
-def worker_pids(run: Run) -> dict[str, int]:
-    """Return the pids of runner and workers by role."""
-    found = {}
-    for process in processes_of(Path(run.path)):
-        try:
-            command = " ".join(process.cmdline())
-        except psutil.NoSuchProcess:  # it was killed a moment ago
-            continue
-        for role in ("runner", "ask_worker", "row_worker"):
-            if f"engine.{role} " in command:
-                found[role] = process.pid
-    return found
-
-
-def kill_worker(run: Run, role: str) -> None:
-    """Kill a worker and wait until another has its place."""
-    killed = worker_pids(run)[role]
-    os.kill(killed, signal.SIGKILL)
-    wait_for(run, lambda run: worker_pids(run).get(role, killed) != killed)
 
 
 def instructions(run: Run) -> list[str]:

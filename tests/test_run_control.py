@@ -18,8 +18,8 @@ from distilnb.pipeline import Pipeline
 from distilnb.run import Run
 from distilnb.spec.step import Step
 from tests.conftest import wait_until_gone
+from tests.runs import kill_worker, wait_for, worker_pids
 from tests.servers import mock_llm
-from tests.test_run import kill_worker, wait_for, worker_pids
 
 N_ROWS = 60
 

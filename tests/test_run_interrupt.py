@@ -19,7 +19,7 @@ from distilnb.pipeline import Pipeline
 from distilnb.run import Run, runs
 from distilnb.spec.step import Step
 from tests.conftest import processes_of, wait_until_gone
-from tests.test_run import wait_for
+from tests.runs import wait_for
 
 PHASES = ["load", "process", "unload"]
 

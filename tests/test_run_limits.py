@@ -19,8 +19,8 @@ from distilnb.llms.openai import OpenAILLM
 from distilnb.pipeline import Pipeline
 from distilnb.run import Run, attach
 from tests.conftest import processes_of, wait_until_gone
+from tests.runs import kill_worker, wait_for, worker_pids
 from tests.servers import MockLLM, mock_llm
-from tests.test_run import kill_worker, wait_for, worker_pids
 
 N_ROWS = 250
 INF = float("inf")

@@ -15,8 +15,8 @@ from distilnb.spec.step import Step
 from distilnb.steps.join import CombineOutputs, GroupColumns
 from distilnb.tasks.base import Task
 from tests.conftest import wait_until_gone
+from tests.runs import wait_for
 from tests.servers import mock_llm
-from tests.test_run import wait_for
 
 ROWS = [{"i": i} for i in range(12)]
 BAD = [3, 7]

@@ -19,8 +19,8 @@ from distilnb.run import Run
 from distilnb.spec.step import Step
 from distilnb.view.card import status_line
 from tests.conftest import wait_until_gone
+from tests.runs import kill_worker, wait_for, worker_pids
 from tests.servers import MockLLM, mock_llm
-from tests.test_run import kill_worker, wait_for, worker_pids
 
 N_ROWS = 60
 CONCURRENCY = 4

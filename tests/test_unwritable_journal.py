@@ -16,7 +16,7 @@ import pytest
 from distilnb.pipeline import Pipeline
 from distilnb.run import Run, attach
 from tests.conftest import processes_of, wait_until_gone
-from tests.test_run import wait_for
+from tests.runs import wait_for
 
 N_ROWS = 400
 
@@ -99,7 +99,7 @@ os.environ["DISTILNB_HOME"] = str(home / "home")
 
 from distilnb.run import attach
 from tests.conftest import wait_until_gone
-from tests.test_run import wait_for
+from tests.runs import wait_for
 from tests.test_unwritable_journal import N_ROWS, numbers, pipeline, some_are_done
 
 run = pipeline().start()

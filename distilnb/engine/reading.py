@@ -15,7 +15,7 @@ from distilnb.engine.lineage import Lineage
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.ranges import from_ranges
 from distilnb.engine.status import ENDED, GOING, ROUTED, RunState, RunStatus, StepStatus
-from distilnb.engine.tracing import Trace
+from distilnb.engine.tracing import Trace, went_on_facts
 from distilnb.engine.versions import FIRST, folder_of, names_in, read_versions
 from distilnb.engine.window import Window, reading
 from distilnb.errors import InputError, RunError, UnknownStepError, did_you_mean
@@ -68,15 +68,15 @@ class RunReader(Window):
                 error["state"] = "kept"
         if journal:
             self._find_ordinals(errors, journal)
-            self._find_kept(errors)
+            self._find_kept(errors, journal)
         return [unpack_failure(error, self.run.path) for error in errors] if with_texts else errors
 
-    def _find_kept(self, errors: list[dict[str, Any]]) -> None:
+    def _find_kept(self, errors: list[dict[str, Any]], journal: JournalReader) -> None:
         joins = set(self.plan.options.get("keeping_joins", ()))
         lineage = self._lineage() if joins else None
         if lineage is None:
             return
-        trace = Trace(self.run, self.plan, lineage)
+        trace = Trace(self.run, self.plan, lineage, went_on_facts(journal.facts()))
         for error in errors:
             stage = self.plan.stage_of(error["step"])
             is_above = error["state"] == "open" and not joins.isdisjoint(self.plan.downstream(stage.name))

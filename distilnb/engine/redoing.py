@@ -11,7 +11,7 @@ from distilnb.engine.lineage import Attempt, Lineage
 from distilnb.engine.plan import Stage
 from distilnb.engine.rundir import RunDir
 from distilnb.errors import StepRowError
-from distilnb.ids import is_below
+from distilnb.ids import is_below, root_id
 from distilnb.rows import Batch
 from distilnb.spec.step import Step
 
@@ -39,6 +39,12 @@ class Marks:
         for index in indices:
             groups.setdefault(self.of(step, batch.ids[index]).version, []).append(index)
         return groups
+
+    def up_to(self, steps: Sequence[str], entry: int) -> tuple[Marks, list[tuple[str, str]]]:
+        """Return the same for one entry, of which only what failed at some steps is redone; and what is left out."""
+        first = [pair for pair in self.redo[entry] if pair[0] in steps]
+        beyond = [pair for pair in self.redo[entry] if pair[0] not in steps]
+        return Marks({entry: first}, self.attempts), beyond
 
 
 def read_marks(run: RunDir, stage: Stage, batch_id: int, ids: Sequence[str]) -> Marks:
@@ -116,10 +122,13 @@ def _redo_from(
 ) -> Outcome:
     """Run the steps from `name` on for the rows that failed there; what comes before only leads to them.
 
-    Sister rows that went on are left out: they are downstream already, and counted.
+    Sister rows are left out: those that went on are downstream already, and counted; others may kill their worker.
     """
     at = names.index(name)
-    arrived = apply_versions(names[:at], step_of, batch, marks, apply).batch if at else batch
+    arrived, lead = batch, _lines_of(ids)
+    for before in names[:at]:
+        made = apply_versions([before], step_of, arrived, marks, apply).batch
+        arrived = made.select(index for index, row_id in enumerate(made.ids) if row_id in lead)
     rows = arrived.select(index for index, row_id in enumerate(arrived.ids) if row_id in ids)
     outcome = apply_versions(names[at:], step_of, rows, marks, apply)
     orders = dict(zip(batch.ids, batch.orders, strict=True))
@@ -131,3 +140,15 @@ def _redo_from(
         order = next((order for known, order in orders.items() if is_below(row_id, known)), [])
         outcome.fail(Failure.of(row_id, name, error), order)
     return outcome
+
+
+def _lines_of(ids: Iterable[str]) -> set[str]:
+    """Return ids with all from which they stem."""
+    lines: set[str] = set()
+    for row_id in ids:
+        root = root_id(row_id)
+        lines.add(root)
+        while row_id != root:
+            lines.add(row_id)
+            row_id = row_id.rpartition(".")[0]
+    return lines

@@ -20,7 +20,7 @@ from distilnb.engine.lineage import MONEY, Attempt, Lineage, StoredError
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.retry_orders import RetryOrder, read_orders
 from distilnb.engine.rundir import RunDir
-from distilnb.engine.tracing import Trace
+from distilnb.engine.tracing import WENT_ON, Trace, went_on_facts
 from distilnb.engine.wire import Message
 from distilnb.ids import is_below
 
@@ -46,7 +46,9 @@ class Retrying:
         self._journal = journal
         self._reader = journal.reader()
         self._lineage = Lineage(journal.connection)
-        self._trace = Trace(run_dir, plan, self._lineage)
+        facts = self._reader.facts()
+        self._went_on = went_on_facts(facts)
+        self._trace = Trace(run_dir, plan, self._lineage, self._went_on)
         self._open: dict[tuple[str, int], set[int]] = {}
         for stage, batch, entry in self._lineage.open_entries():
             self._open.setdefault((stage, batch), set()).add(entry)
@@ -54,13 +56,7 @@ class Retrying:
         self._retried_steps = self._lineage.retried_steps()
         self._eras: dict[str, int] = {}
         self._gathering: dict[str, list[int]] = {}
-        facts = self._reader.facts()
         self._replaced = {name.partition(":")[2] for name in facts if name.startswith("replaced:")}
-        self._went_on: dict[str, set[str]] = {
-            name.partition(":")[2]: set(ids)
-            for name, ids in facts.items()
-            if name.startswith("went_on:") and ids
-        }
         self._changes = Changes()
 
     # --- orders ---
@@ -168,8 +164,8 @@ class Retrying:
         kept = self._trace.rows_made(join, out).intersection({row_id, *partners})
         if kept:  # it had joined them when this was ordered; the row that comes yet must not wait there
             self._went_on.setdefault(join.name, set()).update(kept)
-            self._journal.set_fact(f"went_on:{join.name}", sorted(self._went_on[join.name]))
-        for name in {row_id, *partners} - kept:
+            self._journal.set_fact(f"{WENT_ON}{join.name}", sorted(self._went_on[join.name]))
+        for name in sorted({row_id, *partners} - kept):
             entries = partners.get(name, [])
             if name in errors:
                 self._reopen_error(join, errors[name], entries)
@@ -272,7 +268,7 @@ class Retrying:
             self._journal.set_fact(f"gathered:{name}", None)
             self._journal.set_fact(f"replaced:{name}", True)
             if self._went_on.pop(name, None):
-                self._journal.set_fact(f"went_on:{name}", None)
+                self._journal.set_fact(f"{WENT_ON}{name}", None)
             self._eras[name] = self._eras.get(name, 0) + 1
             self._replaced.add(name)
         self._open = {

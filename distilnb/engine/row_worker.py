@@ -218,22 +218,27 @@ class RowWorker:
         marks: Marks | None,
         poison: Poison | None = None,
     ) -> Outcome:
-        """Run fused steps on entries of which some were retried; `poison` is of the only one."""
-        if marks is None or (poison and entries[0] not in marks.redo):
+        """Run fused steps on entries of which some were retried; `poison` is of the only one: it ends at its step."""
+        if marks is None:
             steps = [self._load(name) for name in stage.steps]
             rows = batch if len(entries) == len(batch) + len(batch.gone) else batch.select(entries)
             return self._run(steps, rows.taken_by(stage.steps[0]), poison)
-        if poison:  # its sisters went on long ago
-            outcome = Outcome()
-            for step, row_id in marks.redo[entries[0]]:
-                outcome.fail(failure_of(row_id, step, poison), batch.orders[entries[0]])
-            return outcome
+        beyond: list[tuple[str, str]] = []
+        if poison and entries[0] in marks.redo:
+            marks, beyond = marks.up_to(stage.steps[: poison.step + 1], entries[0])
 
         def apply(step: Step, rows: Batch) -> Outcome:
-            self.vitals.at_step(stage.steps.index(step.name))
+            number = stage.steps.index(step.name)
+            self.vitals.at_step(number)
+            if poison and number == poison.step:
+                return quarantine(Outcome(rows), step.name, poison)
             return self._apply(step, rows)
 
-        return apply_with_marks(stage.steps, self._version, batch, entries, marks, apply)
+        outcome = apply_with_marks(stage.steps, self._version, batch, entries, marks, apply)
+        if poison:
+            for name, row_id in beyond:  # done in one go with the row that kills, they end with it
+                outcome.fail(failure_of(row_id, name, poison), batch.orders[entries[0]])
+        return outcome
 
     def _run(self, steps: list[Step], batch: Batch, poison: Poison | None = None) -> Outcome:
         """Run fused steps on a batch, one after the other, as far as the one at which a row is poison."""

@@ -5,8 +5,8 @@ The runner asks before it opens a row again, and readers ask to tell its user.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from distilnb.engine.journal import BatchRef
 from distilnb.engine.lineage import Lineage
@@ -23,13 +23,31 @@ class Names(NamedTuple):
     gone: dict[str, int]
 
 
-class Trace:
-    """Follows rows through the batch files of a run, each of which it reads once."""
+WENT_ON = "went_on:"  # and a join: the fact which rows it had let go on when a retry mended what it had lost
 
-    def __init__(self, run_dir: RunDir, plan: Plan, lineage: Lineage) -> None:
+
+def went_on_facts(facts: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return by join which rows it had let go on before the one that a retry made came."""
+    return {
+        name.removeprefix(WENT_ON): set(ids)
+        for name, ids in facts.items()
+        if name.startswith(WENT_ON) and ids
+    }
+
+
+class Trace:
+    """Follows rows through the batch files of a run, each of which it reads once.
+
+    `late` has by join the rows that it had let go on before a retry made them: nothing in its files tells of them.
+    """
+
+    def __init__(
+        self, run_dir: RunDir, plan: Plan, lineage: Lineage, late: Mapping[str, Collection[str]]
+    ) -> None:
         self._run_dir = run_dir
         self._plan = plan
         self._lineage = lineage
+        self._late = late
         self._names: dict[str, Names] = {}
 
     def forget(self) -> None:
@@ -80,6 +98,8 @@ class Trace:
     def _went_on_at(self, stage: Stage, out: int, row_id: str) -> bool:
         if stage.kind != "join":
             return self.went_on(stage, out, row_id)
+        if row_id in self._late.get(stage.name, ()):
+            return True
         names = {row_id, *(name for _, _, name in self.entries(stage, out) if is_below(name, row_id))}
         if not names.isdisjoint(self.rows_made(stage, out)):
             return True

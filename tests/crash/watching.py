@@ -18,6 +18,7 @@ from tests.conftest import is_alive
 PHASES = ("start()", "start-up", "flow", "join", "global", "finish", "over")
 PATIENCE_S = 180.0  # a hang is longer, also on a machine that others load
 POLL_S = 0.02
+STACKS_S = 3.0  # for processes to write where they are
 
 
 def processes_of_home(home: Path) -> dict[int, str]:
@@ -78,9 +79,8 @@ def wait_until(is_so: Callable[[], bool], what: str, home: Path, timeout_s: floa
 def describe(home: Path) -> str:
     """Return all that can be seen of the runs below a home: processes, status, events, logs, stacks."""
     processes = processes_of_home(home)
-    for pid in processes:
-        _ask_for_stacks(pid)
-    time.sleep(0.3)
+    asked = [pid for pid in processes if _ask_for_stacks(pid)]
+    _wait_for_stacks(home, len(asked))
     lines = [f"process {pid} {kind}: {_state_of(pid)}" for pid, kind in processes.items()]
     for run in all_run_dirs():
         reader = RunReader(run)
@@ -101,7 +101,17 @@ def _state_of(pid: int) -> str:
         return str(error)
 
 
-def _ask_for_stacks(pid: int) -> None:
+def _wait_for_stacks(home: Path, n_asked: int) -> None:
+    """Wait until so many processes have written their stacks to their logs; one that is stopped never does."""
+    deadline = time.monotonic() + STACKS_S
+    while n_asked and time.monotonic() < deadline:
+        logs = [path.read_bytes() for path in home.rglob("logs/*") if path.is_file()]
+        if sum(text.count(b"(most recent call first)") > 0 for text in logs) >= n_asked:
+            return
+        time.sleep(POLL_S)
+
+
+def _ask_for_stacks(pid: int) -> bool:
     """Have a process that registered faulthandler for SIGUSR1 write its stacks to its log; others are let be."""
     try:
         caught = next(
@@ -109,5 +119,7 @@ def _ask_for_stacks(pid: int) -> None:
         )
         if int(caught.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1:
             os.kill(pid, signal.SIGUSR1)
+            return True
     except (OSError, StopIteration):
-        return
+        pass
+    return False

@@ -127,3 +127,24 @@ def test_a_stop_in_a_pause_lets_no_request_wait_that_comes_after_it(tmp_path: Pa
 
     assert asyncio.run(stop_in_a_pause()) == []
     assert not SlowClient.open
+
+
+def test_a_request_that_comes_in_a_pause_is_sent_after_it(tmp_path: Path) -> None:
+    """Its model's gate is made in the pause, and so stands open: what holds it is the last look before it is sent."""
+
+    async def ask_in_a_pause() -> tuple[int, int, list[Asked]]:
+        asker, ended = asker_in(tmp_path), list[Asked]()
+        asker.pause()
+        asking = ask(asker, 1, ended)
+        await settle()
+        n_paused = len(SlowClient.open)
+        asker.resume()
+        await settle()
+        n_resumed = len(SlowClient.open)
+        answer_next()
+        await asyncio.wait_for(asking, 60)
+        return n_paused, n_resumed, ended
+
+    n_paused, n_resumed, ended = asyncio.run(ask_in_a_pause())
+    assert (n_paused, n_resumed) == (0, 1)
+    assert [len(asked.replies) for asked in ended] == [1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distilnb.engine.apply import Outcome
+from distilnb.engine.apply import KeepFailed, Outcome
 from distilnb.engine.deaths import Poison
 from distilnb.engine.join import CHUNK_ROWS, Joiner
 from distilnb.engine.shelf import MIN_KEPT, Shelf
@@ -226,6 +226,19 @@ def test_left_is_the_first_branch_that_the_row_took() -> None:
     step = CombineOutputs(name="c", how="left")
     assert join(step, lost(), make_batch("x", 1)).failures[0].kind == "MissingPartnerError"
     assert join(step, elsewhere(), make_batch("x", 1), lost()).batch.rows == [{"x": 1}]
+    late = join(step, elsewhere(), lost(), make_batch("x", 1))
+    assert [failure.kind for failure in late.failures] == ["MissingPartnerError"]
+
+
+def test_a_row_that_goes_on_without_its_partner_has_the_columns_of_both() -> None:
+    inputs = {0: make_batch("x", 1), 1: lost()}
+    keep = KeepFailed({"c": ("x", "y")})
+    joiner = Joiner(CombineOutputs(name="c"), (("x",), ("x", "y")), inputs.__getitem__, keep)
+    [(outcome, _)] = joiner.release([*joiner.add(0, 0, [0]), *joiner.add(1, 1, [0])])
+    assert outcome.batch.rows == [{"x": 1, "y": None}]
+    assert [(failure.kind, failure.is_partial) for failure in outcome.failures] == [
+        ("MissingPartnerError", True)
+    ]
 
 
 def test_outer_keeps_what_any_branch_brings() -> None:

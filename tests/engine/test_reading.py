@@ -49,7 +49,9 @@ def test_a_damaged_journal_is_told_in_words(run: dn.Run, read: Callable[[dn.Run]
         read(run)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="not shipped: open files as /proc lists them, outside Linux"
+)
 def test_a_handle_of_an_ended_run_keeps_no_file_open(run: dn.Run) -> None:
     def files_of_run() -> list[str]:
         links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]

@@ -117,6 +117,21 @@ def test_a_partner_that_a_join_let_go_on_without_the_row_does_not_wait_again(tmp
     assert retrying.through(partner.id, "both", {0}) == {0}
     assert retrying.marks(STAGES[3]) == {"era": 0, "went_on": [ROW]}
     assert Retrying(run_dir, PLAN, journal).marks(STAGES[3]) == {"era": 0, "went_on": [ROW]}
+
+    # Done again it fails again: another retry of it would change nothing in what the join has made.
+    write_batch(tmp_path / "again.json", lost)
+    with journal.turn():
+        out = journal.begin_out()
+        again = journal.add_batch("left", "again.json", 0, 1)
+        journal.acknowledge(loaded.id, "left", [0])
+        journal.add_errors([error("left", "ValueError")])
+        retrying.heard(STAGES[1], out, {loaded.id: [0]}, {"errors": [error("left", "ValueError")]})
+        journal.begin_out()
+        journal.acknowledge(again.id, "both", [0])
+        write_order(run_dir, [2], {})
+        retrying.take_orders()
+    assert [one["state"] for one in journal.reader().errors()] == ["retried", "open"]
+    assert list(lineage.orders().values()) == [1, 0]
     journal.close()
 
 

@@ -105,7 +105,15 @@ def test_parts_of_a_message_are_read() -> None:
 def test_a_schema_is_satisfied(seed: int) -> None:
     (reply,) = replies_to(Request(ask().messages, shape=ReplyShape("json", SCHEMA)), seed=seed)
     made = json.loads(reply.text or "")
+    assert made.keys() == {"rating"}
+    assert type(made["rating"]) is int
     assert 1 <= made["rating"] <= 5
+
+
+def test_every_value_of_a_schema_comes_up() -> None:
+    request = Request(ask().messages, schema=SCHEMA)
+    replies = [replies_to(request, seed=seed)[0].text or "" for seed in range(60)]
+    assert {json.loads(text)["rating"] for text in replies} == {1, 2, 3, 4, 5}
 
 
 def test_the_sample_of_a_task_comes_before_schema_and_prose() -> None:

@@ -14,8 +14,9 @@ from jupyter_client.manager import KernelManager
 
 from distilnb.run import attach
 from tests.conftest import wait_until_gone
+from tests.runs import wait_for, worker_pids
 from tests.servers import mock_llm
-from tests.test_run import EXPECTED, some_rows_are_done, wait_for, worker_pids
+from tests.test_run import EXPECTED, some_rows_are_done
 
 START = """
 %load_ext distilnb

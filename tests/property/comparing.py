@@ -1,4 +1,4 @@
-"""A finished run held against the interpreter: rows, order, errors, figures, and what was asked."""
+"""A finished run held against the interpreter: rows, order, errors, figures, what was asked, and what retries did."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from distilnb.engine.cache import request_digests
 from distilnb.engine.journal import JournalReader
@@ -15,72 +15,68 @@ from distilnb.engine.reading import RunReader
 from distilnb.engine.rundir import RunDir
 from distilnb.errors import RefusedRequestError
 from distilnb.llms.request import Reply, Request
-from distilnb.rows import Row
-from distilnb.spec.graph import Graph
 from distilnb.tasks.base import Task
 from tests.property.sequential import Interpreter, Trouble
 from tests.property.steps import oracle_replies
 
 FIGURES = ("done", "failed", "dropped", "made", "partial")
 
+ReplyKey = tuple[bytes, int, int, int]  # digest of the request, its number among equal ones, index, attempt
+
 
 @dataclass
-class Pairing:
-    """Which of several equal requests each row made: (step, request, row id) → k, as the run chose it."""
+class Replies:
+    """What rows are answered: all replies so far, and which of equal requests each row made, as the run chose it."""
 
-    numbers: Mapping[tuple[str, bytes, str], int]
-    replies_needed: set[tuple[bytes, int, int]] = field(default_factory=set)  # (request, k, index)
-    n_answered: int = 0  # rows that got an answer; some share one
-    _digests: dict[str, str] = field(default_factory=dict)
+    numbers: dict[tuple[str, bytes, str], int] = field(default_factory=dict)  # (step, request, row id) → k
+    known: dict[ReplyKey, Reply] = field(default_factory=dict)
+    n_answered: int = 0  # requests of rows that got an answer; some share one
+    _digests: dict[int, str] = field(default_factory=dict)  # of tasks, by their identity
 
-    @classmethod
-    def of(cls, run_dir: RunDir) -> Pairing:
+    def read(self, run_dir: RunDir) -> None:
         """Read what the run chose, and see that it chose properly: k equal requests are numbered 0 to k - 1."""
-        numbers: dict[tuple[str, bytes, str], int] = {}
         path = run_dir.path / "repeats.sqlite"
         if path.is_file():  # else nobody asked anything
             with contextlib.closing(sqlite3.connect(path)) as db:
                 for step, request, row_id, k in db.execute("SELECT step, request, row_id, k FROM repeats"):
-                    numbers[step, request, row_id] = k
+                    self.numbers[step, request, row_id] = k
         groups: dict[tuple[str, bytes], list[int]] = {}
-        for (step, request, _), k in numbers.items():
+        for (step, request, _), k in self.numbers.items():
             groups.setdefault((step, request), []).append(k)
         for ks in groups.values():
             assert sorted(ks) == list(range(len(ks)))
-        return cls(numbers)
 
     @property
     def n_shared(self) -> int:
         """How many rows got an answer that another row had asked for."""
-        return self.n_answered - len({(request, k) for request, k, _ in self.replies_needed})
+        return self.n_answered - len({key[:2] for key in self.known})
 
-    def answer(self, task: Task, row_id: str, request: Request) -> Sequence[Reply]:
-        """Return the replies that a row of a task must get."""
+    def answer(self, task: Task, row_id: str, request: Request, attempt: int) -> Sequence[Reply]:
+        """Return the replies that a row of a task must get; the model is asked for those that nobody has got yet."""
         assert task.llm is not None
         [digest] = request_digests(task.llm, [request])
-        if task.name not in self._digests:
-            self._digests[task.name] = task.digest
-        k = 0
-        if not task.llm.is_deterministic:
-            k = self.numbers[self._digests[task.name], digest, row_id]
-        replies = oracle_replies(task.llm.model, request, str(k))
-        if not replies:
-            raise RefusedRequestError("The oracle does not like the question.")
+        if id(task) not in self._digests:
+            self._digests[id(task)] = task.digest
+        k = 0 if task.llm.is_deterministic else self.numbers[self._digests[id(task)], digest, row_id]
+        keys = [self._key(digest, k, index, attempt) for index in range(request.n)]
+        missing = [key for key in keys if key not in self.known]
+        if missing:
+            salt = f"{k}+{attempt}" if attempt else str(k)
+            part = replace(request, n=len(missing))
+            replies = oracle_replies(task.llm.model, part, f"{salt}/{keys.index(missing[0])}")
+            if not replies:
+                raise RefusedRequestError("The oracle does not like the question.")
+            self.known.update(zip(missing, replies, strict=True))
         self.n_answered += 1
-        self.replies_needed.update((digest, k, index) for index in range(request.n))
-        return replies
+        return [self.known[key] for key in keys]
 
-
-def interpreted(
-    graph: Graph, rows: Mapping[str, Sequence[Row]], run_dir: RunDir
-) -> tuple[Interpreter, Pairing]:
-    """Return what the interpreter makes of the rows, given the run's choice among equal requests."""
-    pairing = Pairing.of(run_dir)
-    goes = [stage.steps for stage in run_dir.plan().stages]
-    keeps_failed = run_dir.plan().options.get("on_error") == "null"
-    interpreter = Interpreter(graph, rows, pairing.answer, goes, keeps_failed=keeps_failed)
-    interpreter.interpret()
-    return interpreter, pairing
+    def _key(self, digest: bytes, k: int, index: int, attempt: int) -> ReplyKey:
+        """Return where a reply is: at the first attempt that was not answered, or well enough to be used."""
+        for number in range(attempt):
+            reply = self.known.get((digest, k, index, number))
+            if reply is None or reply.text:
+                return digest, k, index, number
+        return digest, k, index, attempt
 
 
 def compare(run_dir: RunDir, interpreter: Interpreter) -> None:
@@ -93,9 +89,10 @@ def compare(run_dir: RunDir, interpreter: Interpreter) -> None:
             assert found == [(item.id, item.row) for item in interpreter.endings[stage.name].items], (
                 stage.name
             )
+        _compare_errors(reader, interpreter)
+        _compare_versions(reader, interpreter)
         journal = reader.journal()
         assert journal is not None
-        assert _troubles(journal) == Counter(interpreter.troubles)
         counts = journal.counts()
         for step, ending in interpreter.endings.items():
             counted = {*FIGURES, *(f"routed:{after}" for after in interpreter.graph.successors(step))}
@@ -103,6 +100,45 @@ def compare(run_dir: RunDir, interpreter: Interpreter) -> None:
             assert figures == {name: ending.figures[name] for name in counted}, step
     finally:
         reader.close()
+
+
+def _compare_errors(reader: RunReader, interpreter: Interpreter) -> None:
+    found: Counter[Trouble] = Counter()
+    kept: set[tuple[str, str]] = set()
+    past: dict[str, list[tuple[str, str, int | None]]] = {"retried": [], "mended": []}
+    for error in reader.errors():
+        place = (error["step"], error["row_id"])
+        if error["state"] in past:
+            past[error["state"]].append((*place, error["mended_by"]))
+            continue
+        cause = re.search(r"did not arrive: step '(.*?)':", error["reason"])
+        is_lost = error["kind"] == "MissingPartnerError" and cause is not None
+        told = cause[1] if is_lost and cause else ""
+        found[
+            Trouble(error["row_id"], error["step"], error["kind"], told, goes_on=bool(error["is_partial"]))
+        ] += 1
+        if error["state"] == "kept" and not error["is_partial"]:
+            kept.add(place)
+    assert found == Counter(interpreter.troubles)
+    lost = {(trouble.step, trouble.id) for trouble in interpreter.troubles if not trouble.goes_on}
+
+    assert kept == interpreter.kept & lost
+    # What was retried has failed again, or was mended by the version that did it last.
+    assert {(step, row_id) for step, row_id, _ in past["retried"]} <= lost
+    for step, row_id, version in past["mended"]:
+        assert (step, row_id) not in lost
+        assert version == interpreter.attempt(step, row_id).version
+
+
+def _compare_versions(reader: RunReader, interpreter: Interpreter) -> None:
+    made: dict[tuple[str, int], set[str]] = {}
+    lost = {(trouble.step, trouble.id) for trouble in interpreter.troubles if not trouble.goes_on}
+    for (step, row_id), attempt in interpreter.attempts.items():
+        is_there = row_id in interpreter.endings[step].rows and (step, row_id) not in lost
+        if attempt.version > 1 and is_there:
+            made.setdefault((step, attempt.version), set()).add(row_id)
+    found = {(one["step"], one["version"]): set(one["row_ids"]) for one in reader.versions()}
+    assert {key: ids for key, ids in found.items() if ids} == made
 
 
 def count_of(figure: str, run_dir: RunDir) -> int:
@@ -113,15 +149,3 @@ def count_of(figure: str, run_dir: RunDir) -> int:
         return int(sum(figures.get(figure, 0) for figures in journal.counts().values()))
     finally:
         journal.close()
-
-
-def _troubles(journal: JournalReader) -> Counter[Trouble]:
-    found: Counter[Trouble] = Counter()
-    for error in journal.errors():
-        cause = re.search(r"did not arrive: step '(.*?)':", error["reason"])
-        is_lost = error["kind"] == "MissingPartnerError" and cause is not None
-        told = cause[1] if is_lost and cause else ""
-        found[
-            Trouble(error["row_id"], error["step"], error["kind"], told, goes_on=bool(error["is_partial"]))
-        ] += 1
-    return found

@@ -31,8 +31,10 @@ from distilnb.steps.sources import LoadDataFromDicts, LoadDataFromFileSystem
 from distilnb.tasks.generation import TextGeneration
 from tests.property.steps import (
     Backwards,
+    Clash,
     Deadly,
     DeadlyPrompt,
+    Falter,
     InPlace,
     Mark,
     Oracle,
@@ -236,7 +238,7 @@ def _pair(text: object) -> dict[str, object]:
 
 
 _ONE_TO_ONE: Sequence[Drawn] = (
-    *map(_salted, (Mark, InPlace, Sift, Refuse, Stumble, Split, partial(Deadly, home=os.getpid()))),
+    *map(_salted, (Mark, InPlace, Sift, Refuse, Stumble, Falter, Split, partial(Deadly, home=os.getpid()))),
     lambda data, name: MapRows(name=name, function=_pair, made_columns=["text"]),
     lambda data, name: FilterRows(name=name, condition="n != 1"),
     lambda data, name: FilterRows(name=name, condition="text|length < n + 2"),
@@ -253,6 +255,7 @@ _GLOBAL: Sequence[Drawn] = (
 _JOINS: Sequence[Drawn] = (
     lambda data, name: GroupColumns(name=name, columns=["text"], output_columns=["text"], how=_how(data)),
     lambda data, name: CombineOutputs(name=name, how=_how(data)),
+    _salted(Clash),
 )
 
 
@@ -303,3 +306,33 @@ _ROUTES: Sequence[Callable[[st.DataObject, str, list[str]], RouteRows]] = (
         name=name, branches={branch: [] for branch in branches}, function=_some_of
     ),
 )
+
+
+# --- edits ----
+
+
+def edited(graph: Graph, name: str, number: int) -> Graph:
+    """Return a graph in which a step is another, and so is all that does not come before it, as far as it can be."""
+    for names in (set(graph.steps) - graph.ancestors(name), {name}):
+        changed = graph
+        for one in names:
+            changed = changed.replacing(_edit(changed.steps[one], number))
+        try:
+            check_graph(changed)
+        except SpecError:
+            continue
+        return changed
+    return graph
+
+
+def _edit(step: Step, number: int) -> Step:
+    if isinstance(step, Salted):
+        return step.updated(salt=step.salt + 4 * number)
+    if isinstance(step, TextGeneration):
+        return step.updated(template=f"Say {{{{ text }}}} {number}")
+    if isinstance(step, RouteRows) and step.when:
+        turned = [*_CONDITIONS[number % len(_CONDITIONS) :], *_CONDITIONS]
+        return step.updated(when=dict(zip(step.when, turned, strict=False)))
+    if isinstance(step, MergeColumns):
+        return step.updated(columns=[*step.columns[::-1]])
+    return step

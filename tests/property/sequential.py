@@ -1,16 +1,20 @@
 """What a run must give, by plain loops: the meaning of a pipeline, on a page.
 
 Each step is done for all rows before the next one begins; there are no batches, workers or files. Of each row a step
-tells what follows it one of three: here it is, it was lost, it was routed elsewhere. It knows rows, the classes
-of steps and two things from the run. Which of several equal requests a row was given: any pairing is right, as
-long as it is one, and `test_simulated` checks that it is. And which steps are done in one go: of a row that kills its
-worker nothing is left, so what the steps of the same go had made of it before is lost with it.
+tells what follows it one of three: here it is, it was lost, it was routed elsewhere. After a retry all is gone through
+once more, after what was `before`: a row that was done is not done again, but where it was retried, where it comes for
+the first time, and below a global step whose rows have changed.
+
+It knows rows, the classes of steps and few things from the run. Which of several equal requests a row was given: any
+pairing is right, as long as it is one, and `comparing.Pairing` checks that it is. Which steps are done in one go: of a
+row that kills its worker nothing is left, so what the steps of the same go had made of it before is lost with it. And
+which rows a join had let go on when a retry that was ordered meanwhile mended their partners.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,9 +26,15 @@ from distilnb.steps.route import RouteRows
 from distilnb.tasks.base import Task
 from tests.property.steps import Deadly
 
-Answering = Callable[
-    [Task, str, Request], Sequence[Reply]
-]  # (task, row id, request) → replies, or a model's error
+# (task, row id, request, attempt) → replies, or a model's error
+Answering = Callable[[Task, str, Request, int], Sequence[Reply]]
+
+
+class Attempt(NamedTuple):
+    """How a row is done at a step: how often it was retried before, and by which version of the step."""
+
+    number: int = 0
+    version: int = 1
 
 
 class Item(NamedTuple):
@@ -45,23 +55,51 @@ class Trouble(NamedTuple):
     goes_on: bool = False
 
 
+class Loss(NamedTuple):
+    """A row that will not come: the step that is named as the cause, and all whose failure, if mended, brings it."""
+
+    told: str
+    by: frozenset[str] = frozenset()
+
+
 @dataclass
 class Ending:
     """What left one step: rows in order, where rows were lost before or in it, and its figures."""
 
     items: list[Item] = field(default_factory=list)
-    lost: dict[str, str] = field(default_factory=dict)  # row id → the step that lost it
+    lost: dict[str, Loss] = field(default_factory=dict)
     elsewhere: set[str] = field(default_factory=set)  # rows that a route sent past here
     figures: Counter[str] = field(default_factory=Counter)
-    routes: dict[str, list[str]] | None = None  # of a route: row id → the steps that it goes to
+    troubles: list[Trouble] = field(default_factory=list)
+    routes: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # of a route: row id → the steps that it goes to
+    rows: dict[str, Ending] = field(default_factory=dict)  # what became of each row that came
+    given: Row | None = None  # of one row: as it came
 
     def towards(self, step: str) -> Ending:
         """Return what a step that follows is told."""
-        if self.routes is None:
+        if not self.routes:
             return self
         taken = [item for item in self.items if step in self.routes[item.id]]
         others = {item.id for item in self.items if step not in self.routes[item.id]}
         return Ending(taken, self.lost, self.elsewhere | others)
+
+    def told_of(self, other: Ending) -> None:
+        """Take over what an input says of rows that did not come; the first who speaks of a row names the cause."""
+        for row_id, loss in other.lost.items():
+            known = self.lost.get(row_id)
+            self.lost[row_id] = Loss(known.told, known.by | loss.by) if known else loss
+        self.elsewhere |= other.elsewhere
+
+    def add(self, row_id: str, outcome: Ending) -> None:
+        """Add what became of one row."""
+        self.rows[row_id] = outcome
+        self.items += outcome.items
+        self.lost.update(outcome.lost)
+        self.figures.update(outcome.figures)
+        self.troubles += outcome.troubles
+        self.routes.update(outcome.routes)
 
 
 class StepFailed(Exception):
@@ -79,6 +117,10 @@ class Interpreter:
         goes: Sequence[Sequence[str]] = (),
         *,
         keeps_failed: bool = False,
+        before: Interpreter | None = None,
+        attempts: Mapping[tuple[str, str], Attempt] | None = None,
+        editions: Mapping[tuple[str, int], Step] | None = None,
+        went_on: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.graph = graph
         self.columns = graph.columns()
@@ -86,8 +128,31 @@ class Interpreter:
         self.first_of_go = {name: go[0] for go in goes for name in go}
         self.sources = sources
         self.answer = answer
+        self.before = before
+        self.attempts = attempts or {}  # (step, row id) → its attempt, where it was retried
+        self.editions = editions or {}  # (step, version) → the step
+        self.went_on = went_on or {}  # join → rows
         self.endings: dict[str, Ending] = {}
-        self.troubles: list[Trouble] = []
+        self.kept: set[tuple[str, str]] = (
+            set()
+        )  # (step, row) that failed, and a join let the row go on without it
+        self._renewed: set[str] = set()  # steps below a global one whose rows have changed
+        self._killers: dict[str, set[str]] = {}  # first step of a go → rows that killed its worker
+
+    @property
+    def troubles(self) -> list[Trouble]:
+        """What befell rows, in the order of the steps."""
+        return [trouble for ending in self.endings.values() for trouble in ending.troubles]
+
+    @property
+    def failures(self) -> set[tuple[str, str]]:
+        """Return (step, row) of all that a retry would take up."""
+        failed = {
+            (one.step, one.id)
+            for one in self.troubles
+            if not one.goes_on and one.kind != "MissingPartnerError"
+        }
+        return failed - self.kept
 
     def interpret(self) -> None:
         """Do every step; raises StepFailed when one fails as a whole."""
@@ -96,31 +161,39 @@ class Interpreter:
             inputs = [self.endings[before].towards(name) for before in self.graph.predecessors(name)]
             ending = self.endings[name] = Ending()
             for one in inputs:
-                ending.lost = {**one.lost, **ending.lost}  # what the first input says of a lost row counts
-                ending.elsewhere |= one.elsewhere
-            brought = {
-                item.id for one in inputs for item in one.items
-            }  # by some branch: what others say is over
-            ending.lost = {row_id: at for row_id, at in ending.lost.items() if row_id not in brought}
+                ending.told_of(one)
+            # What some branch brings is neither lost nor elsewhere, whatever the others say.
+            brought = {item.id for one in inputs for item in one.items}
+            ending.lost = {row_id: loss for row_id, loss in ending.lost.items() if row_id not in brought}
             ending.elsewhere -= brought
             if isinstance(step, GeneratorStep):
                 self._name_rows(name, ending)
             elif isinstance(step, GlobalStep):
                 self._see_all(step, inputs, ending)
             elif len(inputs) > 1:
-                self._join(step, inputs, ending)
-            elif isinstance(step, RouteRows):
-                self._route(step, inputs[0].items, ending)
+                self._join(name, inputs, ending)
             else:
-                dead = self._dead(step, inputs[0].items) if isinstance(step, Deadly) else set()
-                for item in inputs[0].items:
-                    if item.id in dead:
-                        self._quarantine(item.id, step, "WorkerDied", ending)
-                    else:
-                        self._one(step, item, ending)
+                self._each(name, inputs[0].items, ending)
             ending.elsewhere -= ending.lost.keys()
             ending.items.sort(key=lambda item: (item.order, item.id))
             ending.figures["made"] = len(ending.items)
+
+    def attempt(self, name: str, row_id: str) -> Attempt:
+        """Return how a row is done at a step."""
+        return self.attempts.get((name, row_id), Attempt())
+
+    def _step(self, name: str, row_id: str) -> Step:
+        version = self.attempt(name, row_id).version
+        return self.graph.steps[name] if version == 1 else self.editions[name, version]
+
+    def _earlier(self, name: str, item: Item) -> Ending | None:
+        """Return what became of a row at a step before, None where it is to be done now."""
+        if self.before is None or name in self._renewed:
+            return None
+        if self.attempt(name, item.id) != self.before.attempt(name, item.id):
+            return None
+        outcome = self.before.endings[name].rows.get(item.id)
+        return outcome if outcome and outcome.given == item.row else None
 
     def _name_rows(self, name: str, ending: Ending) -> None:
         seen: Counter[str] = Counter()
@@ -130,24 +203,49 @@ class Interpreter:
             seen[digest] += 1
         ending.figures["done"] = len(ending.items)
 
-    def _dead(self, step: Deadly, items: Sequence[Item]) -> set[str]:
-        """Return the rows that kill their worker, with all that stem from the same row at the begin of the go."""
-        (before,) = self.graph.predecessors(self.first_of_go.get(step.name, step.name))
+    def _each(self, name: str, items: Sequence[Item], ending: Ending) -> None:
+        """Do rows one by one: what befalls one is its own, but for those that die with it."""
+        anew = [item for item in items if self._earlier(name, item) is None]
+        dead = self._dead(name, anew)
+        for item in items:
+            outcome = self._earlier(name, item)
+            if outcome is None:
+                outcome = Ending(given=item.row)
+                step = self._step(name, item.id)
+                if item.id in dead:
+                    self._quarantine(item.id, step, "WorkerDied", outcome)
+                elif isinstance(step, RouteRows):
+                    self._route(step, item, outcome)
+                else:
+                    self._one(step, item, outcome)
+            ending.add(item.id, outcome)
+
+    def _dead(self, name: str, anew: Sequence[Item]) -> set[str]:
+        """Return the rows that die: of one that kills its worker, all that came of the same row at the begin of the go.
+
+        Those that were through before are not among them.
+        """
+        first = self.first_of_go.get(name, name)
+        (before,) = self.graph.predecessors(first)
         begun = {item.id for item in self.endings[before].items}
+        killers = self._killers.setdefault(first, set())
 
         def origin(row_id: str) -> str:
             return row_id if row_id in begun else origin(row_id.rpartition(".")[0])
 
-        killers = {origin(item.id) for item in items if step.is_deadly(item.row)}
-        return {item.id for item in items if origin(item.id) in killers}
+        for item in anew:
+            step = self._step(name, item.id)
+            if isinstance(step, Deadly) and step.is_deadly(item.row):
+                killers.add(origin(item.id))
+        return {item.id for item in anew if killers and origin(item.id) in killers}
 
     def _one(self, step: Step, item: Item, ending: Ending) -> None:
         """Give one row to a step or a task; its error, its loss or its children are its own."""
         try:
             if isinstance(step, Task):
-                made = step.rows_from(item.row, self.answer(step, item.id, step.request(item.row)))
+                made = step.rows_from(item.row, self._ask(step, item))
                 rows = made.rows
-                self.troubles += [Trouble(item.id, step.name, "Partial", "", True)] if made.partial else []
+                ending.troubles += [Trouble(item.id, step.name, "Partial", "", True)] if made.partial else []
                 ending.figures["partial"] += bool(made.partial)
             else:
                 rows = [row for part in step.process([dict(item.row)]) for row in part]
@@ -165,66 +263,95 @@ class Interpreter:
         else:
             ending.items.append(Item(item.id, item.order, rows[0]))
 
-    def _route(self, step: RouteRows, items: Sequence[Item], ending: Ending) -> None:
-        """Ask for each row where it goes; one that fails here has nowhere to go on to."""
-        ending.routes = {}
-        for item in items:
-            try:
-                goes_to = step.choose(item.id, dict(item.row))
-            except Exception as error:  # noqa: BLE001 - as above
-                self._quarantine(item.id, step, type(error).__name__, ending)
-                continue
-            if not goes_to:
-                self._leave_out(item.id, step, ending)
-                continue
-            ending.routes[item.id] = goes_to
-            ending.items.append(item)
-            ending.figures["done"] += 1
-            ending.figures.update(f"routed:{name}" for name in goes_to)
+    def _ask(self, task: Task, item: Item) -> Sequence[Reply]:
+        number = self.attempt(task.name, item.id).number
+        return self.answer(task, item.id, task.request(item.row), number)
 
-    def _join(self, step: Step, inputs: Sequence[Ending], ending: Ending) -> None:
-        """Pair rows by id, those of the branches that a row was routed to; `how` says what a lost partner costs."""
+    def _route(self, step: RouteRows, item: Item, ending: Ending) -> None:
+        """Ask for a row where it goes; one that fails here has nowhere to go on to."""
+        try:
+            goes_to = step.choose(item.id, dict(item.row))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._quarantine(item.id, step, type(error).__name__, ending)
+            return
+        if not goes_to:
+            self._leave_out(item.id, step, ending)
+            return
+        ending.routes[item.id] = goes_to
+        ending.items.append(item)
+        ending.figures["done"] += 1
+        ending.figures.update(f"routed:{name}" for name in goes_to)
+
+    def _join(self, name: str, inputs: Sequence[Ending], ending: Ending) -> None:
+        """Pair rows by id, those of the branches that a row was routed to."""
         sides = [{item.id: item for item in one.items} for one in inputs]
         for row_id in dict.fromkeys(row_id for side in sides for row_id in side):
-            taken = [
-                (one, side)
+            losses = [
+                one.lost[row_id]
                 for one, side in zip(inputs, sides, strict=True)
-                if row_id in side or row_id not in one.elsewhere
+                if row_id not in side and row_id in one.lost
             ]
-            partners = [side[row_id] for _, side in taken if row_id in side]
-            whole: Row = {}
-            for partner in partners:
-                whole.update(partner.row)
-            there = Item(row_id, partners[0].order, whole)
-            how = getattr(step, "how", "inner")
-            if len(partners) < len(taken) and (
-                how == "inner" or (how == "left" and row_id not in taken[0][1])
-            ):
-                known = [one.lost[row_id] for one, side in taken if row_id not in side and row_id in one.lost]
-                cause = known[0] if known else step.name  # a row that a global step made, in one branch only
-                self._fail(there, step, "MissingPartnerError", ending, cause)
-                continue
-            lists: list[Row | None] = [
-                dict(side[row_id].row) if row_id in side else None for _, side in taken
-            ]
+            by = frozenset[str]().union(*(loss.by for loss in losses))
+            if self.before is not None and row_id in self.went_on.get(name, ()):
+                outcome = self.before.endings[name].rows[row_id]
+            else:
+                outcome = self._meet(name, row_id, inputs, [side.get(row_id) for side in sides], losses)
+            if outcome.items:
+                self.kept |= {(at, row_id) for at in by}
+            ending.add(row_id, outcome)
+
+    def _meet(
+        self,
+        name: str,
+        row_id: str,
+        inputs: Sequence[Ending],
+        sides: Sequence[Item | None],
+        losses: Sequence[Loss],
+    ) -> Ending:
+        """Join one row; the step's `how` says what a lost partner costs."""
+        ending = Ending()
+        step = self._step(name, row_id)
+        taken = [
+            (one, item)
+            for one, item in zip(inputs, sides, strict=True)
+            if item is not None or row_id not in one.elsewhere
+        ]
+        partners = [item for _, item in taken if item is not None]
+        whole: Row = {}
+        for partner in partners:
+            whole.update(partner.row)
+        there = Item(row_id, partners[0].order, whole)
+        by = frozenset[str]().union(*(loss.by for loss in losses))
+        how = getattr(step, "how", "inner")
+        if len(partners) < len(taken) and (how == "inner" or (how == "left" and taken[0][1] is None)):
+            # Without a loss it is a row that a global step made, in one branch only.
+            cause = losses[0].told if losses else name
+            self._fail(there, step, "MissingPartnerError", ending, cause, by)
+        else:
+            lists: list[Row | None] = [None if item is None else dict(item.row) for _, item in taken]
             first = next(row for row in lists if row is not None)
-            brought = {name for row in lists for name in row or ()}
-            for before, side in zip(self.graph.predecessors(step.name), sides, strict=True):
-                if row_id not in side:
-                    first.update((name, None) for name in self.columns[before].names if name not in brought)
+            brought = {column for row in lists for column in row or ()}
+            for before, item in zip(self.graph.predecessors(name), sides, strict=True):
+                if item is None:
+                    absent = self.columns[before].names
+                    first.update((column, None) for column in absent if column not in brought)
             try:
                 rows = [row for part in step.process(*[[row] for row in lists]) for row in part]  # type: ignore[list-item]
             except Exception as error:  # noqa: BLE001 - as above
-                self._fail(there, step, type(error).__name__, ending)
-                continue
-            if not rows:
-                self._leave_out(row_id, step, ending)
-                continue
-            ending.figures["done"] += 1
-            ending.items.append(Item(row_id, there.order, rows[0]))
+                self._fail(there, step, type(error).__name__, ending, by=by)
+            else:
+                ending.figures["done"] += 1
+                ending.items.append(Item(row_id, there.order, rows[0]))
+        return ending
 
     def _see_all(self, step: GlobalStep, inputs: Sequence[Ending], ending: Ending) -> None:
         """Hand over all rows; those that come back keep their names, new ones are named by their content."""
+        name = step.name
+        if self.before is not None and any(
+            self._ids(self, before) != self._ids(self.before, before)
+            for before in self.graph.predecessors(name)
+        ):
+            self._renewed |= {one for one in self.graph.steps if name in self.graph.ancestors(one)}
         given = [[dict(item.row) for item in one.items] for one in inputs]
         names = {
             id(row): item.id
@@ -245,18 +372,32 @@ class Interpreter:
                 seen[digest] += 1
             kept.add(row_id)
             ending.items.append(Item(row_id, [number], row))
+        # What is mended above comes in with all the others, when the step is done again.
+        ending.lost = {row_id: Loss(loss.told) for row_id, loss in ending.lost.items()}
         ending.lost.update(
-            {item.id: step.name for one in inputs for item in one.items if item.id not in kept}
+            {item.id: Loss(name) for one in inputs for item in one.items if item.id not in kept}
         )
         ending.figures["dropped"] = max(0, len(names) - len(made))
         ending.figures["done"] = len(names) - ending.figures["dropped"]
 
-    def _fail(self, item: Item, step: Step, kind: str, ending: Ending, cause: str = "") -> None:
+    @staticmethod
+    def _ids(round_: Interpreter, name: str) -> set[str]:
+        return {item.id for item in round_.endings[name].items}
+
+    def _fail(
+        self,
+        item: Item,
+        step: Step,
+        kind: str,
+        ending: Ending,
+        cause: str = "",
+        by: frozenset[str] = frozenset(),
+    ) -> None:
         """Quarantine a row, or let it go on with None in all that the step would have made."""
         if not self.keeps_failed:
-            self._quarantine(item.id, step, kind, ending, cause)
+            self._quarantine(item.id, step, kind, ending, cause, by)
             return
-        self.troubles.append(Trouble(item.id, step.name, kind, cause, goes_on=True))
+        ending.troubles.append(Trouble(item.id, step.name, kind, cause, goes_on=True))
         ending.figures.update(("done", "partial"))
         leaving = self.columns[step.name]
         used_up = () if leaving.is_open else set(step.needed()) - set(leaving.names)
@@ -269,11 +410,19 @@ class Interpreter:
         else:
             ending.items.append(Item(item.id, item.order, row))
 
-    def _quarantine(self, row_id: str, step: Step, kind: str, ending: Ending, cause: str = "") -> None:
-        self.troubles.append(Trouble(row_id, step.name, kind, cause))
-        ending.lost[row_id] = step.name
+    def _quarantine(
+        self,
+        row_id: str,
+        step: Step,
+        kind: str,
+        ending: Ending,
+        cause: str = "",
+        by: frozenset[str] = frozenset(),
+    ) -> None:
+        ending.troubles.append(Trouble(row_id, step.name, kind, cause))
+        ending.lost[row_id] = Loss(step.name, by | {step.name})
         ending.figures["failed"] += 1
 
     def _leave_out(self, row_id: str, step: Step, ending: Ending) -> None:
-        ending.lost[row_id] = step.name
+        ending.lost[row_id] = Loss(step.name)
         ending.figures["dropped"] += 1

@@ -16,6 +16,7 @@ import functools
 import heapq
 import io
 import itertools
+import json
 import os
 import selectors
 import signal
@@ -25,6 +26,7 @@ from bisect import insort
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -33,13 +35,16 @@ from unittest import mock
 from distilnb.engine import (
     ask_worker,
     crew,
+    editing,
     launch,
     models,
+    ordering,
     pieces,
     planning,
     row_worker,
     runner,
     spool,
+    versions,
     watch,
     workers,
 )
@@ -47,22 +52,38 @@ from distilnb.engine.ask_worker import AskWorker
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.inbox import WORK
 from distilnb.engine.processes import Sight
+from distilnb.engine.reading import RunReader
+from distilnb.engine.retry_orders import read_orders
 from distilnb.engine.row_worker import RowWorker
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.vitals import WHOLE, LastWords, Vitals, shared_memory
 from distilnb.engine.wire import LineSplitter, Message, encode
 from distilnb.engine.workers import Worker, role_of
+from distilnb.errors import RunError
 from distilnb.llms.base import LLM
 from distilnb.llms.calling import Caller
+from distilnb.rows import write_text
 from distilnb.spec import base
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import Step
 from tests.property import steps
+from tests.property.graphs import edited
+from tests.property.rounds import Order
 from tests.property.steps import OracleClient
 
 MAX_WAITS = 4000  # of the runner in a row without hearing anything: a hang
 MAX_LIVES = 30  # of the runner
-STROKES = ("rows", "ask", "runner", "all", "freeze", "stop", "abort", "pause")  # the first four are kills
+STROKES = (
+    "rows",
+    "ask",
+    "runner",
+    "all",
+    "freeze",
+    "stop",
+    "abort",
+    "pause",
+    "retry",
+)  # the first four are kills
 
 
 class Blow(NamedTuple):
@@ -425,6 +446,10 @@ class World:
     n_found: Counter[LastWords] = field(default_factory=Counter)
     n_found_most: int = 0
     runner: MortalRunner | None = None
+    orders: list[Order] = field(default_factory=list)
+    editions: dict[tuple[str, int], Step] = field(
+        default_factory=dict
+    )  # (step, version) → what a retry made of it
     _workers: dict[Actor, Worker] = field(default_factory=dict)
     _pids: Iterator[int] = field(default_factory=lambda: itertools.count(100_000))
     _clients: list[OracleClient] = field(default_factory=list)
@@ -471,6 +496,9 @@ class World:
             self._strike(self.blows.pop(0).what)
 
     def _strike(self, what: str) -> None:
+        if what == "retry":
+            self._retry_at_once()
+            return
         self.strokes[what] += 1
         if what in ("stop", "abort"):
             self.run_dir.command(what)
@@ -488,6 +516,59 @@ class World:
             assert self.runner is not None
             self.runner.is_killed = True
             raise RunnerKilled
+
+    # --- as the user who retries ---
+
+    def retry(self, step: str | None = None, using: Graph | None = None, *, is_live: bool = False) -> Order:
+        """Order failed rows to be done again; raises RunError when there are none."""
+        pipeline = SimpleNamespace(name="drawn", description="", llm=None, graph=using) if using else None
+        if using and not (self.run_dir.path / "steps.json").exists():
+            write_plain_steps(self.run_dir.path, self.graph)
+        reader = RunReader(self.run_dir)
+        try:
+            chosen = ordering.order_retry(
+                reader,
+                {},
+                step=step,
+                rows=None,
+                using=pipeline,  # type: ignore[arg-type]  # it has what is looked at
+                parameters=None,
+            )
+        finally:
+            reader.close()
+        left = read_orders(self.run_dir)[-1]
+        for name, number in left.versions.items():
+            if number > versions.FIRST:
+                assert using is not None
+                known = self.editions.setdefault((name, number), using.steps[name])
+                assert known.dump() == using.steps[name].dump()
+        places = [(error["step"], error["row_id"]) for error in chosen]
+        self.orders.append(Order(left.name, places, left.versions, is_live))
+        return self.orders[-1]
+
+    def _retry_at_once(self) -> None:
+        """Retry while the run goes on: all failed rows, or those of a step, maybe edited; with none, look again."""
+        reader = RunReader(self.run_dir)
+        failed = sorted({error["step"] for error in reader.errors() if error["state"] == "open"})
+        reader.close()
+        step = self.random.choice([None, *failed])
+        is_edited = step is not None and self.random.random() < 0.5
+        using = edited(self.graph, step, self.random.randint(1, 3)) if step and is_edited else None
+        try:
+            self.retry(step, using, is_live=True)
+        except RunError:  # nothing has failed, or nothing that can be done again
+            insort(self.blows, Blow(self.n_ticks + self.random.randint(10, 60), "retry"))
+            return
+        self.strokes["retry"] += 1
+        self.run_dir.command("retry")
+
+    @property
+    def has_waiting_order(self) -> bool:
+        """Whether no runner has taken up the last order: it was killed, or had ended, before."""
+        reader = RunReader(self.run_dir)
+        known = reader.orders()
+        reader.close()
+        return any(order.name not in known for order in self.orders)
 
     def _note_found(self, actor: Actor) -> None:
         words = actor.vitals.words()
@@ -542,6 +623,9 @@ class World:
 
     def steps_of_worker(self, _: object, names: Sequence[str], __: object) -> dict[str, Step]:
         return {name: self.graph.steps[name].model_copy() for name in names}
+
+    def steps_of_version(self, _: object, number: int, names: Sequence[str], __: object) -> dict[str, Step]:
+        return {name: self.editions[name, number].model_copy() for name in names}
 
     def of(self, llm: LLM) -> Caller:
         """Make the caller of a model, and remember its client for what it counts."""
@@ -618,6 +702,9 @@ def simulated(
         # Steps are handed over as they are: their trip to a worker is not what is in question here.
         patch(spool, FIRST_ROWS=sizes.batch)
         patch(launch, start_runner=mock.Mock(), write_steps=mock.Mock())
+        patch(versions, write_steps=write_plain_steps)
+        patch(editing, to_record=lambda _: "")
+        patch(ordering, start_again=mock.Mock())
         options: Mapping[str, Any] = {"rows": None, "max_cost": None, "max_tokens": None, "cache": "on"}
         options = {**options, "row_workers": sizes.row_workers, "on_error": on_error}
         run_dir = launch.launch(graph, pipeline="drawn", text=str, options=dict(options))
@@ -627,8 +714,9 @@ def simulated(
         patch(runner, time=world)
         patch(watch, time=world, look_at=world.look_at)
         patch(workers, time=world, select=SimpleNamespace(select=world.select_connection))
-        patch(ask_worker, FLUSH_ROWS=sizes.flush, read_steps=world.steps_of_worker)
-        patch(row_worker, read_steps=world.steps_of_worker)
+        made = {"read_steps": world.steps_of_worker, "read_version_steps": world.steps_of_version}
+        patch(ask_worker, FLUSH_ROWS=sizes.flush, **made)
+        patch(row_worker, **made)
         patch(pieces, GROWTH=1, time=world)
         patch(Worker, start=world.start_worker, kill=kill_worker)
         patch(steps, FATES=[world.perish])
@@ -638,6 +726,11 @@ def simulated(
 
 
 _digest_of_class = functools.cache(base.code_digest)  # they do not change here, and it costs more than a run
+
+
+def write_plain_steps(folder: Path, graph: Graph) -> None:
+    """Write what tells equal steps from others; their code is not needed here."""
+    write_text(folder / "steps.json", json.dumps([step.dump() for step in graph.steps.values()]))
 
 
 def _narrow(run_dir: RunDir, window: int) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import ClassVar
 
 from distilnb.errors import RefusedRequestError, ServerError
@@ -22,6 +23,25 @@ def chance(*parts: object, below: int) -> int:
     """Return a number from 0 to `below` - 1 that `parts` alone decide."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") % below
+
+
+# Weather: what a step or a model does not take in the foul one, it takes in the fair one. It turns when a run is
+# through, before what failed is done again, and never back: what failed may pass, and what has passed passes again.
+
+
+def is_fair() -> bool:
+    """Whether the weather of this home has turned."""
+    return _fair().exists()
+
+
+def turn_fair() -> None:
+    """Turn the weather."""
+    _fair().parent.mkdir(parents=True, exist_ok=True)
+    _fair().touch()
+
+
+def _fair() -> Path:
+    return Path(os.environ["DISTILNB_HOME"], "fair-weather")
 
 
 class Salted(Step):
@@ -76,6 +96,29 @@ class Stumble(Salted):
         yield rows
 
 
+class Falter(Salted):
+    """Raises at every third row, as long as the weather is foul."""
+
+    def process(self, rows: list[Row]) -> Iterator[list[Row]]:  # type: ignore[override]
+        for row in rows:
+            if not self.chance(row, 3) and not is_fair():
+                raise OSError(f"no way to {row['text']}")
+        yield [{**row, "text": f"{row['text']}+{self.salt}"} for row in rows]
+
+
+class Clash(Salted):
+    """Joins rows, and raises at every fourth."""
+
+    def process(self, *inputs: list[Row]) -> Iterator[list[Row]]:
+        for partners in zip(*inputs, strict=True):
+            joined: Row = {}
+            for row in partners:
+                joined.update(row)
+            if not self.chance(joined, 4):
+                raise ValueError(f"clashed over {joined['text']}")
+            yield [{**joined, "text": f"{joined['text']}&{self.salt}"}]
+
+
 class Split(Salted):
     """Makes none to three rows of one."""
 
@@ -104,14 +147,16 @@ def perish(how: str, home: int) -> None:
 
 
 class Deadly(Salted):
-    """Kills the worker at every third row, or hangs it."""
+    """Kills the worker at every third row, or another share of them, or hangs it."""
+
+    one_in: int = 3
 
     home: (
         int  # given, not a default: a default is not written into the plan, and the worker would make its own
     )
 
     def is_deadly(self, row: Row) -> bool:
-        return not self.chance(row, 3)
+        return not self.chance(row, self.one_in)
 
     def process(self, rows: list[Row]) -> Iterator[list[Row]]:  # type: ignore[override]
         for row in rows:
@@ -192,13 +237,20 @@ class OracleClient:
 
 
 def oracle_replies(model: str, request: Request, salt: str) -> list[Reply]:
-    """Return the replies to a request: some are empty, which no task can use; none when it is refused."""
+    """Return the replies to a request: some are empty, which no task can use; none when it is refused.
+
+    A row that is asked anew, and every row in fair weather, gets others: whichever of several rows with an equal
+    request asks first, they are the same, so that all may share them.
+    """
     text = str(request.messages)
-    if not chance("refused", model, text, below=9):
+    fate = chance("refused", model, text, below=18)
+    if fate == 0 or (fate == 1 and not is_fair()):
         return []
-    repeat, _, first = salt.partition("/")  # those before `first` are there already
+    number, _, first = salt.partition("/")  # the replies before `first` are there already
+    repeat, _, attempt = number.partition("+")
     indices = range(int(first or 0), int(first or 0) + request.n)
-    return [Reply(_text(model, text, int(repeat or 0), index)) for index in indices]
+    which = ("fair",) * request.n if is_fair() else ("again",) * request.n if attempt else indices
+    return [Reply(_text(model, text, int(repeat or 0), one)) for one in which]
 
 
 def _text(*parts: object) -> str:

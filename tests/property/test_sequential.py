@@ -18,7 +18,7 @@ from distilnb.steps.route import RouteRows
 from distilnb.steps.sources import LoadDataFromDicts
 from distilnb.tasks.base import Task
 from distilnb.tasks.generation import TextGeneration
-from tests.property.sequential import Interpreter, StepFailed, Trouble
+from tests.property.sequential import Interpreter, Loss, StepFailed, Trouble
 
 ROWS: Sequence[Row] = [{"n": 1, "l": [7, 8]}, {"n": 2, "l": []}, {"n": 1, "l": [7, 8]}]
 
@@ -36,7 +36,7 @@ def interpret(*steps: tuple[Step, list[str]]) -> Interpreter:
     return interpreter
 
 
-def answer(task: Task, row_id: str, request: Request) -> Sequence[Reply]:
+def answer(task: Task, row_id: str, request: Request, attempt: int) -> Sequence[Reply]:
     number = request.messages[-1]["content"]
     return [Reply(f"{number}{index}" if number == "1" or index else "") for index in range(request.n)]
 
@@ -68,7 +68,7 @@ def test_a_partner_that_was_filtered_is_trouble_at_the_join_with_its_cause() -> 
 def test_a_global_step_keeps_the_first_of_equal_rows_under_its_name() -> None:
     interpreter = interpret((ExactDedup(name="dedup"), ["load"]))
     assert ids(interpreter, "dedup") == [source(0), source(1)]
-    assert interpreter.endings["dedup"].lost == {source(2, 1): "dedup"}
+    assert interpreter.endings["dedup"].lost == {source(2, 1): Loss("dedup")}
 
 
 def test_a_reply_that_cannot_be_used_is_the_rows_trouble() -> None:
