@@ -12,6 +12,7 @@ import time
 from typing import Any, NamedTuple
 
 from distilnb.engine.rundir import RunDir
+from distilnb.errors import StoreError
 
 SIZE_BYTES = 4096
 MAX_ERROR_CHARACTERS = 600  # of up to six bytes each, as JSON writes them
@@ -25,6 +26,12 @@ class End(NamedTuple):
     reason: str
     error: str
     at: float
+
+
+def deleted_journal(run: RunDir) -> StoreError:
+    """Make the error for a journal that is gone while its runner lives."""
+    what = f"The journal {str(run.journal)!r} was deleted."
+    return StoreError(what, "A resume begins anew: what was asked is in the cache and costs nothing.")
 
 
 def take_space(run: RunDir) -> None:

@@ -20,7 +20,7 @@ from distilnb.engine import events
 from distilnb.engine.control import Control, Ending
 from distilnb.engine.crew import Crew, Death
 from distilnb.engine.deaths import Deaths, last_death_text
-from distilnb.engine.ending import take_space, tell_end
+from distilnb.engine.ending import deleted_journal, take_space, tell_end
 from distilnb.engine.flow import Flow, Gather
 from distilnb.engine.intake import Intake
 from distilnb.engine.journal import Journal
@@ -37,7 +37,7 @@ from distilnb.engine.vitals import LastWords
 from distilnb.engine.watch import BLOCKED_LIMIT_S, ROW_LIMIT_S, Finding, Watch
 from distilnb.engine.wire import Message, decode
 from distilnb.engine.workers import Worker
-from distilnb.errors import DistilnbError, StoreError
+from distilnb.errors import DistilnbError
 
 IDLE_LIMIT_S = 3600.0  # without anything to do: the runner writes the state and leaves; `resume` goes on
 CHECK_JOURNAL_EVERY_S = 1.0
@@ -183,7 +183,7 @@ class Runner:
         if now - self._journal_checked_at > CHECK_JOURNAL_EVERY_S:
             self._journal_checked_at = now
             if not self.journal.is_there():  # SQLite would write on into the deleted file
-                raise self._deleted()
+                raise deleted_journal(self.run_dir)
 
     def _note_done_stages(self) -> None:
         new = [name for name in self.flow.done_stages() if name not in self._told_done]
@@ -412,10 +412,6 @@ class Runner:
             with self.journal.turn():
                 self.journal.set_fact("ran_s", self.control.ran_s)
 
-    def _deleted(self) -> StoreError:
-        what = f"The journal {str(self.run_dir.journal)!r} was deleted."
-        return StoreError(what, "A resume begins anew: what was asked is in the cache and costs nothing.")
-
     # --- begin and end ---
 
     def _restore(self) -> None:
@@ -437,7 +433,7 @@ class Runner:
                 self.journal.set_fact("ran_s", self.control.ran_s)
                 self.journal.add_event(events.Ended(state=state, reason=reason))
             if not self.journal.is_there():
-                raise self._deleted()
+                raise deleted_journal(self.run_dir)
         except (DistilnbError, sqlite3.Error, OSError) as refused:
             # Nothing that the journal does not hold is finished: the run has failed, whatever it was about to say.
             tell_end(self.run_dir, "failed", "runner", error or str(refused))
