@@ -445,6 +445,8 @@ def test_a_preview_tells_of_re_asks_and_the_run_reuses_them(server: MockLLM) -> 
     assert "asked 6, reused 0, re-asked 3" in repr(preview)
     assert preview.to_pandas()["age"].between(0, 9).all()
     assert pipeline.preview().asked == 0
+    frame = pipeline.estimate(ask=False).to_pandas()
+    assert (frame["cached"].tolist(), frame["requests_high"].tolist()) == ([3], [0.0])
     assert end(pipeline).status().step("generate").asked == 0
 
 
