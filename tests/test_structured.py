@@ -301,6 +301,12 @@ def test_a_reply_that_does_not_fit_is_asked_for_again_with_what_is_wrong(server:
     assert "5 re-asked" in run._repr_mimebundle_()["text/plain"]
 
 
+def test_the_story_of_a_row_has_the_replies_that_were_asked_for_again(server: MockLLM) -> None:
+    run = end(people(server, 1, "[[wrongx1]]", schema=NAMED))
+    told = repr(run.why(0))
+    assert told.index('{"wrong": true}') < told.rindex('"name"')
+
+
 def test_a_reply_that_never_fits_is_quarantined_with_all_that_tells_why(server: MockLLM) -> None:
     run = end(people(server, 2, "[[wrong]]"))
     step = run.status().step("generate")
@@ -439,6 +445,8 @@ def test_a_preview_tells_of_re_asks_and_the_run_reuses_them(server: MockLLM) -> 
     assert "asked 6, reused 0, re-asked 3" in repr(preview)
     assert preview.to_pandas()["age"].between(0, 9).all()
     assert pipeline.preview().asked == 0
+    frame = pipeline.estimate(ask=False).to_pandas()
+    assert (frame["cached"].tolist(), frame["requests_high"].tolist()) == ([3], [0.0])
     assert end(pipeline).status().step("generate").asked == 0
 
 

@@ -17,7 +17,7 @@ from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies, find
 from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate
 from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digests
 from distilnb.engine.models import Models
-from distilnb.engine.reasking import complaints, n_reasks, reask_key
+from distilnb.engine.reasking import Chain, complaints, n_reasks, reask_key, stored_chain
 from distilnb.engine.repeats import Repeats
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
@@ -126,7 +126,14 @@ class Asker:
                     self._finish(errand, index, request, keys, known, self._found(errand, known, Tally())),
                 )
             elif on_missing is not None:
-                on_missing(index, request, [key for key in keys if key not in known])
+                chain = Chain(keys, [key for key in keys if key not in known])
+                if not chain.missing:
+                    row = batch.rows[index]
+                    chain = stored_chain(task, row, request, keys, known, self.cache.find)
+                if chain.missing:
+                    on_missing(index, request, chain.missing)
+                else:
+                    done(index, self._finish(errand, index, request, chain.keys, known, Tally()))
             else:
                 work = self._ask_one(errand, index, request, keys, known)
                 waiting.append(asyncio.ensure_future(work))

@@ -17,6 +17,7 @@ from distilnb.engine.failures import unpack_failure
 from distilnb.engine.journal import BatchRef, JournalReader
 from distilnb.engine.lineage import Attempt, Lineage
 from distilnb.engine.plan import Plan, Stage
+from distilnb.engine.reasking import n_reasks, reask_key
 from distilnb.engine.repeats import number_of
 from distilnb.engine.rundir import RunDir
 from distilnb.errors import DistilnbError, InputError
@@ -278,11 +279,18 @@ class StoryTeller:
             repeat = number_of(self.run.path / "repeats.sqlite", task.digest, digest, row_id)
         cache = ReplyCache()
         try:
-            one = RetriedRow(row, digest, repeat, request.n, attempt)
+            most = n_reasks(task, request)
+            one = RetriedRow(row, digest, repeat, request.n, attempt, most)
             [chosen] = choose_replies(cache, "on", task, [one], again=False)
+            # Behind each reply those that were asked for in its place.
+            chains = [
+                (key, *(reask_key(key, number) for number in range(1, most + 1))) for key in chosen.keys
+            ]
+            keys = [key for chain in chains for key in chain]
+            known = cache.find(keys)
         finally:
             cache.close()
-        return tuple(chosen.known[key] for key in chosen.keys if key in chosen.known)
+        return tuple(known[key] for key in keys if key in known)
 
 
 def _cost(task: Task, reply: Reply) -> float | None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies
+from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies, find_bought
 from distilnb.engine.cache import ReplyCache, reply_key
+from distilnb.engine.reasking import reask_key
 from distilnb.errors import ParseError
 from distilnb.llms.request import Reply
 from distilnb.tasks import Task
@@ -87,3 +88,55 @@ def test_a_run_that_refreshes_trusts_its_own_replies_alone(
     cache_of(tmp_path, {(0, 0): "1"}, run_id=run_id).close()
     cache = ReplyCache(tmp_path / "replies.sqlite", run_id="run")
     assert choose(cache, 1, n=1, mode="refresh")[0][:3] == (0, 0, text)
+
+
+def choose_of_chain(
+    folder: Path, bad: set[tuple[int, int]], good: set[tuple[int, int]], attempt: int, n_reasks: int = 2
+) -> tuple[int, int, bool]:
+    """Return (attempt, re-ask, whether it is known) of the reply that is built on; both sets hold such pairs."""
+    cache = ReplyCache(folder / "replies.sqlite", run_id="run")
+
+    def place_of(tried: int, number: int) -> bytes:
+        return reask_key(key(0, tried), number) if number else key(0, tried)
+
+    async def keep() -> None:
+        pairs = [(place_of(*place), Reply("bad")) for place in bad]
+        await cache.keep(pairs + [(place_of(*place), Reply("1")) for place in good])
+
+    asyncio.run(keep())
+    row = RetriedRow({}, DIGEST, 0, 1, attempt, n_reasks)
+    [chosen] = choose_replies(cache, "on", Numbers(name="n"), [row], again=False)
+    places = {
+        place_of(tried, number): (tried, number)
+        for tried in range(attempt + 1)
+        for number in range(n_reasks + 1)
+    }
+    [one] = chosen.keys
+    return (*places[one], one in chosen.known)
+
+
+def test_what_a_re_ask_has_mended_stays(tmp_path: Path) -> None:
+    assert choose_of_chain(tmp_path, {(0, 0), (0, 1)}, {(0, 2)}, 1) == (0, 2, True)
+
+
+def test_re_asks_that_are_not_used_up_go_on_where_they_were(tmp_path: Path) -> None:
+    assert choose_of_chain(tmp_path, {(0, 0), (0, 1)}, set(), 1) == (0, 0, True)
+
+
+def test_after_the_last_re_ask_the_next_attempt_begins(tmp_path: Path) -> None:
+    assert choose_of_chain(tmp_path, {(0, 0), (0, 1), (0, 2)}, set(), 1) == (1, 0, False)
+    assert choose_of_chain(tmp_path, {(1, 0), (1, 1)}, set(), 2) == (1, 0, True)
+
+
+def test_without_re_asks_one_bad_reply_uses_an_attempt_up(tmp_path: Path) -> None:
+    assert choose_of_chain(tmp_path, {(0, 0)}, {(0, 1)}, 1, n_reasks=0) == (1, 0, False)
+
+
+def test_a_run_that_refreshes_finds_what_a_killed_worker_has_bought(tmp_path: Path) -> None:
+    cache = cache_of(tmp_path, {(0, 0): "1"})
+    assert find_bought(cache, "refresh", [key(0, 0)], again=False) == {}
+    [reply] = find_bought(cache, "refresh", [key(0, 0)], again=True).values()
+    assert not reply.is_cached
+    assert find_bought(cache, "off", [key(0, 0)], again=True) == {}
+    other = ReplyCache(tmp_path / "replies.sqlite", run_id="another run")
+    assert find_bought(other, "refresh", [key(0, 0)], again=True) == {}
