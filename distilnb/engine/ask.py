@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from distilnb.engine.apply import Failure, check_row
-from distilnb.engine.asked import Asked, Errand, Tally, account, spent
+from distilnb.engine.asked import Asked, Errand, NotBought, OnMissing, Tally, account, spent
 from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies, find_bought
 from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate
 from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digests
 from distilnb.engine.models import Models
-from distilnb.engine.reasking import Chain, complaints, n_reasks, reask_key, stored_chain
+from distilnb.engine.reasking import complaints, n_reasks, reask_key
 from distilnb.engine.repeats import Repeats
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
@@ -45,12 +45,6 @@ class At(Protocol):
     """Tells whose row the user's code works on: to render it, or to parse its replies (which `finishes` it)."""
 
     def __call__(self, batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]: ...
-
-
-class OnMissing(Protocol):
-    """Told of a row whose replies the cache does not hold all, by the keys that miss, in place of asking for it."""
-
-    def __call__(self, index: int, request: Request, missing: Sequence[Key]) -> None: ...
 
 
 def nowhere(batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]:
@@ -116,7 +110,7 @@ class Asker:
         in flight have ended; FatalModelError and StoreError at once, cancelling the rest.
         """
         llm = model_of(task)
-        errand = Errand(task, batch, done, llm, self.models.caller(llm), price_of(llm), again)
+        errand = Errand(task, batch, done, llm, self.models.caller(llm), price_of(llm), again, on_missing)
         waiting: list[asyncio.Task[None]] = []
         looked_up = self._look_up(errand, indices, attempts=attempts or {})
         for index, request, keys, known in looked_up:
@@ -125,15 +119,6 @@ class Asker:
                     index,
                     self._finish(errand, index, request, keys, known, self._found(errand, known, Tally())),
                 )
-            elif on_missing is not None:
-                chain = Chain(keys, [key for key in keys if key not in known])
-                if not chain.missing:
-                    row = batch.rows[index]
-                    chain = stored_chain(task, row, request, keys, known, self.cache.find)
-                if chain.missing:
-                    on_missing(index, request, chain.missing)
-                else:
-                    done(index, self._finish(errand, index, request, chain.keys, known, Tally()))
             else:
                 work = self._ask_one(errand, index, request, keys, known)
                 waiting.append(asyncio.ensure_future(work))
@@ -210,6 +195,9 @@ class Asker:
         try:
             await self._obtain(errand, request, keys, replies, tally)
             keys = await self._reask(errand, index, request, keys, replies, tally)
+        except NotBought as lack:
+            lack.tell(index)
+            return
         except NotStarted:
             return
         except BudgetReached as reached:
@@ -246,6 +234,8 @@ class Asker:
             missing = [key for key in keys if key not in replies]
             if len(missing) == n_missing:
                 break  # it failed: all that waited for it ask now, each for itself and none after the other
+        if missing and errand.on_missing is not None:
+            raise NotBought(errand.on_missing, request, missing)
         if missing:
             replies.update(await self._buy(errand, _for_missing(request, keys, missing), missing, tally))
 

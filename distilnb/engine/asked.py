@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from distilnb.engine.apply import Failure
 from distilnb.engine.budget import Hold
@@ -25,6 +26,7 @@ class Asked:
     partial: list[str] = field(default_factory=list)
     messages: tuple[Message, ...] = ()
     replies: tuple[Reply, ...] = ()
+    brought: tuple[Reply, ...] = ()  # those, and the ones that a re-ask has replaced
     n_asked: int = 0  # requests sent, retries and re-asks among them
     n_retries: int = 0  # of those, the ones that repeat a request which failed
     n_reasked: int = 0  # and those for a reply in place of one that did not have its shape
@@ -45,6 +47,25 @@ class Tally:
     hold: Hold | None = None
 
 
+class OnMissing(Protocol):
+    """Told of a row that cannot go on without a request: the request, and the keys of the replies that it lacks."""
+
+    def __call__(self, index: int, request: Request, missing: Sequence[Key]) -> None: ...
+
+
+class NotBought(Exception):
+    """Replies are not in the cache, and nothing is to be asked."""
+
+    def __init__(self, on_missing: OnMissing, request: Request, missing: Sequence[Key]) -> None:
+        super().__init__(missing)
+        self._lack = (on_missing, request, missing)
+
+    def tell(self, index: int) -> None:
+        """Tell which row it is that lacks them."""
+        on_missing, request, missing = self._lack
+        on_missing(index, request, missing)
+
+
 @dataclass(slots=True)
 class Errand:
     """Rows of one batch to ask for: what all of them share, found out once."""
@@ -56,6 +77,7 @@ class Errand:
     caller: Caller
     price: Price | None
     again: bool
+    on_missing: OnMissing | None = None  # told what the cache lacks, in place of asking for it
 
 
 def account(
@@ -67,6 +89,7 @@ def account(
     asked = Asked(
         messages=request.messages,
         replies=tuple([replies[key] for key in keys if key in replies]),
+        brought=tuple(replies.values()),
         n_asked=tally.n_sent + tally.n_found,
         n_retries=max(0, tally.n_sent - tally.n_bought),
         n_reasked=tally.n_reasked,

@@ -32,12 +32,13 @@ class Unsent(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A request whose replies are in the cache."""
+    """A row whose replies are in the cache; what was asked again for it is added up."""
 
-    n_characters: int
+    n_characters: int  # of the first request
     n_replies: int
     input_tokens: int
     output_tokens: int
+    n_requests: int = 1
 
 
 class Use(NamedTuple):
@@ -147,9 +148,10 @@ def _outlook(
     uses = _uses(result)
     closed = reached - is_open - _roots(result.missing)
     unsent, n_repeated = _unsent(result, {*is_open, *outside})
-    known = [use.n_requests for root, use in uses.items() if root not in is_open and root not in outside]
+    known = [row_id for row_id, replies in result.brought.items() if replies]
+    known = [row_id for row_id in known if root_id(row_id) not in is_open and root_id(row_id) not in outside]
     return Outlook(
-        n_cached=sum(known) + n_repeated,
+        n_cached=len(known) + n_repeated,
         unsent=unsent,
         n_open=len((reached & is_open).difference(outside)),
         answered=_answered(result),
@@ -199,22 +201,31 @@ def _roots(row_ids: Iterable[str]) -> set[str]:
 def _uses(result: StepResult) -> dict[str, Use]:
     """Return what each row of the source came to, of those that have replies here."""
     uses: dict[str, Use] = defaultdict(Use)
-    for row_id, replies in result.replies.items():
+    for row_id, replies in result.brought.items():
         if replies:
-            n_in, n_out = _tokens(result.messages[row_id], replies)
-            use = uses[root_id(row_id)]
-            uses[root_id(row_id)] = Use(
-                use.n_requests + 1, use.input_tokens + n_in, use.output_tokens + n_out
-            )
+            use, now = uses[root_id(row_id)], _use(result, row_id)
+            uses[root_id(row_id)] = Use(*map(sum, zip(use, now, strict=True)))
     return dict(uses)
 
 
+def _use(result: StepResult, row_id: str) -> Use:
+    replies = result.brought[row_id]
+    n_reasks = len(replies) - len(result.replies[row_id])
+    return Use(1 + n_reasks, *_tokens(result.messages[row_id], replies))
+
+
 def _answered(result: StepResult) -> list[Answered]:
-    return [
-        Answered(_length(result.messages[row_id]), len(replies), *_tokens(result.messages[row_id], replies))
-        for row_id, replies in result.replies.items()
-        if replies
-    ]
+    found = []
+    for row_id, replies in result.replies.items():
+        if replies:
+            use = _use(result, row_id)
+            length = _length(result.messages[row_id])
+            found.append(
+                Answered(
+                    length, len(replies), int(use.input_tokens), int(use.output_tokens), int(use.n_requests)
+                )
+            )
+    return found
 
 
 def _length(messages: Iterable[Message]) -> int:

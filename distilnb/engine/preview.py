@@ -52,6 +52,9 @@ class StepResult:
     drop_reasons: dict[str, int] = field(default_factory=dict)
     messages: dict[str, tuple[Message, ...]] = field(default_factory=dict)  # by id of the incoming row
     replies: dict[str, tuple[Reply, ...]] = field(default_factory=dict)
+    brought: dict[str, tuple[Reply, ...]] = field(
+        default_factory=dict
+    )  # replies, and those that re-asks replaced
     # What a look at the cache alone found missing, by id of the incoming row: the request, the keys of its replies.
     missing: dict[str, tuple[Request, list[Key]]] = field(default_factory=dict)
     seconds: float = 0.0
@@ -155,6 +158,7 @@ def _ask(
         row_id = incoming.ids[index]
         add_asked(outcome, task, incoming, index, asked)
         result.messages[row_id], result.replies[row_id] = asked.messages, asked.replies
+        result.brought[row_id] = asked.brought
         result.is_priced = result.is_priced and asked.cost_usd is not None
         if on_row:
             _take(result, incoming, outcome)
@@ -165,7 +169,7 @@ def _ask(
 
     async def ask() -> None:
         _models().try_again()  # they outlive a preview; what a key or a server lacked may be there now
-        asker = Asker(_cache(), _models(), Budget(), repeats, probes=True)
+        asker = Asker(_cache(), _models(), Budget(), repeats, probes=asks)
         rows = range(len(incoming.rows))
         await asker.ask_rows(task, incoming, rows, done, on_missing=None if asks else miss)
 

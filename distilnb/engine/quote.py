@@ -89,7 +89,11 @@ def sum_of(parts: Iterable[Interval | None]) -> Interval | None:
 
 
 def _requests(outlook: Outlook) -> Interval | None:
-    sure = Interval.exactly(len(outlook.unsent) * outlook.scale)
+    n_unsent = len(outlook.unsent) * outlook.scale
+    of_each = [
+        float(one.n_requests) for one in outlook.answered
+    ]  # more than one where replies were asked again
+    sure = total_of_more(of_each, n_unsent, usual_spread=0.0, zeros="none") or Interval.exactly(n_unsent)
     behind = _behind(outlook, lambda use: use.n_requests, usual_spread=0.0)
     return None if behind is None else sure.plus(behind)
 

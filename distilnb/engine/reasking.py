@@ -8,8 +8,7 @@ wrong: where the validation has changed since, a stored re-ask is read before an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 from distilnb.engine.cache import Key
 from distilnb.llms.request import Reply, Request
@@ -25,35 +24,6 @@ def reask_key(key: Key, number: int) -> Key:
 def n_reasks(task: Task, request: Request) -> int:
     """Return how often a reply to this request may be asked for again."""
     return task.max_reasks if request.shape is not None else 0
-
-
-class Chain(NamedTuple):
-    """What the cache holds of a row's re-asks: keys of the replies that count as far as it goes, and what misses."""
-
-    keys: list[Key]
-    missing: list[Key]
-
-
-def stored_chain(
-    task: Task,
-    row: Row,
-    request: Request,
-    keys: Sequence[Key],
-    replies: dict[Key, Reply],
-    find: Callable[[Sequence[Key]], Mapping[Key, Reply]],
-) -> Chain:
-    """Follow the re-asks of a row, whose first replies are all there, without asking; adds to `replies`."""
-    counting = list(keys)
-    for number in range(1, n_reasks(task, request) + 1):
-        wrong = complaints(task, row, counting, replies)
-        places = {place: reask_key(keys[place], number) for place in wrong}
-        replies.update(find(list(places.values())))
-        missing = [key for key in places.values() if key not in replies]
-        if missing or not places:
-            return Chain(counting, missing)
-        for place, key in places.items():
-            counting[place] = key
-    return Chain(counting, [])
 
 
 def complaints(task: Task, row: Row, keys: Sequence[Key], replies: Mapping[Key, Reply]) -> dict[int, str]:

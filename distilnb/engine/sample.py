@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,13 +63,16 @@ def draw_rows(source: GeneratorStep, limit: int | None) -> tuple[Batch, int]:
     """
     ids, drawn, chance = IdMaker(source.name), Batch(), random.Random(SEED)
     n_rows = 0
-    for row in itertools.islice(_rows(source), limit):
-        row_id, order = ids.make(row), [n_rows]
-        if n_rows < SCANNED_ROWS:
-            drawn.add(row, row_id, order)
-        elif (place := chance.randrange(n_rows + 1)) < SCANNED_ROWS:
-            drawn.rows[place], drawn.ids[place], drawn.orders[place] = row, row_id, order
-        n_rows += 1
+    for rows in _batches(source):
+        rows = rows if limit is None else rows[: limit - n_rows]
+        for row, row_id in zip(rows, ids.make_all(rows), strict=True):
+            if n_rows < SCANNED_ROWS:
+                drawn.add(row, row_id, [n_rows])
+            elif (place := chance.randrange(n_rows + 1)) < SCANNED_ROWS:
+                drawn.rows[place], drawn.ids[place], drawn.orders[place] = row, row_id, [n_rows]
+            n_rows += 1
+        if n_rows == limit:
+            break
     if not n_rows:
         raise _no_row(source)
     return drawn.in_order(), n_rows
@@ -105,11 +107,16 @@ def _no_row(source: GeneratorStep) -> NoRowsError:
 
 
 def _rows(source: GeneratorStep) -> Iterator[Row]:
+    for rows in _batches(source):
+        yield from rows
+
+
+def _batches(source: GeneratorStep) -> Iterator[list[Row]]:
     source = source.model_copy()  # `load` puts live things into the copy, never into the user's object
     source.load()
     try:
         for rows, is_last in source.process(offset=0):
-            yield from rows
+            yield list(rows)
             if is_last:
                 return
     finally:

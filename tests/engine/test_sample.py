@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilnb.engine.sample import find_row, pinned_sample
+from distilnb.engine.sample import draw_rows, find_row, pinned_sample
 from distilnb.errors import InputError, NoRowsError
 from distilnb.rows import Batch, Row
 from distilnb.steps import LoadDataFromDicts
@@ -135,3 +135,28 @@ def test_a_row_is_found_by_its_place_or_its_id() -> None:
     assert find_row(source, by_place.ids[0]) == by_place
     with pytest.raises(InputError, match="Source 'load' has no row 30"):
         find_row(source, 30)
+
+
+# --- the rows of a run ------------------------------------------------------------------------------------------
+
+
+def test_the_rows_of_a_run_are_all_up_to_its_limit() -> None:
+    source = LoadDataFromDicts(name="load", data=[{"i": i % 7} for i in range(30)], batch_size=4)
+    for limit, n_rows in ((None, 30), (10, 10), (8, 8), (1, 1), (99, 30)):
+        batch, n_found = draw_rows(source, limit)
+        assert n_found == len(batch) == n_rows
+        assert [row["i"] for row in batch.rows] == [i % 7 for i in range(n_rows)]
+        assert len(set(batch.ids)) == n_rows
+
+
+def test_of_very_many_rows_so_many_are_drawn_each_as_likely_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("distilnb.engine.sample.SCANNED_ROWS", 200)
+    source = LoadDataFromDicts(name="load", data=[{"i": i} for i in range(2000)])
+    batch, n_rows = draw_rows(source, None)
+    drawn = [row["i"] for row in batch.rows]
+    assert (n_rows, len(drawn)) == (2000, 200)
+    assert drawn == sorted(set(drawn)) == [order[0] for order in batch.orders]
+    assert 60 < sum(i < 1000 for i in drawn) < 140
+    assert draw_rows(source, None)[0].ids == batch.ids

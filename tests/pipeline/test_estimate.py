@@ -333,6 +333,23 @@ def test_rows_that_fail_are_missing_in_the_steps_that_follow() -> None:
     assert holds(quote["more"].requests, truth["more"]["requests"])
 
 
+def test_replies_that_are_asked_for_again_are_counted_as_the_sample_shows() -> None:
+    llm = dn.llm("rehearsal", garbage_rate=0.4)
+    p = Pipeline("shape", llm=llm).from_dicts(rows(200))
+    p = p.generate(
+        "answer", "{{ instruction }}", schema={"type": "object", "properties": {"a": {"type": "integer"}}}
+    )
+    quote = p.estimate(n=20)
+    truth = truth_of(p)["answer"]
+    assert truth["requests"] > 220
+    assert quote["answer"].cached == 20
+    assert holds(quote["answer"].requests, truth["requests"])
+    assert holds(quote["answer"].tokens, truth["input_tokens"] + truth["output_tokens"])
+    again = p.estimate()
+    assert again.requests is not None
+    assert again.requests.high < 20  # what no re-ask could mend is not asked again
+
+
 def test_branches_that_meet_again_are_counted_once(server: MockLLM) -> None:
     p = Pipeline("both", llm=model(server)).from_dicts(rows(60, "both"))
     p = p.generate("answer", "{{ instruction }}", llm=[model(server), model(server, "judge")])
