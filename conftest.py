@@ -26,7 +26,7 @@ if os.environ.get("DISTILNB_SEED") == "random":
 SEED = os.environ.get("DISTILNB_SEED", "")  # "": the draws are fixed
 
 settings.register_profile("fixed", derandomize=True, database=None)
-settings.register_profile("drawn", database=None, print_blob=True, deadline=None, max_examples=1000)
+settings.register_profile("drawn", database=None, print_blob=True, deadline=None, max_examples=300)
 settings.load_profile("drawn" if SEED else "fixed")
 if SEED:
     core.global_force_seed = int(SEED)  # what --hypothesis-seed sets

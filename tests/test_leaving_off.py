@@ -14,7 +14,7 @@ from distilnb.pipeline import Pipeline
 from distilnb.run import Run, attach
 from distilnb.spec.step import Row, Step
 from tests.conftest import wait_until_gone
-from tests.test_run import wait_for
+from tests.runs import wait_for
 
 N_ROWS = 1000
 ROW_S = 0.05  # so that a batch takes most of a minute

@@ -21,8 +21,8 @@ from distilnb.pipeline import Pipeline
 from distilnb.run import Run, attach
 from tests.conftest import processes_of
 from tests.llms.test_keys import VARIABLE, fake_colab, fake_keyring
+from tests.runs import wait_for
 from tests.servers import MockLLM, mock_llm
-from tests.test_run import wait_for
 
 CANARY = "canary-0123456789abcdef"
 N_ROWS = 60

@@ -24,8 +24,9 @@ from distilnb.pipeline import Pipeline
 from distilnb.run import Run, attach
 from distilnb.tasks import TextGeneration
 from tests.conftest import wait_until_gone
+from tests.runs import wait_for, worker_pids
 from tests.servers import MockLLM, mock_llm
-from tests.test_run import some_rows_are_done, wait_for, worker_pids
+from tests.test_run import some_rows_are_done
 
 CONCURRENCY = 8
 
