@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilnb.engine.cache import _JSON, ReplyCache, _messages_text, reply_key, request_digests
@@ -54,6 +54,7 @@ message = st.fixed_dictionaries(
 ) | st.fixed_dictionaries({"role": texts, "content": texts, "name": texts})
 
 
+@settings(deadline=None)
 @given(st.lists(message, max_size=3))
 def test_plain_messages_have_the_key_that_they_always_had(messages: list[dict[str, Any]]) -> None:
     assert _messages_text(tuple(messages)) == _JSON.encode(tuple(messages))
