@@ -127,6 +127,10 @@ def test_the_columns_are_known_before_anything_runs(server: MockLLM) -> None:
         *("generations", "name", "age", "mood", "nickname"),
         "generation_models",
     ]
+    types = {"name": "str", "age": "int", "mood": "str", "nickname": "str | None"}
+    assert pipeline.check().types == {"generate": types}
+    assert "age (int), mood (str)" in repr(pipeline["generate"])
+    assert people(server, k=2).check().types["generate"]["age"] == "list[int]"
     with pytest.raises(MissingColumnError, match="'agee'") as caught:
         pipeline.filter("agee > 3")
     assert "'age'" in caught.value.fix

@@ -46,8 +46,5 @@ def ask_shaped(
     values: list[Any] = []
     for reply in replies_now(llm, request, wrong, max_reasks=max_reasks):
         fitted = fit(reply.text, shape, model, is_truncated=reply.is_truncated)
-        if wanted is None:
-            values.append(fitted.text)
-        else:
-            values.append(fitted.value if model is None else model.model_validate(fitted.value))
+        values.append(fitted.text if wanted is None else fitted.read)
     return values if n > 1 else values[0]

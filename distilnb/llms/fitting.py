@@ -23,10 +23,14 @@ _CLOSERS = {"{": "}", "[": "]"}
 
 
 class Fitted(NamedTuple):
-    """What a reply holds: as JSON-ready data, and as text without all that stood around it."""
+    """What a reply holds: as JSON-ready data, as text without all that stood around it, and as its reader gets it.
+
+    `read` is an instance of the pydantic model where there is one, else the data.
+    """
 
     value: Any
     text: str
+    read: Any
 
 
 def fit(
@@ -48,10 +52,10 @@ def fit(
     said = without_thoughts(text)
     try:
         if shape.kind == "json":
-            value = _fit_json(said, shape, model, is_truncated)
-            return Fitted(value, json.dumps(value, ensure_ascii=False))
+            value, read = _fit_json(said, shape, model, is_truncated)
+            return Fitted(value, json.dumps(value, ensure_ascii=False), read)
         found = _fit_choice(said, shape) if shape.kind == "choice" else _fit_pattern(said, shape)
-        return Fitted(found, found)
+        return Fitted(found, found, found)
     except ParseError as error:
         if not is_truncated:
             raise
@@ -136,8 +140,13 @@ def _folded(text: str) -> str:
 # --- JSON -----------------------------------------------------------------------
 
 
-def _fit_json(text: str, shape: ReplyShape, model: type[BaseModel] | None, is_truncated: bool) -> Any:
-    """Return the first document found in a reply that fits; else raise what is wrong with the first there is."""
+def _fit_json(
+    text: str, shape: ReplyShape, model: type[BaseModel] | None, is_truncated: bool
+) -> tuple[Any, Any]:
+    """Return the first document found in a reply that fits, as data and as read.
+
+    Raises what is wrong with the first that there is.
+    """
     failure: ParseError | None = None
     for document in _documents(text, shape, mends=not is_truncated):
         if not shape.is_object and isinstance(document, dict) and document.keys() == {WRAPPED}:
@@ -188,23 +197,24 @@ def _mended(text: str) -> Any:
         return None
 
 
-def _validated(document: Any, shape: ReplyShape, model: type[BaseModel] | None) -> Any:
+def _validated(document: Any, shape: ReplyShape, model: type[BaseModel] | None) -> tuple[Any, Any]:
     if shape.is_object and not isinstance(document, dict):
         raise _misfit([f"at $: expected an object, got {_quoted(json.dumps(document))}"])
     if model is not None:
         try:
-            return model.model_validate(document).model_dump(mode="json", by_alias=True)
+            instance = model.model_validate(document)
         except ValidationError as error:
             problems = [
                 f"at {_path(problem['loc'])}: {problem['msg']}{_got(problem)}" for problem in error.errors()
             ]
             raise _misfit(problems) from error
+        return instance.model_dump(mode="json", by_alias=True), instance
     if shape.schema is None:
-        return document
+        return document, document
     found = _problems(document, json.dumps(shape.schema))
     if found:
         raise _misfit([f"at {error.json_path}: {error.message:.{MAX_QUOTED}}" for error in found])
-    return document
+    return document, document
 
 
 def _problems(document: Any, schema: str) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from distilnb.errors import ModelError, RefusedRequestError, ServerError
 from distilnb.llms.request import Request
@@ -14,6 +14,7 @@ from distilnb.llms.shape import PROMPT, ReplyShape, told
 # on a request that the next way brought through, are taken for a refusal. llama.cpp's says 500.
 FAILURES_ARE_REFUSAL = 2
 SHAPES_ARE_ALL = 3  # a way that so many shapes were refused in, and none accepted, is not tried with others
+MOST_REMEMBERED = 4096  # shapes in a mode
 _REFUSALS = frozenset({500, 501})
 
 Modes = Callable[[ReplyShape], tuple[str, ...]]
@@ -24,51 +25,76 @@ def no_modes(shape: ReplyShape) -> tuple[str, ...]:
     return ()
 
 
-@dataclass
+class _Places:
+    """What is remembered of (mode, shape), with a number each; the oldest are forgotten, for rows may bring shapes."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, int], int] = {}
+        self.modes: Counter[str] = Counter()
+
+    def count(self, place: tuple[str, int]) -> int:
+        return self._places.get(place, 0)
+
+    def add(self, place: tuple[str, int]) -> None:
+        if place not in self._places:
+            self.modes[place[0]] += 1
+            if len(self._places) >= MOST_REMEMBERED:
+                del self._places[next(iter(self._places))]
+        self._places[place] = self.count(place) + 1
+
+    def drop(self, place: tuple[str, int]) -> None:
+        if self._places.pop(place, 0):
+            self.modes[place[0]] -= 1
+
+
 class Ladder:
     """What a model's server accepts and refuses, learned from its answers."""
 
-    modes: Modes = no_modes
-    _accepted: set[tuple[str, str]] = field(default_factory=set)  # (mode, shape)
-    _refused: set[tuple[str, str]] = field(default_factory=set)
-    _failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    def __init__(self, modes: Modes = no_modes) -> None:
+        self._modes = modes
+        self._accepted = _Places()
+        self._refused = _Places()
+        self._failures = _Places()
 
     def requests(self, request: Request) -> Iterator[Request]:
         """Yield a request as it is to be sent, in one mode after the other; those that were refused are left out."""
         shape = request.shape
         assert shape is not None
-        for mode in self.modes(shape):
+        for mode in self._modes(shape):
             if not self._is_refused(mode, shape):
                 yield replace(request, mode=mode)
         yield replace(request, mode=PROMPT, messages=told(request.messages, shape))
 
     def may_refuse(self, request: Request, error: ModelError) -> bool:
         """Whether a failed request may have failed for its mode, so that the next one is worth a try."""
-        shape = request.shape
-        if shape is None or request.mode in ("", PROMPT) or (request.mode, shape.key) in self._accepted:
+        if request.mode in ("", PROMPT) or self._accepted.count(_place(request)):
             return False
         is_server = isinstance(error, ServerError) and error.status in _REFUSALS
         return is_server or isinstance(error, RefusedRequestError)
 
     def accepted(self, request: Request) -> None:
         """Note that a request in its mode was answered."""
-        assert request.shape is not None
-        place = (request.mode, request.shape.key)
-        if place not in self._accepted:
+        place = _place(request)
+        if not self._accepted.count(place):
             self._accepted.add(place)
-            self._refused.discard(place)
+            self._refused.drop(place)
 
     def refused(self, request: Request, error: ModelError) -> None:
         """Note that a request failed in its mode, and was answered in a later one."""
-        assert request.shape is not None
-        place = (request.mode, request.shape.key)
-        self._failures[place] += 1
-        is_sure = isinstance(error, RefusedRequestError) or self._failures[place] >= FAILURES_ARE_REFUSAL
-        if is_sure and place not in self._accepted:
+        place = _place(request)
+        self._failures.add(place)
+        is_sure = (
+            isinstance(error, RefusedRequestError) or self._failures.count(place) >= FAILURES_ARE_REFUSAL
+        )
+        if is_sure and not self._accepted.count(place):
             self._refused.add(place)
 
     def _is_refused(self, mode: str, shape: ReplyShape) -> bool:
-        if (mode, shape.key) in self._refused:
+        if self._refused.count((mode, hash(shape.key))):
             return True
-        n_refused = sum(mode == one for one, _ in self._refused)
-        return n_refused >= SHAPES_ARE_ALL and all(mode != one for one, _ in self._accepted)
+        return self._refused.modes[mode] >= SHAPES_ARE_ALL and not self._accepted.modes[mode]
+
+
+def _place(request: Request) -> tuple[str, int]:
+    assert request.shape is not None
+    return request.mode, hash(request.shape.key)

@@ -27,6 +27,7 @@ _FORMATS = ("json", "regex", "choice")
 _KEYS = frozenset(
     {"format", "schema", "model", "column", "mode", "max_retries"}
 )  # the last two: of 1.x, not needed
+_DEEPEST = 3  # alternatives within alternatives, of a type that is told
 _COLUMN = re.compile(r"\{\{\s*([^\W\d]\w*)\s*\}\}")
 _GIVE = (
     "Give a pydantic model, a JSON schema (a dict), a regular expression (text), a list of choices, "
@@ -110,6 +111,65 @@ def fields_of(wanted: StructuredOutput) -> list[str] | None:
         return None
     properties = root_of(schema).get("properties")
     return list(properties) if isinstance(properties, Mapping) and properties else None
+
+
+def types_of(wanted: StructuredOutput) -> dict[str, str]:
+    """Return the types of the fields of a reply, in Python's words.
+
+    >>> types_of(
+    ...     {
+    ...         "format": "json",
+    ...         "schema": {"properties": {"a": {"type": "array", "items": {"type": "integer"}}}},
+    ...     }
+    ... )
+    {'a': 'list[int] | None'}
+    """
+    names, schema = fields_of(wanted), wanted.get("schema")
+    if names is None or not isinstance(schema, Mapping):
+        return {}
+    root = root_of(schema)
+    return {
+        name: _type_in(root["properties"][name], root, is_optional=name not in root.get("required", ()))
+        for name in names
+    }
+
+
+_TYPES = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "object": "dict",
+    "null": "None",
+}
+
+
+def _type_in(schema: Any, root: Mapping[str, Any], *, is_optional: bool = False) -> str:
+    """Return the type of a value; one that may be left out is None then, unless the schema has a default for it."""
+    found = _types_in(schema, root, 0)
+    if is_optional and not (isinstance(schema, Mapping) and "default" in schema):
+        found.append("None")
+    found = [*dict.fromkeys(one for one in found if one != "None"), *(["None"] if "None" in found else [])]
+    return "Any" if "Any" in found else " | ".join(found)
+
+
+def _types_in(schema: Any, root: Mapping[str, Any], depth: int) -> list[str]:
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return ["Any"]
+    if "$ref" in schema:
+        shared = {name: root[name] for name in ("$defs", "definitions") if name in root}
+        schema = root_of({**shared, **schema})
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return [one for option in schema[key] for one in _types_in(option, root, depth + 1)]
+    if "const" in schema or "enum" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return ["None" if value is None else type(value).__name__ for value in values]
+    kinds = schema.get("type", ())
+    return [
+        f"list[{_type_in(schema.get('items'), root)}]" if kind == "array" else _TYPES.get(str(kind), "Any")
+        for kind in ([kinds] if isinstance(kinds, str) else kinds)
+    ] or ["Any"]
 
 
 # --- the forms ------------------------------------------------------------------

@@ -251,7 +251,9 @@ class StepView:
 
     def __repr__(self) -> str:
         step = self.step
-        return f"{self.name} ({step.kind()}) reads {step.needed()} makes {step.made()}"
+        types = step.types_made()
+        made = ", ".join(f"{name} ({types[name]})" if name in types else name for name in step.made())
+        return f"{self.name} ({step.kind()}) reads {', '.join(step.needed()) or 'nothing'}, makes {made}"
 
 
 class Prompt(tuple[Message, ...]):

@@ -14,9 +14,13 @@ from distilnb.spec.step import GeneratorStep, GlobalStep, Step
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found: the columns that leave each step, and remarks that stop nothing."""
+    """What a check found: the columns that leave each step, and remarks that stop nothing.
+
+    `types` has, by step, those of the columns that it makes which are known before a run: `{"age": "int"}`.
+    """
 
     columns: dict[str, Columns] = field(default_factory=dict)
+    types: dict[str, dict[str, str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -72,6 +76,8 @@ def check_flow(graph: Graph) -> Checked:
         if not isinstance(step, GeneratorStep):
             checked.warnings.extend(_overwrites(step, upstream))
         checked.columns[name] = step.columns_after(upstream)
+        if types := step.types_made():
+            checked.types[name] = types
     return checked
 
 

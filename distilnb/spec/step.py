@@ -186,6 +186,10 @@ class Step(Spec):
         """Return the names of the made columns as they are called downstream."""
         return [self.output_mappings.get(name, name) for name in self.outputs]
 
+    def types_made(self) -> dict[str, str]:
+        """Return the types of made columns, as they are called downstream, where they are known before a run."""
+        return {}
+
     def expands(self) -> bool:
         """Whether one row may become several, each with an id of its own below it."""
         return self.by_row

@@ -22,7 +22,6 @@ from distilnb.errors import (
 )
 from distilnb.llms.fitting import Fitted
 from distilnb.llms.request import Message
-from distilnb.llms.structured import model_of_output
 from distilnb.rows import Row
 from distilnb.spec.code import Code, CodeField, source_of
 from distilnb.spec.columns import Columns
@@ -113,17 +112,12 @@ class FunctionTask(ShapedTask):
         try:
             if self.is_positional:
                 return function(fitted.text if fitted else output, row)
-            reply = self._value_of(fitted) if fitted else output
+            reply = fitted.read if fitted else output
             return self._signature().call(function, dict(row), {}, given=self._given(reply))
         except DistilnbError:
             raise
         except Exception as error:
             raise ParseError(f"{self.function.name} raised {type(error).__name__}: {error}.") from error
-
-    def _value_of(self, fitted: Fitted) -> object:
-        """Return what a reply holds as its reader gets it: an instance of the pydantic model where there is one."""
-        model = model_of_output(self.structured_output)
-        return fitted.value if model is None else model.model_validate(fitted.value)
 
     def _given(self, output: object) -> dict[str, Any]:
         parameters = inspect.signature(self.function.live).parameters

@@ -11,7 +11,14 @@ from distilnb.errors import SpecError
 from distilnb.llms.fitting import Fitted, fit
 from distilnb.llms.request import Reply
 from distilnb.llms.shape import ReplyShape
-from distilnb.llms.structured import fields_of, model_of_output, shape_in, shape_of, structured_output
+from distilnb.llms.structured import (
+    fields_of,
+    model_of_output,
+    shape_in,
+    shape_of,
+    structured_output,
+    types_of,
+)
 from distilnb.rows import Row
 from distilnb.tasks.base import Task
 
@@ -61,6 +68,14 @@ class ShapedTask(Task):
             return lambda row: shape_in(row.get(wanted["column"]), wanted["column"])
         shape = shape_of(wanted)
         return lambda row: shape
+
+    def types_made(self) -> dict[str, str]:
+        types = types_of(self.structured_output or {})
+        is_list = self.group_generations and not (self.unlists_fields and self.num_generations == 1)
+        return {
+            self.output_mappings.get(name, name): f"list[{kind}]" if is_list else kind
+            for name, kind in types.items()
+        }
 
     # --- for a subclass ---
 

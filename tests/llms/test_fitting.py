@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+from datetime import date
 from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_serializer, field_validator
 
 from distilnb.errors import ParseError, SpecError
 from distilnb.llms.fitting import asked_again, fit
@@ -124,6 +125,24 @@ def test_a_pydantic_model_has_the_last_word(text: str, told: str) -> None:
 
 def test_a_pydantic_model_reads_what_can_be_read_and_adds_its_defaults() -> None:
     assert fit('{"name": "Ann", "age": "3"}', PERSON, Person).value == {**ANN, "tags": []}
+
+
+class Meeting(BaseModel):
+    """A model whose data do not make it again."""
+
+    day: date = Field(alias="on")
+
+    @field_serializer("day")
+    def _in_words(self, day: date) -> str:
+        return f"{day:%A}"
+
+
+def test_an_instance_is_made_of_the_reply_and_not_of_its_data() -> None:
+    shape = ReplyShape("json", Meeting.model_json_schema())
+    fitted = fit('{"on": "2026-11-21"}', shape, Meeting)
+    assert fitted.value == {"on": "Saturday"}
+    assert fitted.read.day == date(2026, 11, 21)
+    assert fit('{"on": 1}', ReplyShape("json")).read == {"on": 1}
 
 
 def test_of_many_faults_three_are_told() -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from distilnb.errors import ModelError, RateLimitError, RefusedRequestError, ServerError
+from distilnb.llms import ladder
 from distilnb.llms.calling import Caller
 from distilnb.llms.limits import Gate
 from distilnb.llms.request import Answer, Reply, Request
@@ -153,3 +154,15 @@ def test_before_is_awaited_for_every_sending_and_may_call_it_off() -> None:
 
     asyncio.run(ask())
     assert client.modes == ["native"]
+
+
+def test_shapes_of_a_million_rows_take_a_bounded_amount_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder, "MOST_REMEMBERED", 3)
+    client = Picky()
+    caller = ask_all(client, [shaped(number) for number in range(20)])
+    assert client.modes == ["native"] * 20
+    assert len(caller._ladder._accepted._places) == 3
+    refusing = Picky(native=NO)
+    caller = ask_all(refusing, [shaped(number) for number in (1, 2, 3, 4)])
+    assert refusing.modes.count("native") == 3
+    assert len(caller._ladder._refused._places) == 3

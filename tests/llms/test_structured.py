@@ -9,7 +9,14 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from distilnb.errors import SpecError, StepRowError
 from distilnb.llms.shape import ReplyShape
-from distilnb.llms.structured import fields_of, plain_output, shape_in, shape_of, structured_output
+from distilnb.llms.structured import (
+    fields_of,
+    plain_output,
+    shape_in,
+    shape_of,
+    structured_output,
+    types_of,
+)
 from distilnb.spec.registry import build
 from distilnb.tasks import TextGeneration
 
@@ -163,6 +170,29 @@ def test_a_task_with_a_model_is_built_again_from_its_dump() -> None:
     untrusted = build(task.dump())
     with pytest.raises(SpecError, match="'Person' came from a file and was not trusted"):
         untrusted.check()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "schema, told",
+    [
+        ({"type": "string"}, "str | None"),
+        ({"type": "string", "default": "x"}, "str"),
+        ({"type": ["integer", "null"]}, "int | None"),
+        ({"enum": ["a", 1, None]}, "str | int | None"),
+        ({"const": True}, "bool | None"),
+        ({"type": "array", "items": {"$ref": "#/$defs/pet"}}, "list[dict] | None"),
+        ({"type": "array"}, "list[Any] | None"),
+        ({"anyOf": [{"type": "number"}, {"type": "number"}]}, "float | None"),
+        ({"$ref": "#/$defs/loop"}, "Any"),
+        ({}, "Any"),
+        (True, "Any"),
+    ],
+    ids=str,
+)
+def test_types_are_told_in_words_of_python(schema: Any, told: str) -> None:
+    shared = {"pet": {"type": "object"}, "loop": {"anyOf": [{"$ref": "#/$defs/loop"}]}}
+    wanted = {"format": "json", "schema": {"type": "object", "properties": {"a": schema}, "$defs": shared}}
+    assert types_of(wanted) == {"a": told}
 
 
 @pytest.mark.parametrize(
