@@ -240,11 +240,9 @@ def _keep_columns(step: Step, batch: Batch, made: MadeColumns, outcome: Outcome)
     is_kept = made.keep if made.keep is not None else made.n_children
     if is_kept is not None and not all(is_kept):
         lost = list(map(operator.not_, is_kept))
-        lost_ids, lost_orders = (
-            [*itertools.compress(ids, lost)],
-            itertools.compress(batch.list_orders(), lost),
-        )
-        outcome.drop_all(lost_ids, lost_orders, step.name, made.reason or FILTERED)
+        lost_ids, lost_orders = [*itertools.compress(ids, lost)], itertools.compress(orders, lost)
+        told = ([order] for order in lost_orders) if batch.is_flat else lost_orders
+        outcome.drop_all(lost_ids, told, step.name, made.reason or FILTERED)
     n_done = len(ids)
     if made.n_children is not None:
         n_done = sum(map(bool, made.n_children))
@@ -280,7 +278,7 @@ def _try_whole(
     if not has_user_code:
         return _try_piece(step, batch.rows)
     # A user's step may change rows in place, and may count on its batch size.
-    rows, size = batch.copies(), max(1, step.input_batch_size)
+    rows, size = _for_user(step, batch), max(1, step.input_batch_size)
     indices: list[int] = []
     made: list[Row] = []
     is_same = True
@@ -295,6 +293,11 @@ def _try_whole(
         made += outgoing
         moved()
     return None if is_same else indices, made
+
+
+def _for_user(step: Step, batch: Batch) -> list[Row]:
+    """Return rows that a step of the user may be given: it may change them in place."""
+    return batch.rows if step.runs_user_code else batch.copies()
 
 
 def _try_piece(step: Step, piece: list[Row]) -> tuple[Sequence[int] | None, list[Row]] | None:
@@ -342,8 +345,8 @@ def _apply_by_row(
     needed, expands, flatten = step.needed(), step.expands(), itertools.chain.from_iterable
     is_mapped = bool(step.input_mappings or step.output_mappings)
     n_done, made, ids, orders = 0, [], [], []
-    copies = zip(batch.copies(), batch.ids, batch.list_orders(), strict=True)
-    for index, (row, row_id, order) in enumerate(copies):
+    each = zip(_for_user(step, batch), batch.ids, batch.list_orders(), strict=True)
+    for index, (row, row_id, order) in enumerate(each):
         moved()
         try:
             check_row(step, row, needed)

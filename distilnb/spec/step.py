@@ -95,7 +95,8 @@ class Step(Spec):
     # True where an input row may become several, so that the engine asks row by row and knows whose child is whose.
     by_row: ClassVar[bool] = False
 
-    # True for a class of the library that runs a function of the user, which counts on `input_batch_size`.
+    # True for a class of the library that runs a function of the user, which counts on `input_batch_size`; it copies
+    # the rows that it gives away.
     runs_user_code: ClassVar[bool] = False
 
     name: str = ""

@@ -52,7 +52,11 @@ def rows_in(made: object, function: str) -> Iterator[Row]:
     if not isinstance(made, Iterable) or isinstance(made, (str, bytes)):
         raise wrong_result(function, made)
     for item in made:
-        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], bool):
+        if type(item) is dict:
+            yield item
+        elif type(item) is list and set(map(type, item)) == {dict}:
+            yield from item  # what most functions yield: told at once, not row by row
+        elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], bool):
             yield from rows_in(item[0], function)
             if item[1]:
                 return
