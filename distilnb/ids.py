@@ -1,22 +1,21 @@
 """Ids: a row is named for ever by where it came from and what it holds.
 
 A source's row is `<source>:<digest of content>:<k>`, where k is how many equal rows came before it. To know k takes
-the digests of all rows so far: eight bytes each in a table of our own (a dict takes a hundred), and past a million
-rows they go to disk, where there is a place for them.
+the digests of all rows so far: the last ones in memory, and the others on disk, where there is a place for them.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from distilnb.values import dump, is_plain
 
 RowId: TypeAlias = str
 
-KEPT_DIGESTS = (1 << 20) - (1 << 14)  # in memory: half of 2**21 slots, with room for a batch; more go to disk
-_FIRST_SLOTS = 1 << 12
+_COUNTED_AT_ONCE = 1 << 12
+KEPT_DIGESTS = 1 << 16  # in memory, where a set takes about a hundred bytes for each; more go to disk
 DIGEST_BYTES = 8
 
 
@@ -72,17 +71,54 @@ class DigestShelf(Protocol):
     def find(self, digests: Sequence[int]) -> Mapping[int, int]:
         """Return how often those of the digests that are here were seen."""
 
-    def put(self, counted: Iterable[tuple[int, int]], n_rows: int) -> None:
-        """Keep digests with their new counts, sorted; with them the first `n_rows` rows of the source are here."""
+    def put(self, digests: Sequence[int], counts: Sequence[int]) -> None:
+        """Keep digests, which are sorted, with how often they were seen, in place of what is here of them."""
+
+
+def digests_in(ids: Iterable[RowId]) -> bytes:
+    """Return the digests in ids of a source's rows, eight bytes each, one after the other."""
+    return bytes.fromhex("".join([row_id.rsplit(":", 2)[1] for row_id in ids]))
+
+
+def name_first(source: str, joined: bytes) -> list[RowId]:
+    """Return the ids of rows of a source, given their digests one after the other, as if none had come before."""
+    digests = joined.hex(":", DIGEST_BYTES).split(":") if joined else []
+    return [f"{source}:{digest}:0" for digest in digests]
+
+
+def name_again(ids: list[RowId], again: Iterable[Sequence[int]]) -> None:
+    """Put right the ids at some places of a list that `name_first` made; k stands beside each place."""
+    for place, k in again:
+        ids[place] = f"{ids[place][:-1]}{k}"
+
+
+class DigestCounter:
+    """Counts how often each digest of a source's rows came before; beyond a limit they go to disk, onto the shelf."""
+
+    def __init__(self, shelf: DigestShelf | None = None) -> None:
+        self._shelf = shelf
+        self._kept = _Digests()
+
+    def count(self, joined: bytes) -> list[tuple[int, int]]:
+        """Count digests; returns the place of each that came before, and how often it did."""
+        again: list[tuple[int, int]] = []
+        digests = array("q", joined)
+        for first in range(0, len(digests), _COUNTED_AT_ONCE):
+            piece = digests[first : first + _COUNTED_AT_ONCE]
+            earlier = self._shelf.find(piece) if self._shelf is not None else {}
+            again += [(first + place, k) for place, k in self._kept.add(piece, earlier)]
+            if self._shelf is not None and self._kept.n >= KEPT_DIGESTS:
+                self._shelf.put(*self._kept.counted())
+                self._kept = _Digests()
+        return again
 
 
 class IdMaker:
     """Names the rows of one source in their order."""
 
-    def __init__(self, source: str, seen: Iterable[RowId] = (), *, shelf: DigestShelf | None = None) -> None:
+    def __init__(self, source: str, seen: Iterable[RowId] = (), *, counter: Counter | None = None) -> None:
         self._source = source
-        self._shelf = shelf
-        self._kept = _Digests()
+        self._counter = DigestCounter() if counter is None else counter
         self.saw(list(seen))
 
     def make(self, row: Mapping[str, Any]) -> RowId:
@@ -94,78 +130,51 @@ class IdMaker:
     ) -> list[RowId]:
         """Return the ids of the next rows; `are_plain` as for `row_digests`, `digests` where they are known."""
         joined = row_digests(rows, are_plain=are_plain) if digests is None else digests
-        text, head, step = joined.hex(), self._source + ":", 2 * DIGEST_BYTES
-        ids = [head + text[i : i + step] + ":0" for i in range(0, len(text), step)]
-        for place, k in self._count(joined):
-            ids[place] = f"{ids[place][:-1]}{k}"
+        ids = name_first(self._source, joined)
+        name_again(ids, self._counter.count(joined))
         return ids
 
     def saw(self, ids: Sequence[RowId]) -> None:
         """Count rows that were named before, by another process."""
-        self._count(bytes.fromhex("".join([row_id.rsplit(":", 2)[1] for row_id in ids])))
+        self._counter.count(digests_in(ids))
 
-    @property
-    def is_full(self) -> bool:
-        """Whether there are so many digests that they are to go to disk."""
-        return self._shelf is not None and self._kept.n >= KEPT_DIGESTS
 
-    def shelve(self, n_rows: int) -> None:
-        """Put the digests on disk when there are many; call it when the first `n_rows` rows are safe, and no more."""
-        if self._shelf is not None and self.is_full:
-            self._shelf.put(self._kept.counted(), n_rows)
-            self._kept = _Digests()
+class Counter(Protocol):
+    """Whoever counts digests: in memory alone, or also in a file that another process can go on with."""
 
-    def _count(self, joined: bytes) -> list[tuple[int, int]]:
+    def count(self, joined: bytes) -> list[tuple[int, int]]:
         """Count digests; returns the place of each that came before, and how often it did."""
-        digests = array("q", joined)
-        return self._kept.add(digests, self._shelf.find(digests) if self._shelf is not None else {})
 
 
 class _Digests:
-    """A set of 64-bit digests in an array, by open addressing, with a count of those that came again."""
+    """Digests in memory, with a count of those that came again."""
 
     def __init__(self) -> None:
-        self.n = 0
+        self._seen: set[int] = set()
         self._counts: dict[int, int] = {}  # of what came more than once
-        self._slots = array("q", bytes(8 * _FIRST_SLOTS))  # 0: empty
+
+    @property
+    def n(self) -> int:
+        return len(self._seen)
 
     def add(self, digests: Sequence[int], earlier: Mapping[int, int]) -> list[tuple[int, int]]:
         """Add digests in their order; returns the place of each that came before, here or `earlier`, and its count."""
-        while 2 * (self.n + len(digests)) > len(self._slots):
-            self._grow()
-        slots, mask, counts = self._slots, len(self._slots) - 1, self._counts
+        new = set(digests)
+        if len(new) == len(digests) and not earlier and self._seen.isdisjoint(new):
+            self._seen |= (
+                new  # as it mostly is: told by two operations on sets, a tenth of a loop over the rows
+            )
+            return []
         again = []
         for place, digest in enumerate(digests):
-            digest = digest or 1
-            slot = digest & mask
-            while (found := slots[slot]) != digest and found:
-                slot = (slot + 1) & mask
-            if found:
-                count = counts.get(digest, 1)
-            else:
-                slots[slot] = digest
-                self.n += 1
-                count = earlier.get(digest, 0) if earlier else 0
-                if not count:
-                    continue
-            counts[digest] = count + 1
-            again.append((place, count))
+            count = self._counts.get(digest, 1) if digest in self._seen else earlier.get(digest, 0)
+            self._seen.add(digest)
+            if count:
+                self._counts[digest] = count + 1
+                again.append((place, count))
         return again
 
-    def counted(self) -> Iterator[tuple[int, int]]:
-        """Yield all digests, sorted, with their counts; a part at a time, so that memory stays low."""
-        count = self._counts.get
-        for top in range(-2, 2):  # of 64 bits with a sign the two highest
-            for digest in sorted(digest for digest in self._slots if digest >> 62 == top and digest):
-                yield digest, count(digest, 1)
-
-    def _grow(self) -> None:
-        old = self._slots
-        self._slots = slots = array("q", [0]) * (2 * len(old))  # not from bytes, which would stand beside it
-        mask = len(slots) - 1
-        for digest in old:
-            if digest:
-                slot = digest & mask
-                while slots[slot]:
-                    slot = (slot + 1) & mask
-                slots[slot] = digest
+    def counted(self) -> tuple[list[int], list[int]]:
+        """Return all digests, sorted, and how often each was seen."""
+        digests, counts = sorted(self._seen), self._counts
+        return digests, [counts.get(digest, 1) for digest in digests] if counts else [1] * len(digests)

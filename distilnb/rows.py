@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from distilnb.errors import InputError, StoreError
-from distilnb.ids import IdMaker, RowId, root_id, row_digest
+from distilnb.ids import IdMaker, RowId, name_first, root_id, row_digest, row_digests
 from distilnb.values import (
     ABSENT,
     are_plain_columns,
@@ -108,10 +108,40 @@ class Batch:
         columns = to_columns(rows)
         are_plain = columns is not None and are_plain_columns(columns)
         named = ids.make_all(rows, are_plain=are_plain, digests=digests)
-        batch = cls(rows, named, list(range(first, first + len(rows))))
+        return cls._of_rows(rows, columns, are_plain, named, first)
+
+    @classmethod
+    def of_part(
+        cls, rows: list[Row], source: str, first: int, *, of_reader: bool = False
+    ) -> NamedPart | None:
+        """Return rows of a part of a source, named as if no equal row came before, and their digests.
+
+        `of_reader` says that the fast JSON reader made the rows; None is returned where it may have changed a value.
+        """
+        columns = to_columns(rows)
+        are_plain = columns is not None and are_plain_columns(columns, of_reader=of_reader)
+        if of_reader and not are_plain:
+            return None
+        digests = row_digests(rows, are_plain=are_plain)
+        return NamedPart(cls._of_rows(rows, columns, are_plain, name_first(source, digests), first), digests)
+
+    @classmethod
+    def _of_rows(
+        cls, rows: list[Row], columns: ColumnLists | None, are_plain: bool, ids: list[RowId], first: int
+    ) -> Batch:
+        batch = cls(rows, ids, list(range(first, first + len(rows))))
         if columns is not None:
             batch._rows, batch._columns, batch._are_plain = [], columns, are_plain
         return batch
+
+    def number_from(self, first: int) -> None:
+        """Give rows of a source other numbers; `first` is that of the first."""
+        self._orders = list(range(first, first + len(self.ids)))
+
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether it is known that its file gives back just this: nothing in it needs a tag."""
+        return self._are_plain and self._columns is not None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -251,6 +281,13 @@ class Batch:
         return taken
 
 
+class NamedPart(NamedTuple):
+    """A part of a source, and the digests of its rows, eight bytes each."""
+
+    batch: Batch
+    digests: bytes
+
+
 # --- rows and columns ---------------------------------------------------------
 
 
@@ -293,8 +330,8 @@ def _row_maker(names: tuple[str, ...]) -> Callable[[Iterable[list[Any]]], list[R
     return maker
 
 
-def rows_before_error(rows: Iterator[Row], n_rows: int) -> tuple[list[Row], Exception | None]:
-    """Return up to so many rows, and the error that came after them: what a source made before it is not lost."""
+def rows_before_error(rows: Iterator[Row], n_rows: int | None) -> tuple[list[Row], Exception | None]:
+    """Return up to so many rows (None: all), and the error after them: what came before it is not lost."""
     taken: list[Row] = []
     try:
         taken.extend(itertools.islice(rows, n_rows))  # keeps what came before an error

@@ -26,6 +26,7 @@ _PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 _PLAIN_LEVELS = 16  # what is nested deeper is looked at value by value; a list within itself has no end
 _NESTED_LEVELS = 200  # the JSON writer nests 254 deep
 _LONG = (-(2**63), 2**64 - 1)  # the integers that every reader restores
+_LONG_FLOAT = 2.0**63  # from here on what was read as a float may have been an integer
 
 
 def dump(value: Any, *, sort_keys: bool = False) -> bytes:
@@ -67,10 +68,10 @@ def load_json(text: str) -> Any:
     return untagged(value) if _TAG_TEXT in text else value
 
 
-def are_plain_columns(columns: Mapping[str, list[Any]]) -> bool:
-    """Whether rows that are given by column are plain."""
+def are_plain_columns(columns: Mapping[str, list[Any]], *, of_reader: bool = False) -> bool:
+    """Whether rows that are given by column are plain; `of_reader` as for `is_plain`."""
     has_plain_names = TAG not in columns and set(map(type, columns)) <= {str}
-    return has_plain_names and all(map(is_plain, columns.values()))
+    return has_plain_names and all(is_plain(values, of_reader=of_reader) for values in columns.values())
 
 
 def dump_columns(columns: Sequence[list[Any]]) -> tuple[list[list[Any]], list[int]]:
@@ -85,11 +86,12 @@ def dump_columns(columns: Sequence[list[Any]]) -> tuple[list[list[Any]], list[in
     return ready, places
 
 
-def is_plain(values: Collection[Any]) -> bool:
+def is_plain(values: Collection[Any], *, of_reader: bool = False) -> bool:
     """Whether JSON restores all these values, to any depth, but for surrogates and long integers.
 
     Those two make the JSON writer raise. All else that it would change without a word is told here by its type:
-    NaN, tuples, dates, and whatever else is not exactly a type of JSON.
+    NaN, tuples, dates, and whatever else is not exactly a type of JSON. `of_reader` says that the fast JSON reader
+    made the values, which turns long integers into floats: then no large float is plain.
     """
     for _ in range(_PLAIN_LEVELS):
         kinds = set(map(type, values))
@@ -97,8 +99,10 @@ def is_plain(values: Collection[Any]) -> bool:
             return True
         if not kinds <= _JSON_TYPES:
             return False
-        if float in kinds and not math.isfinite(sum(_only(float, values, kinds))):
-            return False
+        if float in kinds:
+            floats = _only(float, values, kinds)
+            if not math.isfinite(sum(floats)) or (of_reader and max(map(abs, floats)) >= _LONG_FLOAT):
+                return False
         inner: list[Any] = []
         if list in kinds:
             inner.extend(chain.from_iterable(_only(list, values, kinds)))
@@ -116,7 +120,7 @@ def hides_long_integers(values: Collection[Any]) -> bool:
     """Whether values that the fast JSON reader made hold a float so large that it may have been an integer."""
     while values:
         kinds = set(map(type, values))
-        if float in kinds and max(map(abs, _only(float, values, kinds))) >= 2**63:
+        if float in kinds and max(map(abs, _only(float, values, kinds))) >= _LONG_FLOAT:
             return True
         inner: list[Any] = []
         if list in kinds:

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distilnb import ids
-from distilnb.engine.digests import DigestFile
+from distilnb.engine import digests
+from distilnb.engine.digests import DigestLog, DigestPages
 from distilnb.errors import InputError, StoreError
 from distilnb.ids import row_digests
 from distilnb.rows import (
@@ -164,27 +165,74 @@ def test_rows_without_columns_keep_their_number(tmp_path: Path) -> None:
     assert read_batch(tmp_path / "batch.json").rows == [{}, {}]
 
 
-@given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 30), st.booleans())
+@given(st.lists(st.integers(0, 9), max_size=40), st.integers(0, 40), st.booleans(), st.booleans())
 def test_ids_are_the_same_however_often_the_digests_go_to_disk(
-    tmp_path_factory: pytest.TempPathFactory, values: list[int], died_at: int, is_shelved: bool
+    tmp_path_factory: pytest.TempPathFactory, values: list[int], died_at: int, is_shelved: bool, is_lost: bool
 ) -> None:
-    """And whichever worker made them: a second one takes over after `died_at` rows."""
-    path = tmp_path_factory.mktemp("ids") / "digests" / "load.sqlite"
+    """And whichever worker made them: a second one takes over after `died_at` rows, perhaps without the file."""
+    path = tmp_path_factory.mktemp("ids") / "digests" / "load"
     rows = [{"a": value} for value in values]
     expected = IdMaker("load").make_all(rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ids, "KEPT_DIGESTS", 2 if is_shelved else 1000)
-        maker, made = IdMaker("load", shelf=DigestFile(path)), list[str]()
+        patch.setattr(ids, "_COUNTED_AT_ONCE", 3)
+        maker, made = IdMaker("load", counter=DigestLog(path, 0)), list[str]()
+        seen: list[tuple[Path, int]] = []
         for start in range(0, len(rows), 4):
-            if start >= died_at and maker is not None:
-                shelf = DigestFile(path)
-                maker = IdMaker("load", made[shelf.n_rows :], shelf=shelf)
-            maker.shelve(len(made))
+            if start >= died_at:
+                IdMaker("load", counter=DigestLog(path, start)).make_all(
+                    rows[start:]
+                )  # named, and not journaled
+                if is_lost:
+                    path.unlink()
+                maker = IdMaker("load", counter=DigestLog(path, start, seen))
             made += maker.make_all(rows[start : start + 4])
+            seen.append((path.with_name(f"{start}.json"), len(made) - start))
+            write_batch(seen[-1][0], Batch(rows[start : start + 4], made[start:], [*range(start, len(made))]))
     assert made == expected
 
 
-def test_the_table_of_digests_grows() -> None:
+def test_digests_that_cannot_be_kept_are_told_by_their_file(tmp_path: Path) -> None:
+    log = DigestLog(tmp_path / "load", 0)
+    (tmp_path / "load").unlink()
+    (tmp_path / "load").mkdir()
+    for call in (lambda: log.count(bytes(8)), lambda: DigestLog(tmp_path / "load", 1)):
+        with pytest.raises(StoreError, match=r"The digests in .*load' cannot be") as told:
+            call()
+        assert "resume" in told.value.fix
+
+
+@given(
+    # Spread over all 64 bits, as digests are.
+    rounds=st.lists(
+        st.dictionaries(
+            st.integers(0, 500).map(lambda n: n * 0x9E3779B97F4A7C15 % 2**64 - 2**63),
+            st.integers(1, 5),
+            max_size=60,
+        ),
+        max_size=6,
+    )
+)
+@example(rounds=[{0: 1, -1: 2, 2**63 - 1: 3, -(2**63): 4}, {256: 1, 1: 256}, {256: 9}])
+def test_pages_have_what_was_put_on_them(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[dict[int, int]]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digests, "_FIRST_PAGE_BITS", 1)
+        patch.setattr(digests, "_ENTRIES_PER_PAGE", 8)
+        patch.setattr(digests, "_PAGE_ENTRIES", 12)
+        patch.setattr(digests, "_PAGE_BYTES", 12 * 16)
+        pages, expected = DigestPages(tmp_path_factory.mktemp("pages")), dict[int, int]()
+        for seen in rounds:
+            found = pages.find([*seen, 17])
+            assert found == {digest: expected[digest] for digest in {*seen, 17} & expected.keys()}
+            new = {digest: n_seen + found.get(digest, 0) for digest, n_seen in sorted(seen.items())}
+            pages.put([*new], [*new.values()])
+            expected |= new
+        assert pages.find([*expected]) == expected
+
+
+def test_many_digests_are_told_apart() -> None:
     rows = [{"a": i % 7_000} for i in range(10_000)]
     named = IdMaker("load").make_all(rows)
     assert len(set(named)) == 10_000

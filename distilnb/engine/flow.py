@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from distilnb.engine.journal import BatchRef
+from distilnb.engine.parts import Round
 from distilnb.engine.plan import Plan, Stage
 
 _GATHER_LOAD = 1_000_000
@@ -22,7 +23,8 @@ QUEUE_WINDOWS = 4  # a stage is not fed while a consumer has this many windows o
 class Job(NamedTuple):
     """A batch for a stage: `todo` are the entries left to do, None for all.
 
-    `again` says that a worker may have had it before and was killed.
+    `again` says that a worker may have had it before and was killed; `maker` is the worker that made the batch and
+    may hold it in memory still, where that is of use.
     """
 
     stage: Stage
@@ -30,6 +32,7 @@ class Job(NamedTuple):
     batch: BatchRef
     todo: list[int] | None
     again: bool = False
+    maker: str = ""
 
     @property
     def n_entries(self) -> int:
@@ -38,10 +41,11 @@ class Job(NamedTuple):
 
 
 class Pull(NamedTuple):
-    """A source is to make its next rows."""
+    """A source is to make its next rows, after so many; of one that is cut, those of a part."""
 
     stage: Stage
     offset: int
+    part: int = -1
 
 
 class Gather(NamedTuple):
@@ -72,17 +76,19 @@ class _State:
     holders: dict[int, str] = field(default_factory=dict)  # batch in flight → the worker that has it
     puller: str = ""  # the worker that has the pull, gather or end
     window: int = 0  # how many rows may be in flight now, 0: no limit
+    parts: Round = field(default_factory=Round)  # of a source that is cut
 
 
 @dataclass
 class Flow:
     """The state of all stages of a plan.
 
-    `assign` names the worker for a stage's next work, None while that must wait.
+    `assign` names the worker for a stage's next work, None while that must wait; of a batch that is better gone on
+    with by its maker, it is told the maker too.
     """
 
     plan: Plan
-    assign: Callable[[Stage], str | None] = lambda stage: stage.worker
+    assign: Callable[..., str | None] = lambda stage: stage.worker
     _loads: Counter[str] = field(default_factory=Counter)  # worker → rows it has to do
     _states: dict[str, _State] = field(init=False)
     _consumers: dict[str, list[tuple[_State, int]]] = field(init=False)
@@ -90,14 +96,18 @@ class Flow:
     def __post_init__(self) -> None:
         self._states = {stage.name: _State(stage, window=stage.window) for stage in self.plan.stages}
         self._consumers = {name: [] for name in self._states}
+        self._n_parts_ahead = PULLS_AHEAD * (self.plan.options.get("row_workers") or 1)
         for state in self._states.values():
             for index, before in enumerate(state.stage.inputs):
                 self._consumers[before].append((state, index))
 
     # --- what came ---
 
-    def arrived(self, batch: BatchRef, skip: dict[str, set[int]] | None = None) -> None:
-        """A stage has made a batch; `skip` has the entries that a consumer is through with (after a restart)."""
+    def arrived(self, batch: BatchRef, skip: dict[str, set[int]] | None = None, *, maker: str = "") -> None:
+        """A stage has made a batch; `skip` has the entries that a consumer is through with (after a restart).
+
+        `maker` is the worker that made it, where that should go on with it.
+        """
         self._states[batch.stage].n_made += batch.n_rows
         for state, input_index in self._consumers[batch.stage]:
             if state.stage.kind == "global":
@@ -105,7 +115,8 @@ class Flow:
             through = (skip or {}).get(state.stage.name, set())
             todo = [index for index in range(batch.n_entries) if index not in through] if through else None
             if todo != []:
-                self._enqueue(state, Job(state.stage, input_index, batch, todo, again=skip is not None))
+                job = Job(state.stage, input_index, batch, todo, again=skip is not None, maker=maker)
+                self._enqueue(state, job)
 
     def acknowledged(self, stage: str, batch: int, indices: Iterable[int]) -> None:
         """A stage is through with some entries of a batch."""
@@ -124,6 +135,10 @@ class Flow:
     def pulled(self, stage: str) -> None:
         """A source has answered a pull."""
         state = self._states[stage]
+        if state.stage.is_cut:
+            state.parts.n_in += 1
+            state.parts.n_rows_in = 0
+            return
         state.n_asked = max(0, state.n_asked - 1)
         if not state.n_asked:
             state.puller = ""
@@ -153,6 +168,7 @@ class Flow:
                 jobs.append(Job(job.stage, job.input_index, job.batch, sorted(left), again=True))
             if state.puller == worker:
                 state.n_asked, state.puller = 0, ""
+            state.parts.lost_worker(worker)
             state.stale_ends = [holder for holder in state.stale_ends if holder != worker]
             for job in reversed(jobs):
                 state.queue.appendleft(job)
@@ -218,18 +234,28 @@ class Flow:
                 worker = self.assign(state.stage)
                 if worker is None:
                     break
-                state.n_asked, state.puller = state.n_asked + 1, worker
+                if state.stage.is_cut:
+                    state.parts.give(worker)
+                else:
+                    state.n_asked, state.puller = state.n_asked + 1, worker
                 yield work
 
     def holder(self, work: Job | Pull | Gather | End) -> str:
         """Return the worker that some work was given to."""
         state = self._states[work.stage.name]
+        if isinstance(work, Pull) and work.part >= 0:
+            return state.parts.given[work.part]
         return state.holders[work.batch.id] if isinstance(work, Job) else state.puller
+
+    def parts(self, stage: str) -> Round:
+        """Return who has which parts of a source that is cut."""
+        return self._states[stage].parts
 
     def _feed(self, state: _State) -> Iterator[Job]:
         while state.queue and self._fits(state) and self._has_room_after(state):
             # A worker that has a part of the batch already gets what a retry has opened again, too.
-            worker = state.holders.get(state.queue[0].batch.id) or self.assign(state.stage)
+            job = state.queue[0]
+            worker = state.holders.get(job.batch.id) or self.assign(state.stage, *filter(None, [job.maker]))
             if worker is None:
                 return
             job = state.queue.popleft()
@@ -255,6 +281,10 @@ class Flow:
 
     def _last_work(self, state: _State) -> Pull | Gather | End | None:
         stage = state.stage
+        if stage.is_cut and not state.has_ended:
+            is_wanted = state.parts.n_open < self._n_parts_ahead and self._has_room_after(state)
+            number = state.parts.next_number
+            return Pull(stage, state.parts.skip_of(number), number) if is_wanted else None
         if state.has_ended or state.n_asked >= (PULLS_AHEAD if stage.kind == "source" else 1):
             return None
         if stage.kind == "source":
@@ -295,7 +325,10 @@ class Flow:
 
     def is_quiet(self) -> bool:
         """Whether there is nothing to do, and nothing being done."""
-        return not any(state.queue or state.in_flight or state.n_asked for state in self._states.values())
+        states = self._states.values()
+        return not any(
+            state.queue or state.in_flight or state.n_asked or state.parts.given for state in states
+        )
 
     def done_stages(self) -> Sequence[str]:
         """Return the stages from which nothing more will come."""
@@ -306,15 +339,24 @@ class Flow:
         return [
             name
             for name, state in self._states.items()
-            if state.puller == worker or worker in state.holders.values()
+            if worker in (state.puller, *state.holders.values(), *state.parts.given.values())
         ]
+
+    def n_made(self, stage: str) -> int:
+        """Return how many rows have left a stage."""
+        return self._states[stage].n_made
+
+    def begin_parts(self, stage: str, n_in: int, n_rows_in: int) -> None:
+        """Go on with a source that is cut, of which so many parts are in, and so many rows of the next."""
+        self._states[stage].parts = Round(n_in, n_rows_in)
 
     def load_of(self, worker: str) -> int:
         """Return how many rows a worker has to do; a gather weighs more than any batch."""
-        n_gathers = sum(
-            state.stage.kind == "global" and state.puller == worker for state in self._states.values()
-        )
-        return self._loads[worker] + n_gathers * _GATHER_LOAD
+        load = self._loads[worker]
+        for state in self._states.values():
+            load += _GATHER_LOAD * (state.stage.kind == "global" and state.puller == worker)
+            load += state.stage.batch_rows * list(state.parts.given.values()).count(worker)
+        return load
 
     def has_ended(self, stage: str) -> bool:
         """Whether a source has made its last row."""

@@ -7,7 +7,7 @@ import threading
 
 from distilnb.engine.wire import Message
 
-WORK = frozenset({"batch", "pull", "global", "end"})
+WORK = frozenset({"batch", "pull", "part", "rename", "global", "end"})
 
 
 class Inbox:

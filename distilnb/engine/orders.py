@@ -50,6 +50,8 @@ def order_for(
             **retrying.marks(work.stage),
             **deaths.orders(plan.stages.index(work.stage), work.batch.id),
         }
+    if isinstance(work, Pull) and work.part >= 0:
+        return {"do": "part", "stage": work.stage.name, "part": work.part, "skip": work.offset}
     if isinstance(work, Pull):
         seen: list[tuple[str, int]] = []
         if work.offset and work.stage.name not in worker.pulled:

@@ -27,7 +27,8 @@ class Stage:
     `inputs` are stages in the order of the join; `window` is how many rows may be in flight (0: no limit);
     `tells_gone` says that a join downstream waits for rows by id, so lost rows must be named; `columns` are those
     that each input brings to a join, as far as they are known; `is_route` says that each row flows into some of the
-    stages that follow, as the batch file says.
+    stages that follow, as the batch file says; `part_bytes` of a source says how large
+    the parts are that several workers read (0: one reads it all).
     """
 
     name: str  # of its last step
@@ -44,6 +45,12 @@ class Stage:
     )
     columns: tuple[tuple[str, ...], ...] = ()
     is_route: bool = False
+    part_bytes: int = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether several workers read parts of this source."""
+        return self.part_bytes > 0
 
 
 @dataclass(frozen=True)

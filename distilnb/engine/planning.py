@@ -11,8 +11,9 @@ from distilnb.spec.columns import Columns
 from distilnb.spec.graph import Graph
 from distilnb.spec.registry import KINDS
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
+from distilnb.steps.cutting import PART_BYTES, can_be_cut
 from distilnb.steps.route import RouteRows
-from distilnb.steps.sources import LoadDataFromDicts
+from distilnb.steps.sources import LoadDataFromDicts, LoadDataFromFileSystem
 from distilnb.tasks.base import Task
 
 ROW_BATCH = 2000  # rows per file between row stages
@@ -45,6 +46,7 @@ def make_plan(graph: Graph, *, run_id: str, pipeline: str, digest: str, options:
                 "tells_gone": stage.name in told,
                 "batch_rows": _batch_rows(stage, stages),
                 "is_route": isinstance(graph.steps[stage.name], RouteRows),
+                "part_bytes": PART_BYTES * _is_cut(graph.steps[stage.name], stage, stages, options),
             }
         )
         for stage in stages.values()
@@ -144,6 +146,16 @@ def _upstream_of_joins(stages: dict[str, Stage]) -> set[str]:
             told.add(name)
             todo += stages[name].inputs
     return told
+
+
+def _is_cut(step: Step, stage: Stage, stages: Mapping[str, Stage], options: Mapping[str, Any]) -> bool:
+    """Whether several workers are to read parts of a source: a large one, with nothing but row steps behind it."""
+    if not isinstance(step, LoadDataFromFileSystem) or options.get("rows") is not None:
+        return False
+    behind = [other for other in stages.values() if stage.name in other.inputs]
+    if step.num_examples is not None or not behind or any(other.kind != "rows" for other in behind):
+        return False
+    return not step.output_mappings and can_be_cut(step.files())
 
 
 def _batch_rows(stage: Stage, stages: dict[str, Stage]) -> int:

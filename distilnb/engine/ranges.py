@@ -11,6 +11,8 @@ def to_ranges(indices: Iterable[int]) -> list[list[int]]:
     >>> to_ranges([0, 1, 2, 7, 9, 8])
     [[0, 2], [7, 9]]
     """
+    if type(indices) is range and len(indices) and indices.step == 1:
+        return [[indices[0], indices[-1]]]
     ordered = sorted(set(indices))
     if ordered and ordered[-1] - ordered[0] + 1 == len(ordered):
         return [[ordered[0], ordered[-1]]]
@@ -21,6 +23,17 @@ def to_ranges(indices: Iterable[int]) -> list[list[int]]:
         else:
             ranges.append([index, index])
     return ranges
+
+
+def listed(ranges: Sequence[Sequence[int]]) -> Sequence[int]:
+    """Return the indices of inclusive ranges, sorted; those of a single range, which most are, take no list.
+
+    >>> listed([[0, 999]])
+    range(0, 1000)
+    """
+    if len(ranges) == 1:
+        return range(ranges[0][0], ranges[0][1] + 1)
+    return sorted(from_ranges(ranges))
 
 
 def from_ranges(ranges: Iterable[Sequence[int]]) -> set[int]:

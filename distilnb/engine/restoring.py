@@ -55,5 +55,7 @@ def refill(
         flow.arrived(batch, skip)
         intake.took_before(batch.stage)
     for stage in plan.stages:
+        if stage.is_cut:
+            flow.begin_parts(stage.name, *facts.get(f"parts:{stage.name}", (0, 0)))
         if facts.get(f"ended:{stage.name}"):
             flow.ended(stage.name)

@@ -41,6 +41,9 @@ class Roster:
         for_sources = pool[: max(1, len(pool) // 2)]
         for_others = pool[len(for_sources) :] if sources and len(pool) > 1 else pool
         for number, stage in enumerate(sources):
+            if stage.is_cut:  # all read it, so it keeps nobody from other work
+                self._places[stage.name] = pool
+                continue
             place = for_sources[number % len(for_sources)]
             self._places[stage.name] = [place]
             self._sources.setdefault(place, []).append(stage.name)
@@ -53,12 +56,17 @@ class Roster:
         living: Collection[str],
         n_rows: Callable[[str], int],
         has_ended: Callable[[str], bool],
+        maker: str = "",
     ) -> str | None:
         """Return the worker for the stage's next work; None when those that may do it are not there.
+
+        `maker` has made the batch and holds it in memory, so it goes on with it where it may.
 
         `n_rows` tells how many rows a worker has to do, `has_ended` whether a source is through.
         """
         there = [name for name in self._places[stage.name] if name in living]
+        if maker in there:
+            return maker
         if len(self._places[stage.name]) > 1:
             free = [
                 name for name in there if all(has_ended(source) for source in self._sources.get(name, ()))

@@ -17,9 +17,10 @@ from distilnb.engine.apply import KeepFailed, Outcome, apply_step, merge
 from distilnb.engine.apply_global import apply_global
 from distilnb.engine.building import read_steps
 from distilnb.engine.deaths import Poison, poison_of
-from distilnb.engine.digests import DigestFile
+from distilnb.engine.digests import DigestLog
 from distilnb.engine.inbox import Inbox
 from distilnb.engine.join import Joiner
+from distilnb.engine.part_work import FreshBatches, PartWork
 from distilnb.engine.pieces import Pieces, do_pieces, one_by_one, unit_of
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import failure_of, quarantine
@@ -36,6 +37,7 @@ from distilnb.engine.wire import (
     encode,
     failed_message,
     join_runner,
+    keep_freed_memory,
     leave,
     write_outcome,
 )
@@ -45,6 +47,7 @@ from distilnb.spec.registry import KINDS
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
 from distilnb.steps.function import FunctionSource
 from distilnb.steps.route import RouteRows
+from distilnb.steps.sources import LoadDataFromFileSystem
 
 GC_THRESHOLD = 100_000  # new objects between two collections; a batch of rows makes some ten thousand
 
@@ -68,6 +71,7 @@ def main() -> None:
     # What is imported stays: the collector need not walk it again, nor come by several times a batch.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+    keep_freed_memory()
     while (message := inbox.next())["do"] != "exit":
         for reply in worker.handle(message):
             connection.sendall(encode(reply))
@@ -102,6 +106,8 @@ class RowWorker:
     _secrets: dict[str, str] = field(default_factory=dict)
     _joiners: dict[str, tuple[int, Joiner]] = field(default_factory=dict)  # with the era of its rows
     _sources: dict[str, _Source] = field(default_factory=dict)
+    _parts: dict[str, PartWork] = field(default_factory=dict)  # of the sources that are cut
+    _fresh: FreshBatches = field(default_factory=FreshBatches)
     _row_cache: RowCache | None = None
     _numbers: dict[str, int] = field(init=False)  # of the stages in the plan
     _lost: dict[str, dict[str, Poison]] = field(default_factory=dict)  # join → poisonous rows that wait in it
@@ -148,6 +154,10 @@ class RowWorker:
             yield from self._batch(self.plan.stage(message["stage"]), message)
         elif kind == "pull":
             yield from self._pull(self.plan.stage(message["stage"]), message)
+        elif kind == "part":
+            yield self._part_work(self.plan.stage(message["stage"])).read(message["part"], message["skip"])
+        elif kind == "rename":
+            yield self._part_work(self.plan.stage(message["stage"])).rename(message)
         elif kind == "global":
             yield self._global(self.plan.stage(message["stage"]), message)
         elif kind == "end":
@@ -180,7 +190,7 @@ class RowWorker:
     def _batch(self, stage: Stage, message: Message) -> Iterator[Message]:
         is_join = stage.kind == "join"
         path = message["path"]
-        batch = self._shelf.put(message["batch"], path) if is_join else read_batch(self.run.path / path)
+        batch = self._shelf.put(message["batch"], path) if is_join else self._read(path)
         entries = message["todo"]
         if entries is None:
             entries = range(len(batch) + len(batch.gone))
@@ -208,7 +218,11 @@ class RowWorker:
                 outcome, done = do_pieces(pieces.of(entries, self.is_called_off), run_piece)
         if len(done) < len(entries):
             self._rest = {**message, "todo": sorted(set(entries).difference(done))}
-        yield self._finished(stage, outcome, {batch_id: done})
+        yield self._finished(stage, outcome, {batch_id: done if len(done) < len(entries) else entries})
+
+    def _read(self, path: str) -> Batch:
+        fresh = self._fresh.take(path)
+        return read_batch(self.run.path / path) if fresh is None else fresh
 
     def _run_marked(
         self,
@@ -350,11 +364,6 @@ class RowWorker:
             raise source.broken_by
         limit = message["limit"]
         wanted = stage.batch_rows if limit is None else min(stage.batch_rows, limit - source.offset)
-        if source.ids.is_full:
-            if source.offset != message["offset"]:  # not everything that was named is journaled: in a moment
-                yield {"say": "again", "stage": stage.name}
-                return
-            source.ids.shelve(source.offset)
         rows, error = rows_before_error(source.rows, max(0, wanted))
         source.broken_by = error
         n_rows = len(rows)
@@ -374,6 +383,14 @@ class RowWorker:
             )
         yield {"say": "source_end", "stage": stage.name}
 
+    def _part_work(self, stage: Stage) -> PartWork:
+        if stage.name not in self._parts:
+            step = self._load(stage.name)
+            if not isinstance(step, LoadDataFromFileSystem):
+                raise TypeError(f"{stage.name} cannot be cut")
+            self._parts[stage.name] = PartWork(self.run, stage, step, self._fresh)
+        return self._parts[stage.name]
+
     def _open(self, stage: Stage, message: Message) -> _Source:
         """Start a source after the rows that earlier workers of this run have made."""
         step = self._load(stage.name)
@@ -381,22 +398,11 @@ class RowWorker:
             raise TypeError(f"{stage.name} is no source")
         offset = int(message["offset"])
         rows: Iterator[Row] = itertools.chain.from_iterable(_lists_of(step, offset))
-        shelf = DigestFile(self.run.digests(stage.name))
-        ids = IdMaker(stage.name, shelf=shelf)
-        if message["seen"]:
-            if _is_of_user(step):  # those of the library skip what they are told to
-                ids_before = read_batch(self.run.path / message["seen"][0][0]).ids
-                rows = _going_on(stage.name, rows, ids_before, offset)
-            self._recall(ids, message["seen"], shelf.n_rows)
+        seen = [(self.run.path / path, n_rows) for path, n_rows in message["seen"]]
+        ids = IdMaker(stage.name, counter=DigestLog(self.run.digests(stage.name), offset, seen))
+        if seen and _is_of_user(step):  # those of the library skip what they are told to
+            rows = _going_on(stage.name, rows, read_batch(seen[0][0]).ids, offset)
         return _Source(rows, ids, offset)
-
-    def _recall(self, ids: IdMaker, seen: list[tuple[str, int]], n_shelved: int) -> None:
-        """Count the rows that earlier workers of this run have named, but for those whose digests are on disk."""
-        first = 0
-        for path, n_rows in seen:
-            if first >= n_shelved:
-                ids.saw(read_batch(self.run.path / path).ids)
-            first += n_rows
 
 
 def _row_id(batch: Batch, index: int) -> str:

@@ -73,8 +73,8 @@ class RunDir:
         return folder
 
     def digests(self, stage: str) -> Path:
-        """Return the file for the digests of a source's rows; it is made when there are very many."""
-        return self.path / "digests" / f"{folder_name(stage)}.sqlite"
+        """Return the file for the digests of a source's rows."""
+        return self.path / "digests" / folder_name(stage)
 
     def log(self, who: str) -> Path:
         """Return the log file of the runner or of a worker."""

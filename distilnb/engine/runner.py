@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distilnb.engine import events
+from distilnb.engine.admission import Admissions
 from distilnb.engine.control import Control, Ending
 from distilnb.engine.crew import Crew, Death
 from distilnb.engine.deaths import Deaths, last_death_text
@@ -27,7 +28,7 @@ from distilnb.engine.journal import Journal
 from distilnb.engine.limits import PER_MODEL
 from distilnb.engine.orders import first_order, order_for
 from distilnb.engine.plan import Stage, ask_window
-from distilnb.engine.ranges import from_ranges
+from distilnb.engine.ranges import listed
 from distilnb.engine.restoring import begin_again, refill
 from distilnb.engine.retrying import Changes, Retrying
 from distilnb.engine.roster import Roster
@@ -83,6 +84,7 @@ class Runner:
         self.retrying = Retrying(run_dir, self.plan, self.journal)
         self.roster = Roster(self.plan)
         self.intake = Intake(run_dir, self.plan)
+        self.admissions = Admissions(run_dir, self.journal, self.flow)
         options = self.plan.options
         watch = Watch(
             blocked_limit_s=options.get("blocked_limit_s", BLOCKED_LIMIT_S),
@@ -168,9 +170,9 @@ class Runner:
                 self.journal.set_fact("reached", ending.reached)
                 self.journal.add_event(events.Stopping(reason=ending.reason))
 
-    def _assign(self, stage: Stage) -> str | None:
+    def _assign(self, stage: Stage, maker: str = "") -> str | None:
         """Return the worker for a stage's next work; None while it is dead, and its work must stay queued."""
-        return self.roster.pick(stage, self.crew.workers, self.flow.load_of, self.flow.has_ended)
+        return self.roster.pick(stage, self.crew.workers, self.flow.load_of, self.flow.has_ended, maker)
 
     def _look_around(self) -> None:
         """Notice that there is nothing to do for long, or that the journal is not there any more."""
@@ -203,8 +205,9 @@ class Runner:
             self._take(message)
             self.crew.bore_fruit(worker.name)
             self._well(worker.name)
-        elif kind == "again":
-            self.flow.pulled(message["stage"])
+        elif kind == "part":
+            for admitted in self.admissions.take(worker, message):
+                self._hear(worker, admitted)
         elif kind == "source_end":
             if self.end is None:  # a source that has failed has nothing more either, but it has not ended
                 self._note_end(message["stage"])
@@ -235,11 +238,8 @@ class Runner:
         out = self.journal.begin_out()
         if stage.kind == "global":
             self._told_done -= self.retrying.make_way(stage, self.flow)
-        made = [
-            self.journal.add_batch(stage.name, file["path"], file["n_rows"], file["n_gone"])
-            for file in message["files"]
-        ]
-        took = {batch_id: sorted(from_ranges(ranges)) for batch_id, ranges in message["took"]}
+        made = [self.journal.add_batch(stage.name, **file) for file in message["files"]]
+        took = {batch_id: listed(ranges) for batch_id, ranges in message["took"]}
         for batch_id, indices in took.items():
             self.journal.acknowledge(batch_id, stage.name, indices)
             self.flow.acknowledged(stage.name, batch_id, indices)
@@ -250,7 +250,7 @@ class Runner:
             self._fail_on_row(message["errors"])
         self.retrying.heard(stage, out, took, message)
         for batch in made:
-            self.flow.arrived(batch)
+            self.flow.arrived(batch, maker=message.get("maker", ""))
         self._change_flow(self.retrying.take_changes())
         if stage.kind == "source":
             self.flow.pulled(stage.name)

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distilnb.engine.digests import DigestPages
 from distilnb.engine.intake import LOCK, tell_reason
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.rundir import RunDir
 from distilnb.errors import StoreError
+from distilnb.ids import DigestCounter
 from distilnb.rows import Batch, IdMaker, Row, write_batch
 from distilnb.spec.graph import Graph
 from distilnb.spec.inline import Inline
@@ -120,7 +122,8 @@ class _Writer:
         self._is_renamed = bool(
             step.output_mappings
         )  # then the digests of the list are not those of the rows
-        self._ids = IdMaker(stage.name)
+        # A long list has its rows in memory; their digests need not be there too.
+        self._ids = IdMaker(stage.name, counter=DigestCounter(DigestPages(run.path)))
 
     @property
     def is_done(self) -> bool:

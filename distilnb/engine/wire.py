@@ -2,12 +2,15 @@
 
 runner → worker   {"do": "secrets", …}
                   {"do": "batch", stage, batch, path, input, todo, again, one_by_one?, poison?, era, retried?, went_on?}
-                  {"do": "pull", stage, offset, limit, seen}  {"do": "global", stage, inputs, without, era}
+                  {"do": "pull", stage, offset, limit, seen}
+                  {"do": "part", stage, part, skip}  {"do": "rename", stage, part, path, first, again, failed?}
+                  {"do": "global", stage, inputs, without, era}
                   {"do": "end", stage, era}  {"do": "forget", stage, batch, entry, era}
                   {"do": "drain"}  {"do": "exit"}
                   {"do": "pause"}  {"do": "resume"}  {"do": "adjust", limits}
 worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors, era}
-                  {"say": "again", stage}  {"say": "source_end", stage}  {"say": "failed", step, kind, what, trace}
+                  {"say": "part", stage, part, first, digests, is_last?, is_named?, failed?, and the fields of "out"}
+                  {"say": "source_end", stage}  {"say": "failed", step, kind, what, trace}
                   {"say": "budget", reason, reached}  {"say": "drained"}
                   {"say": "limited", model, n_refused, concurrency}
 `era` counts how often a global step upstream has replaced the stage's rows; `retried` says that rows of the stage were
@@ -17,6 +20,7 @@ retried, so that the worker looks up which; `went_on` names rows that a join has
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import json
@@ -40,6 +44,9 @@ if TYPE_CHECKING:
     from distilnb.engine.rundir import RunDir
 
 Message: TypeAlias = dict[str, Any]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_KEPT_BYTES = 1 << 24
 
 _serial = itertools.count()
 
@@ -160,6 +167,17 @@ def join_runner() -> Station:
     vitals.keep_beating()
     os.set_inheritable(int(connection), False)  # what the user's code starts must not keep the line open
     return Station(Path(path), name, socket.socket(fileno=int(connection)), vitals)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next batch, in place of giving it back and asking for it anew.
+
+    Batches are alike, so nothing is gained by giving back; asking cost one page fault for every other row. Other
+    systems than Linux with glibc are left alone.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        for what in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            ctypes.CDLL(None).mallopt(what, _KEPT_BYTES)
 
 
 def leave() -> NoReturn:

@@ -146,7 +146,7 @@ def read_file(file: DataFile, skip: int = 0) -> Iterator[Row]:
 
     Raises InputError naming the file and the line that cannot be read.
     """
-    with _told(file.path):
+    with told(file.path):
         yield from _READERS[file.format](file, skip)
 
 
@@ -178,7 +178,7 @@ def columns_of(files: Sequence[DataFile]) -> tuple[tuple[str, ...], bool]:
 
 @lru_cache(maxsize=256)
 def _count(file: DataFile, mtime_ns: int, size_bytes: int) -> int:
-    with _told(file.path):
+    with told(file.path):
         if file.format == "parquet":
             return _open_parquet(file.path).metadata.num_rows  # type: ignore[no-any-return]  # pyarrow has no types
         if file.format == "jsonl":
@@ -199,7 +199,7 @@ def _peek(file: DataFile, mtime_ns: int, size_bytes: int) -> tuple[tuple[str, ..
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def told(path: str) -> Iterator[None]:
     """Turn what goes wrong while a file is read into an InputError that names it."""
     try:
         yield
@@ -244,17 +244,24 @@ def _jsonl_blocks(path: str) -> Iterator[list[Row]]:
     n_lines = 0
     with _open_bytes(path) as stream:
         while lines := stream.readlines(_BLOCK_BYTES if n_lines else _FIRST_BLOCK_BYTES):
-            if not n_lines:
-                lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
-            rows = _parse_quickly(lines)
-            if rows is not None:
-                n_lines += len(lines)
-                yield rows
-                continue
-            for line in io.StringIO(b"".join(lines).decode(), newline=""):
-                n_lines += 1
-                if not line.isspace():
-                    yield [_parse_line(path, n_lines, line)]  # those before a line that is no JSON are good
+            yield from rows_of_lines(path, lines, n_lines)
+            n_lines += len(lines)
+
+
+def rows_of_lines(path: str, lines: list[bytes], n_before: int) -> Iterator[list[Row]]:
+    """Yield the rows of some JSON lines of a file, which follow so many others in it.
+
+    Raises InputError naming the file and the line that is no row; those before it were yielded then.
+    """
+    if not n_before:
+        lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+    rows = _parse_quickly(lines)
+    if rows is not None:
+        yield rows
+        return
+    for number, line in enumerate(io.StringIO(b"".join(lines).decode(), newline=""), n_before + 1):
+        if not line.isspace():
+            yield [_parse_line(path, number, line)]  # those before a line that is no JSON are good
 
 
 @contextmanager
@@ -271,6 +278,12 @@ def _open_bytes(path: str) -> Iterator[BinaryIO]:
 
 def _parse_quickly(lines: list[bytes]) -> list[Row] | None:
     """Return the rows of JSON lines, or None where only the careful reader tells what they mean, or what is wrong."""
+    rows = parse_lines(lines)
+    return None if rows is None or hides_long_integers(rows) else rows
+
+
+def parse_lines(lines: list[bytes]) -> list[Row] | None:
+    """Return what the fast JSON reader makes of lines, None where it refuses one; long integers become floats."""
     import orjson
 
     returns = [line for line in lines if b"\r" in line]
@@ -280,9 +293,7 @@ def _parse_quickly(lines: list[bytes]) -> list[Row] | None:
         rows = list(map(orjson.loads, lines))
     except ValueError:  # a blank line, NaN, a lone surrogate
         return None
-    if set(map(type, rows)) != {dict} or hides_long_integers(rows):
-        return None
-    return rows
+    return rows if set(map(type, rows)) == {dict} else None
 
 
 def _parse_line(path: str, number: int, line: str) -> Row:

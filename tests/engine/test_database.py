@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from distilnb.engine.database import open_database, transaction
-from distilnb.engine.digests import DigestFile
 from distilnb.engine.repeats import Repeats
 from distilnb.errors import StoreError
 
@@ -151,23 +150,9 @@ def repeats_of(path: Path) -> tuple[Repeats, list[Callable[[], object]]]:
     return repeats, [lambda: repeats.number("ask", [(b"digest", "row")])]
 
 
-def digests_of(path: Path) -> tuple[DigestFile, list[Callable[[], object]]]:
-    digests = DigestFile(path)
-    digests.put([(1, 1)], 1)
-    calls: list[Callable[[], object]] = [
-        lambda: digests.n_rows,
-        lambda: digests.find([1]),
-        lambda: digests.put([(2, 1)], 2),
-    ]
-    return digests, calls
-
-
-@pytest.mark.parametrize("make", [repeats_of, digests_of])
-def test_no_raw_error_leaves_the_files_of_a_run(
-    make: Callable[[Path], tuple[object, list[Callable[[], object]]]], tmp_path: Path
-) -> None:
+def test_no_raw_error_leaves_the_files_of_a_run(tmp_path: Path) -> None:
     path = tmp_path / "file.sqlite"
-    kept, calls = make(path)
+    kept, calls = repeats_of(path)
     drop_tables(path)
     for call in calls:
         with pytest.raises(StoreError, match=r"file\.sqlite.*no such table") as told:
@@ -177,14 +162,11 @@ def test_no_raw_error_leaves_the_files_of_a_run(
     del kept
 
 
-@pytest.mark.parametrize("kind", [Repeats, DigestFile])
-def test_a_file_that_is_no_database_is_told_with_what_to_do(
-    kind: Callable[[Path], object], tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_database_is_told_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "file.sqlite"
     path.write_text("no database at all, " * 100)
     with pytest.raises(StoreError, match=r"file\.sqlite.*cannot be opened") as told:
-        kind(path)
+        Repeats(path)
     assert "damaged" in told.value.fix
 
 
