@@ -52,6 +52,7 @@ LLMS: Mapping[str, str] = {
     "CohereLLM": "distilnb.llms.cohere:CohereLLM",
     "GroqLLM": "distilnb.llms.groq:GroqLLM",
     "InferenceEndpointsLLM": "distilnb.llms.huggingface:InferenceEndpointsLLM",
+    "LiteLLM": "distilnb.llms.litellm:LiteLLM",
     "MistralLLM": "distilnb.llms.mistral:MistralLLM",
     "OllamaLLM": "distilnb.llms.ollama:OllamaLLM",
     "OpenAILLM": "distilnb.llms.openai:OpenAILLM",

@@ -8,12 +8,13 @@ import pytest
 from distilnb.errors import MissingPackageError, RefusedRequestError
 from distilnb.llms.anthropic import AnthropicLLM
 from distilnb.llms.cohere import CohereLLM
+from distilnb.llms.litellm import LiteLLM
 from distilnb.llms.ollama import OllamaLLM
 from distilnb.llms.request import Request
 from distilnb.llms.sdk import SdkClient, SdkLLM, split_system, text_of
 from distilnb.llms.vertexai import VertexAILLM
 
-KINDS = [AnthropicLLM, CohereLLM, OllamaLLM, VertexAILLM]
+KINDS = [AnthropicLLM, CohereLLM, LiteLLM, OllamaLLM, VertexAILLM]
 
 
 @pytest.mark.parametrize("kind", KINDS)

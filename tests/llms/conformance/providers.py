@@ -57,6 +57,7 @@ PROVIDERS = (
     Provider("CohereLLM", "/cohere"),
     Provider("GroqLLM", "/groq/openai/v1"),
     Provider("InferenceEndpointsLLM", "/huggingface/v1"),
+    Provider("LiteLLM", "/v1", {"model": "openai/mock-model"}, part="litellm"),
     Provider("MistralLLM", "/mistral/v1"),
     Provider("OllamaLLM", "/ollama"),
     Provider("OpenAILLM", "/v1"),
