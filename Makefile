@@ -14,6 +14,7 @@ CORE    := $(call stamp,core)
 LAB     := $(call stamp,lab)
 TEST    := $(call stamp,test)
 BROWSER := $(call stamp,browser)
+LITELLM := .venv-litellm/.installed-$(shell cat requirements/litellm.txt 2>/dev/null | cksum | cut -d' ' -f1)
 UV      := 0.13.8
 
 # Many tests wait for processes and servers: one more at once than there are cores. A module's tests share its servers.
@@ -22,9 +23,9 @@ PYTEST   = $(BIN)/python -m pytest
 MANY     = -n $(JOBS) --dist loadfile
 
 # What `make test` leaves to `make test-all`.
-PARTS := browser or argilla or dot or crash or slow
+PARTS := browser or argilla or dot or crash or litellm or slow
 
-.PHONY: help demo test check lab lock format test-all test-parts crash-test property-test parts bench bench-peers clean
+.PHONY: help demo test check lab lock format test-all test-parts test-litellm crash-test property-test parts bench bench-peers pages clean
 
 help:             ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -48,11 +49,16 @@ format: $(TEST)   ## mend imports and formatting
 lab: $(LAB)       ## open JupyterLab on the quickstart
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
-test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's server); a skip is a failure
-	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest
+test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's server, LiteLLM); a skip is a failure
+	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "not litellm"
+	@$(MAKE) test-litellm
 
 test-parts: parts       ## only what `make test` left out; a skip is a failure
-	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "$(PARTS)"
+	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "($(PARTS)) and not litellm"
+	@$(MAKE) test-litellm
+
+test-litellm: $(LITELLM)  ## the suite of models on LiteLLM, in a venv of its own: it wants an older openai
+	@DISTILNB_TEST_ALL=1 .venv-litellm/bin/python -m pytest -m litellm tests/llms/conformance
 
 crash-test: $(TEST)     ## kill real processes of running pipelines, 200 times and more; MINUTES=5 ends it sooner, SEED=… repeats it
 	@DISTILNB_CRASH_MINUTES=$(MINUTES) DISTILNB_SEED=$(SEED) $(BIN)/python -m pytest -m crash
@@ -95,7 +101,7 @@ NEED := $(strip \
   $(if $(wildcard /usr/share/fonts/truetype/wqy/wqy-microhei.ttc),,fonts-wqy-microhei))
 ARGILLA := .venv-argilla/.installed-$(shell cat requirements/argilla-server.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-parts: $(BROWSER) $(ARGILLA)
+parts: $(BROWSER) $(ARGILLA) $(LITELLM)
 ifneq ($(NEED),)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	  echo "installing $(NEED)"; export DEBIAN_FRONTEND=noninteractive; \
@@ -112,6 +118,13 @@ $(ARGILLA): | $(BIN)/python
 	  -r requirements/argilla-server.txt
 	@rm -f .venv-argilla/.installed-*; touch $@
 
+$(LITELLM): | $(BIN)/python
+	@echo "installing requirements/litellm.txt into .venv-litellm"
+	@[ -x .venv-litellm/bin/python ] || $(PYTHON) -m venv .venv-litellm
+	@.venv-litellm/bin/python -m pip install -qq --disable-pip-version-check --require-hashes \
+	  -r requirements/litellm.txt
+	@rm -f .venv-litellm/.installed-*; touch $@
+
 # The largest lock is made first and constrains the others, so any two of them agree on every version.
 COMPILE = .venv-lock/bin/uv --quiet pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
   --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE)
@@ -122,10 +135,14 @@ lock:             ## renew requirements/*.txt from pyproject.toml; UPGRADE=--upg
 	@$(COMPILE) --group test -c requirements/browser.txt -o requirements/test.txt
 	@$(COMPILE) --group build --extra lab -c requirements/browser.txt -o requirements/lab.txt
 	@$(COMPILE) --group build -c requirements/browser.txt -o requirements/core.txt
+	@$(COMPILE) --group litellm --extra litellm -o requirements/litellm.txt
 	@! grep -lE '://|^--(index|extra|find|trusted)' requirements/*.txt
 	@wc -l requirements/*.txt
 
+pages: $(TEST)    ## run the suite of models and write docs/llms.md from what it shows
+	@$(BIN)/python -m tests.llms.conformance
+
 clean:            ## remove venvs, caches and build output
-	@rm -rf .venv .venv-lock .venv-argilla benchmarks/.venvs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+	@rm -rf .venv .venv-lock .venv-argilla .venv-litellm benchmarks/.venvs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
 	  .coverage .coverage.* htmlcov *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

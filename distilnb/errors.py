@@ -25,7 +25,10 @@
     │   ├── RequestTimeoutError           no answer in time
     │   ├── UnreachableError              no connection
     │   ├── MalformedReplyError           the answer is not what the protocol says
+    │   ├── QuotaExhaustedError           the account has no credit left, or its quota is used up
     │   ├── RefusedRequestError           the provider called the request invalid
+    │   │   ├── ContextLengthError        it is longer than the model can read
+    │   │   └── ContentFilterError        the provider's filter keeps it from the model
     │   ├── UnsupportedParameterError     the provider lacks a generation parameter
     │   └── UnknownPriceError             a budget was set for a model without a price
     ├── RowError                          one row failed; it is quarantined and the run goes on
@@ -191,6 +194,12 @@ class AuthenticationError(ModelError):
     fatal = True
 
 
+class QuotaExhaustedError(ModelError):
+    """The account has no credit left, or its quota for the day or the month is used up: waiting does not help."""
+
+    fatal = True
+
+
 class UnknownModelError(ModelError):
     """The provider does not know the model."""
 
@@ -229,6 +238,14 @@ class MalformedReplyError(ModelError):
 
 class RefusedRequestError(ModelError):
     """The provider called this request invalid (HTTP 400, 413, 422)."""
+
+
+class ContextLengthError(RefusedRequestError):
+    """The prompt and the tokens asked for are more than the model can hold."""
+
+
+class ContentFilterError(RefusedRequestError):
+    """The provider's filter refused the content of the request, or of all its replies."""
 
 
 class UnsupportedParameterError(ModelError):

@@ -367,7 +367,7 @@ def _for_missing(request: Request, keys: list[Key], missing: list[Key]) -> Reque
     if first == 0 and len(missing) == request.n:
         return request
     # The salt keeps a deterministic model from repeating the replies that are there.
-    return replace(request, n=len(missing), salt=f"{request.salt}/{first}")
+    return replace(request, n=len(missing), salt=f"{request.salt}/{first}", first=first)
 
 
 def render(task: Task, row: Row) -> Request:

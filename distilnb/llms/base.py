@@ -7,8 +7,10 @@ from typing import Any, ClassVar, overload
 
 from pydantic import Field, SecretStr, ValidationError
 
-from distilnb.errors import MissingKeyError, SpecError
-from distilnb.llms.keys import find_key, forget_keys, how_to_give
+from distilnb.errors import MissingKeyError, SpecError, UnsupportedParameterError
+from distilnb.llms.failures import Sign
+from distilnb.llms.keys import Found, find_key, forget_keys, how_to_give
+from distilnb.llms.parameters import Wire, unify_parameters
 from distilnb.llms.request import Client, Message
 from distilnb.llms.shape import ReplyShape, ShapeKind
 from distilnb.spec.base import Spec, explain_validation
@@ -40,7 +42,13 @@ class LLM(Spec):
     """
 
     provider: ClassVar[str] = ""
+    title: ClassVar[str] = ""  # the provider's name in sentences
+    extra_name: ClassVar[str] = ""  # the extra that installs its SDK, if one is needed
+    parameters: ClassVar[Mapping[str, Wire]] = {}  # what it takes, unified names first, and how it calls each
+    max_n: ClassVar[int | None] = None  # the most replies that one request brings; more are asked for again
+    failures: ClassVar[tuple[Sign, ...]] = ()  # its errors, where they mean another thing than everybody's
     key_variable: ClassVar[str] = ""  # the environment variable that holds the API key, if one is needed
+    other_key_variables: ClassVar[tuple[str, ...]] = ()  # further names of it
     is_local: ClassVar[bool] = False  # runs on this machine: costs nothing
     shorthand: ClassVar[Mapping[str, frozenset[str]]] = {"generation_kwargs": GENERATION_PARAMETERS}
     # The ways in which the provider itself can force each shape, best first, by names that its client knows. What
@@ -61,6 +69,10 @@ class LLM(Spec):
     price: tuple[float, float] | None = None
 
     def __init__(self, **values: Any) -> None:
+        if self.parameters and isinstance(values.get("generation_kwargs"), Mapping):
+            known = GENERATION_PARAMETERS | self.parameters.keys()
+            given = unify_parameters(type(self).__name__, values["generation_kwargs"], known)
+            values["generation_kwargs"] = given
         if not isinstance(values.get("api_key"), (str, SecretStr, type(None))):
             # Here, because the message of a validation would quote the value.
             kind = type(values["api_key"]).__name__
@@ -97,6 +109,11 @@ class LLM(Spec):
 
     def check(self) -> None:
         """Raise what is wrong before any request: a missing key, an unsupported parameter."""
+        self.check_key()
+        self.check_parameters()
+
+    def check_key(self) -> None:
+        """Raise MissingKeyError where the provider needs a key and none is set."""
         forget_keys()
         if self.key_variable and not self.key():
             raise MissingKeyError(
@@ -104,6 +121,21 @@ class LLM(Spec):
                 how_to_give(self.key_variable),
                 provider=self.provider,
             )
+
+    def check_parameters(self) -> None:
+        """Raise UnsupportedParameterError for a generation parameter that the provider lacks."""
+        if not self.parameters:
+            return
+        for name in sorted(self.generation_kwargs.keys() - self.parameters.keys() - {"extra"}):
+            raise self.unsupported(name)
+
+    def unsupported(self, name: str) -> UnsupportedParameterError:
+        """Make the error for a generation parameter that the provider lacks."""
+        return UnsupportedParameterError(
+            f"{self.title}'s API has no parameter {name!r}, which {self.model!r} is given.",
+            f"Leave {name} out; what only this server knows goes into extra={{...}}.",
+            provider=self.provider,
+        )
 
     def probe(self) -> None:
         """Raise when the server cannot be reached; called once before a run starts."""
@@ -114,16 +146,24 @@ class LLM(Spec):
         """Return the API key: the literal one, else that of environment, Colab or keyring; "" when there is none."""
         if self.api_key is not None:
             return self.api_key.get_secret_value()
-        found = find_key(self.key_variable) if self.key_variable else None
-        return found.value if found else ""
+        found = self._find_key()
+        return found[1].value if found else ""
 
     def key_source(self) -> str:
         """Return where the key is from: "env:OPENAI_API_KEY", "colab:…", "keyring:…", "literal"; "" without one."""
         key = self.key()
         if self.api_key is not None or not key:
             return "literal" if key else ""
-        found = find_key(self.key_variable) if self.key_variable else None
-        return f"{found.place}:{self.key_variable}" if found and found.value == key else ""
+        found = self._find_key()
+        return f"{found[1].place}:{found[0]}" if found and found[1].value == key else ""
+
+    def _find_key(self) -> tuple[str, Found] | None:
+        """Return the variable that names a key, and the key; None without one."""
+        for variable in filter(None, (self.key_variable, *self.other_key_variables)):
+            found = find_key(variable)
+            if found:
+                return variable, found
+        return None
 
     @property
     def is_deterministic(self) -> bool:

@@ -138,7 +138,8 @@ class Caller:
         n_empty = 0 if replies else 1
         while len(replies) < request.n and n_empty < MAX_EMPTY_ANSWERS:
             await self._call_before(before)
-            more = await self._persist(replace(request, n=request.n - len(replies)), before)
+            rest = replace(request, n=request.n - len(replies), first=request.first + len(replies))
+            more = await self._persist(rest, before)
             n_empty = 0 if more.replies else n_empty + 1
             replies += more.replies
         if not replies:

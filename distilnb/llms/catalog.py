@@ -14,12 +14,12 @@ from distilnb.llms.base import GENERATION_PARAMETERS, LLM
 from distilnb.llms.keys import find_key
 from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
 from distilnb.llms.parameters import OTHER_NAMES, unknown_parameter
-from distilnb.spec.registry import build, load_kind
+from distilnb.spec.registry import LLMS, build, load_kind
 
-# Provider → the name of its class in the registry. Local servers speak OpenAI's protocol.
+# Provider → the name of its class in the registry. A provider is called as its module; local servers speak
+# OpenAI's protocol.
 PROVIDERS: Mapping[str, str] = {
-    "openai": "OpenAILLM",
-    "rehearsal": "RehearsalLLM",
+    **{path.partition(":")[0].rpartition(".")[2]: kind for kind, path in LLMS.items()},
     **dict.fromkeys(LOCAL_SERVERS, "OpenAILLM"),
 }
 

@@ -21,20 +21,32 @@ OPENAI_TEXT_MODES = ("json_schema",)
 class BodyMaker:
     """Makes the body of a request; what all requests share is made once.
 
-    `shows_schema` says that the server itself shows the model the schema that it forces, so the prompt need not.
+    `max_n` is the most replies that one request may ask for. A request for the rest of them has another seed
+    (`seed_name`), or it would bring those that are there. `shows_schema` says that the server itself shows the
+    model the schema that it forces, so the prompt need not.
     """
 
     def __init__(
-        self, shared: Mapping[str, Any], extra: Mapping[str, Any], *, shows_schema: bool = False
+        self,
+        shared: Mapping[str, Any],
+        extra: Mapping[str, Any],
+        *,
+        max_n: int | None = None,
+        seed_name: str = "seed",
+        shows_schema: bool = False,
     ) -> None:
         self._shared = shared
         self._extra = extra
+        self._max_n = max_n
+        self._seed_name = seed_name
         self._shows_schema = shows_schema
 
     def __call__(self, request: Request) -> dict[str, Any]:
         body = {**self._shared, "messages": request.messages}
-        if request.n > 1:
-            body["n"] = request.n
+        if request.n > 1 and self._max_n != 1:
+            body["n"] = min(request.n, self._max_n or request.n)
+        if request.first and isinstance(body.get(self._seed_name), int):
+            body[self._seed_name] += request.first
         if request.shape is not None and request.mode != PROMPT:
             body.update(forcing(request.shape, request.mode))
             if not (self._shows_schema and request.mode in ("", "json_schema")):

@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from distilnb.errors import ModelError, RefusedRequestError, ServerError
+from distilnb.errors import (
+    ContentFilterError,
+    ContextLengthError,
+    ModelError,
+    RefusedRequestError,
+    ServerError,
+)
 from distilnb.llms.request import Request
 from distilnb.llms.shape import PROMPT, ReplyShape, told
 
@@ -70,7 +76,8 @@ class Ladder:
         if request.mode in ("", PROMPT) or self._accepted.count(_place(request)):
             return False
         is_server = isinstance(error, ServerError) and error.status in _REFUSALS
-        return is_server or isinstance(error, RefusedRequestError)
+        is_its_content = isinstance(error, (ContentFilterError, ContextLengthError))
+        return is_server or (isinstance(error, RefusedRequestError) and not is_its_content)
 
     def accepted(self, request: Request) -> None:
         """Note that a request in its mode was answered."""

@@ -6,14 +6,15 @@ import asyncio
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from distilnb.errors import MalformedReplyError, RefusedRequestError
 from distilnb.llms.address import proxy_of
-from distilnb.llms.protocol import Target, error_of, read_answer, timed_out, unreachable
+from distilnb.llms.failures import Target, error_of, request_id_of, timed_out, unreachable
+from distilnb.llms.protocol import read_answer
 from distilnb.llms.request import Answer, Request
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Connection:
     uses_proxies: bool  # those that the environment names; never for this machine itself
     target: Target
     body_of: Callable[[Request], dict[str, Any]]
+    query: Mapping[str, str] = field(default_factory=dict)  # what follows the path of each request
 
     @property
     def is_encrypted(self) -> bool:
@@ -84,7 +86,7 @@ class HttpClient:
             raw = _decompress(raw, connection.target)
         if status != 200:
             raise error_of(status, headers, raw, connection.target)
-        return read_answer(raw, connection.target, headers.get("x-request-id", ""))
+        return read_answer(raw, connection.target, request_id_of(headers))
 
     async def close(self) -> None:
         """Close the session and its connections."""
@@ -97,7 +99,7 @@ class HttpClient:
         import yarl
 
         connection = self._connection
-        self._url = yarl.URL(str(self._url))
+        self._url = yarl.URL(str(self._url)).with_query(connection.query)
         if connection.uses_proxies:  # not aiohttp's `trust_env`: that asks two threads before each request
             self._proxy = proxy_of(connection.endpoint)
         headers = {**connection.headers, "Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -144,7 +146,7 @@ class SdkClient:
             refused = error.response
             raise error_of(refused.status_code, refused.headers, refused.content, target) from None
         response = answered.http_response
-        return read_answer(response.content, target, response.headers.get("x-request-id", ""))
+        return read_answer(response.content, target, request_id_of(response.headers))
 
     async def close(self) -> None:
         """Close the client and its connections."""
@@ -161,6 +163,7 @@ class SdkClient:
             api_key="given-in-the-headers",
             base_url=connection.endpoint,
             default_headers=connection.headers,
+            default_query=connection.query,
             timeout=connection.timeout_s,
             max_retries=0,
             http_client=openai.DefaultAsyncHttpxClient(

@@ -45,8 +45,20 @@ TASKS: Mapping[str, str] = {
 }
 
 LLMS: Mapping[str, str] = {
+    "AnthropicLLM": "distilnb.llms.anthropic:AnthropicLLM",
+    "AnyscaleLLM": "distilnb.llms.anyscale:AnyscaleLLM",
+    "AzureOpenAILLM": "distilnb.llms.azure:AzureOpenAILLM",
+    "ClientvLLM": "distilnb.llms.vllm:ClientvLLM",
+    "CohereLLM": "distilnb.llms.cohere:CohereLLM",
+    "GroqLLM": "distilnb.llms.groq:GroqLLM",
+    "InferenceEndpointsLLM": "distilnb.llms.huggingface:InferenceEndpointsLLM",
+    "LiteLLM": "distilnb.llms.litellm:LiteLLM",
+    "MistralLLM": "distilnb.llms.mistral:MistralLLM",
+    "OllamaLLM": "distilnb.llms.ollama:OllamaLLM",
     "OpenAILLM": "distilnb.llms.openai:OpenAILLM",
     "RehearsalLLM": "distilnb.llms.rehearsal:RehearsalLLM",
+    "TogetherLLM": "distilnb.llms.together:TogetherLLM",
+    "VertexAILLM": "distilnb.llms.vertexai:VertexAILLM",
 }
 
 KINDS: Mapping[str, str] = {**STEPS, **TASKS, **LLMS}

@@ -10,12 +10,14 @@ import pytest
 from distilnb.errors import SpecError, UnknownKindError, UnknownParameterError
 from distilnb.llms import catalog
 from distilnb.llms.catalog import as_llm, found_models, llm
+from distilnb.llms.groq import GroqLLM
 from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
 from distilnb.llms.rehearsal import RehearsalLLM
+from distilnb.spec.registry import load_kind
 from tests.servers import MockLLM
 
 CANARY = "sk-canary-0123456789abcdef"
-NAMES = "['llamacpp', 'lmstudio', 'ollama', 'openai', 'rehearsal', 'vllm']"
+NAMES = sorted(catalog.PROVIDERS)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,7 @@ NAMES = "['llamacpp', 'lmstudio', 'ollama', 'openai', 'rehearsal', 'vllm']"
         ("openai:ft:gpt-4o:org::x", OpenAILLM(model="ft:gpt-4o:org::x")),
         ("ollama:llama3.2:1b", OpenAILLM(model="llama3.2:1b", base_url="http://127.0.0.1:11434/v1")),
         ("vllm:org/model", OpenAILLM(model="org/model", base_url="http://127.0.0.1:8000/v1")),
+        ("groq:llama-3.3-70b-versatile", GroqLLM(model="llama-3.3-70b-versatile")),
         ("rehearsal", RehearsalLLM()),
         ("rehearsal:judge", RehearsalLLM(model="judge")),
     ],
@@ -33,6 +36,11 @@ NAMES = "['llamacpp', 'lmstudio', 'ollama', 'openai', 'rehearsal', 'vllm']"
 def test_a_name_is_a_model(name: str, model: object) -> None:
     assert llm(name) == model
     assert as_llm(name) == model
+
+
+@pytest.mark.parametrize("provider, kind", [*catalog.PROVIDERS.items()])
+def test_a_provider_is_called_as_its_module(provider: str, kind: str) -> None:
+    assert provider in LOCAL_SERVERS or load_kind(kind).provider == provider
 
 
 def test_keywords_go_where_they_belong() -> None:
@@ -78,9 +86,9 @@ def test_fields_of_the_class_come_before_generation_parameters() -> None:
             f"There is no provider 'opnai'; there are {NAMES}.\nDid you mean 'openai'?",
         ),
         (
-            "groq:llama",
+            "fireworks:llama",
             (
-                f"There is no provider 'groq'; there are {NAMES}.\nIf its server speaks OpenAI's protocol: "
+                f"There is no provider 'fireworks'; there are {NAMES}.\nIf its server speaks OpenAI's protocol: "
                 "llm('openai:llama', base_url='https://…')."
             ),
         ),

@@ -36,6 +36,11 @@ class MockLLM(NamedTuple):
         found: Any = _ask("GET", self.base_url.removesuffix("/v1") + "/bodies")
         return list(found)
 
+    def seen(self) -> list[dict[str, Any]]:
+        """Return path, headers (names in lower case) and body of its last requests; ``record=N`` keeps N."""
+        requests: list[dict[str, Any]] = _ask("GET", self.base_url.removesuffix("/v1") + "/seen")["requests"]
+        return requests
+
     def reset(self) -> None:
         """Set its counters to zero and make it forget the prompts it saw.
 

@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--refuse-status", type=int, default=400, help="status that a refused form gets")
     add("--control-characters", action="store_true", help="one in each text of a forced JSON reply")
     add("--one-choice", action="store_true", help="one choice whatever n is")
+    add("--record", type=int, default=0, help="keep the last so many requests for /seen")
     add("--require-key", default="", metavar="KEY", help="401 for any other bearer key")
     add("--known-models-only", action="store_true", help="404 for a model that --model did not list")
     add("--model", action="append", default=[], help="model listed by /v1/models; repeatable")

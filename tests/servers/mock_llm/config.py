@@ -35,6 +35,7 @@ class Config:
     one_choice: bool = False
     require_key: str = ""
     known_models_only: bool = False
+    record: int = 0
     models: tuple[str, ...] = ("mock-model",)
     templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

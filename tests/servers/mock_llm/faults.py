@@ -1,6 +1,7 @@
 """Which fault a request meets: one written into its prompt, or one drawn by the configured rates."""
 
 import re
+from typing import NamedTuple
 
 from .chance import Draw
 from .config import Config
@@ -8,13 +9,28 @@ from .config import Config
 # [[500]] · [[500x2]]: the first two times · [[500@judge]]: only when the model `judge` is asked,
 # for a prompt that several steps of a pipeline quote.
 _MARK = re.compile(
-    r"\[\[(401|404|429|500|never|empty|null|garbage|half|length|wrong|fenced|loose)(?:x(\d+))?(?:@([\w.:/-]+))?\]\]"
+    r"\[\[(400|401|404|429|500|busy|quota|filter|context|never|slow|reset|"
+    r"empty|null|garbage|half|length|filtered|wrong|fenced|loose)(?:x(\d+))?(?:@([\w.:/-]+))?\]\]"
 )
 _ENDLESS = float("inf")
 _TIMES = {"429": 2.0}
 
 # Told with a [[429]]: short, so that a test of retries is short.
 SCRIPTED_RETRY_AFTER_S = 0.05
+SLOW_S = 0.05  # what a [[slow]] takes
+
+# The faults that are an error of the provider's, each in its protocol's words.
+FAILURES = frozenset({"400", "401", "404", "429", "500", "busy", "quota", "filter", "context"})
+
+
+class Failure(NamedTuple):
+    """What went wrong, for a protocol to put into its words."""
+
+    kind: str  # one of FAILURES, or "route"
+    message: str = ""
+    model: str = ""
+    key: str = ""  # what was given instead of the right one
+    wait_s: float = 0.0
 
 
 def scripted_fault(prompt: str, model: str, attempt: int, turn: int = 0) -> str:

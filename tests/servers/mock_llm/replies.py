@@ -1,4 +1,4 @@
-"""From a request to the payload of its reply, without any network."""
+"""What a model says: from a call to the choices that answer it, whatever protocol they travel in."""
 
 import base64
 import dataclasses
@@ -9,6 +9,7 @@ import re
 import statistics
 import struct
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .chance import Draw
@@ -16,8 +17,6 @@ from .config import Config
 from .schema import instance_of
 
 JsonObject = dict[str, Any]
-
-CHAT, COMPLETIONS, EMBEDDINGS = "/chat/completions", "/completions", "/embeddings"
 
 # What a prompt numbers when it asks a judge about several texts: "Text 2", "<response 3>", "[Answer 1]".
 _NUMBERED = re.compile(
@@ -27,127 +26,106 @@ _NUMBERED = re.compile(
 _NORMAL = statistics.NormalDist()
 _EACH = re.compile(r"\{each\}(.*?)\{/each\}", re.DOTALL)
 
-_SAMPLING = (
-    *("temperature", "top_p", "seed", "stop", "max_tokens", "max_completion_tokens"),
-    *("presence_penalty", "frequency_penalty"),
-)
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """One request: where it was sent, its body, and what identifies its prompt."""
+    """One request, as every protocol says it in its own words."""
 
-    path: str
+    path: str  # the endpoint, as /stats counts it
     body: JsonObject
     model: str
-    prompt: str
-    key: bytes
+    prompt: str  # the messages as one text: marks and numbered texts are looked for in it
+    key: bytes  # identifies endpoint, model and prompt
+    n: int = 1
+    max_tokens: int = sys.maxsize
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    schema: object = None  # the JSON schema that the reply must follow
+    tool: str | None = None  # the tool that the reply must call, with arguments of that schema
+    texts: tuple[str, ...] = ()  # the reply must be one of these
+    form: str = ""  # the way in which the request forces a form on the reply; empty when it does not
+    logprobs: bool = False
+    top_logprobs: int = 0
+    sampling: str = ""  # all that a reply depends on with --vary
+    streams: bool = False
 
     @property
     def turn(self) -> int:
         """How many replies of the model the conversation holds already."""
-        return sum(message.get("role") == "assistant" for message in self.body.get("messages") or ())
-
-    @property
-    def form(self) -> str:
-        """The way in which the request forces a form on the reply; the empty text when it does not."""
-        wanted = self.body.get("response_format") or {}
-        if wanted.get("type") == "json_object" and "schema" in wanted:
-            return "json_object_schema"
-        for name in ("structured_outputs", "guided_json", "guided_regex", "guided_choice"):
-            if name in self.body:
-                return name.partition("_")[0] if name.startswith("guided") else name
-        if self.body.get("tools") and self.body.get("tool_choice") not in (None, "none", "auto"):
-            return "tool"
-        return str(wanted.get("type") or "")
+        turns = self.body.get("messages") or self.body.get("contents") or ()
+        return sum(turn.get("role") in ("assistant", "model") for turn in turns)
 
 
-class Payload(NamedTuple):
-    """A reply's body and its usage; the usage is counted even where the body leaves it out."""
+class Token(NamedTuple):
+    """A piece of a reply, how likely it was, and what else could have stood there."""
 
-    body: JsonObject
-    usage: dict[str, int]
-
-
-def read_call(path: str, raw: bytes, default_model: str) -> Call:
-    """Parse a request's body; raise ValueError, KeyError, TypeError or AttributeError when it is wrong."""
-    body: JsonObject = json.loads(raw)
-    model = str(body.get("model") or default_model)
-    if path == CHAT:
-        if not isinstance(body["messages"], list) or not body["messages"]:
-            raise TypeError("messages must be a non-empty list")
-        prompt = json.dumps(body["messages"], sort_keys=True)
-    else:
-        prompt = json.dumps(body["prompt" if path == COMPLETIONS else "input"])
-    key = hashlib.blake2b(f"{path}\x1f{model}\x1f{prompt}".encode(), digest_size=12).digest()
-    return Call(path, body, model, prompt, key)
+    text: str
+    logprob: float
+    others: list[tuple[str, float]]
 
 
-def make_reply(call: Call, config: Config, attempt: int, fault: str) -> Payload:
-    """Return the payload that answers `call`; some faults change its text."""
-    if call.path == EMBEDDINGS:
-        return _embed(call, config)
-    return _complete(call, config, _reply_key(call, config, attempt), fault)
+class Choice(NamedTuple):
+    """One reply; it ends by "stop", "length" or "filter"."""
+
+    text: str | None
+    finish: str
+    tokens: list[Token] | None
+
+
+class Written(NamedTuple):
+    """All choices of one reply, and what they cost."""
+
+    key: str
+    choices: list[Choice]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def call_key(path: str, model: str, prompt: str) -> bytes:
+    """Return what identifies a prompt that is sent to one endpoint for one model."""
+    return hashlib.blake2b(f"{path}\x1f{model}\x1f{prompt}".encode(), digest_size=12).digest()
+
+
+def write_reply(call: Call, config: Config, attempt: int, fault: str) -> Written:
+    """Write the choices that answer a call; some faults change their text."""
+    key = _reply_key(call, config, attempt)
+    choices = []
+    for index in range(1 if config.one_choice else call.n):
+        draw = Draw(config.seed, key, "choice", index)
+        text, finish = _damage(*_stopped(*_write(call, config, key, draw), call.stop), fault)
+        tokens = None
+        if config.logprobs and call.logprobs:
+            tokens = _tokens(text or "", draw, call.top_logprobs)
+        choices.append(Choice(text, finish, tokens))
+    completion_tokens = sum(len((choice.text or "").split()) for choice in choices)
+    return Written(key, choices, max(1, len(call.prompt) // 4), completion_tokens)
 
 
 def _reply_key(call: Call, config: Config, attempt: int) -> str:
-    """Return what the text of a reply depends on; with `vary`, more than the prompt."""
-    if not config.vary:
+    """Return what the text of a reply depends on; with `vary`, more than the prompt and a seed."""
+    if config.vary:
+        text = f"{call.key.hex()}\x1f{call.sampling}\x1f{attempt}"
+    elif call.seed is not None:
+        text = f"{call.key.hex()}\x1f{call.seed}"
+    else:
         return call.key.hex()
-    sampling = json.dumps([call.body.get(name) for name in _SAMPLING])
-    text = f"{call.key.hex()}\x1f{sampling}\x1f{attempt}"
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-def _complete(call: Call, config: Config, key: str, fault: str) -> Payload:
-    choices = []
-    completion_tokens = 0
-    for index in range(1 if config.one_choice else max(1, int(call.body.get("n") or 1))):
-        draw = Draw(config.seed, key, "choice", index)
-        content, finish = _write(call, config, key, draw)
-        text, finish = _damage(content, finish, fault)
-        completion_tokens += len((text or "").split())
-        choice: JsonObject = {"index": index, "finish_reason": finish, "logprobs": None}
-        if call.path == COMPLETIONS:
-            choice["text"] = text or ""
-        else:
-            choice["message"] = _message(call, key, text)
-            if config.logprobs and call.body.get("logprobs"):
-                top = int(call.body.get("top_logprobs") or 0)
-                choice["logprobs"] = _logprobs(text or "", draw, top)
-        choices.append(choice)
-    prompt_tokens = max(1, len(call.prompt) // 4)
-    usage = {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-    body: JsonObject = {
-        "id": f"mock-{key}",
-        "object": "chat.completion" if call.path == CHAT else "text_completion",
-        "created": 1_700_000_000,
-        "model": call.model,
-        "choices": choices,
-    }
-    return Payload({**body, "usage": usage} if config.usage else body, usage)
 
 
 def _write(call: Call, config: Config, key: str, draw: Draw) -> tuple[str, str]:
     """Return the text of one choice and why it ends."""
-    schema, _ = _wanted(call) if call.path == CHAT else (None, None)
-    if schema is not None:
-        value = instance_of(schema, draw)
+    if call.schema is not None:
+        value = instance_of(call.schema, draw)
         if config.control_characters:  # as xgrammar lets them pass: not escaped
             return json.dumps(_with_control_characters(value)).replace("\\u0005", "\x05"), "stop"
         return json.dumps(value), "stop"
-    if (text := _guided_text(call.body, draw)) is not None:
-        return text, "stop"
+    if call.texts:
+        return draw.choice(call.texts), "stop"
     if template := config.templates.get(call.model):
         return _fill(template, call, config, key, draw), "stop"
-    limit = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or sys.maxsize
     wanted = _length(config, draw)
-    words = draw.words(min(wanted, limit) - 1)
-    return f"{key[:8]} {words}".rstrip(), "length" if limit < wanted else "stop"
+    words = draw.words(min(wanted, call.max_tokens) - 1)
+    return f"{key[:8]} {words}".rstrip(), "length" if call.max_tokens < wanted else "stop"
 
 
 def _length(config: Config, draw: Draw) -> int:
@@ -166,16 +144,6 @@ def _with_control_characters(value: Any) -> Any:
     return f"{value}\x05" if isinstance(value, str) else value
 
 
-def _guided_text(body: JsonObject, draw: Draw) -> str | None:
-    """Return the text that guided decoding (vLLM's) makes; patterns of literals and alternatives only."""
-    guided = body.get("structured_outputs") or {}
-    choices = guided.get("choice") or body.get("guided_choice")
-    pattern = guided.get("regex") or body.get("guided_regex")
-    if pattern:
-        choices = [word.strip("^$()?:") for word in pattern.split("|")]
-    return str(draw.choice(choices)) if choices else None
-
-
 def _fill(template: str, call: Call, config: Config, key: str, draw: Draw) -> str:
     """Fill in a template; its {each} part is repeated for every text that the prompt numbers."""
 
@@ -189,6 +157,12 @@ def _fill(template: str, call: Call, config: Config, key: str, draw: Draw) -> st
     while "{words}" in text:
         text = text.replace("{words}", draw.words(config.tokens), 1)
     return text
+
+
+def _stopped(text: str, finish: str, stop: Sequence[str]) -> tuple[str, str]:
+    """Cut a text where the first of the stop sequences begins."""
+    places = [text.find(sequence) for sequence in stop if sequence and sequence in text]
+    return (text[: min(places)], "stop") if places else (text, finish)
 
 
 def _damage(text: str, finish: str, fault: str) -> tuple[str | None, str]:
@@ -207,68 +181,39 @@ def _damage(text: str, finish: str, fault: str) -> tuple[str | None, str]:
         return f"Here it is:\n```json\n{text}\n```\nI hope it helps.", finish
     if fault == "loose":  # as Python writes it, with a comma too many
         return f"{json.loads(text)!r}".removesuffix("}") + ",}", finish
+    if fault == "filtered":
+        return text[: len(text) // 2], "filter"
     # The random fault is what a model does that runs into its limit: cut, and it says so.
     return (text[: len(text) // 2], "length") if fault == "content" else (text, finish)
 
 
-def _message(call: Call, key: str, text: str | None) -> JsonObject:
-    _, tool = _wanted(call)
-    if tool is None or text is None:
-        return {"role": "assistant", "content": text, "refusal": None}
-    function = {"name": tool, "arguments": text}
-    tool_call = {"id": f"call_{key[:8]}", "type": "function", "function": function}
-    return {"role": "assistant", "content": None, "tool_calls": [tool_call]}
-
-
-def _wanted(call: Call) -> tuple[Any, str | None]:
-    """Return the schema that the reply must follow and the tool it calls; None where there is none."""
-    body = call.body
-    wanted = body.get("response_format") or {}
-    if wanted.get("type") == "json_schema":
-        return wanted.get("json_schema", {}).get("schema", {"type": "object"}), None
-    if wanted.get("type") == "json_object":
-        return wanted.get("schema") or {"type": "object", "properties": {"text": {"type": "string"}}}, None
-    guided = (body.get("structured_outputs") or {}).get("json") or body.get("guided_json")
-    if isinstance(guided, dict | str):
-        return (json.loads(guided) if isinstance(guided, str) else guided), None
-    tools, choice = body.get("tools") or [], body.get("tool_choice")
-    if tools and choice not in (None, "none", "auto"):
-        name = choice["function"]["name"] if isinstance(choice, dict) else None
-        for function in (tool["function"] for tool in tools):
-            if name in (None, function["name"]):
-                return function.get("parameters", {"type": "object"}), str(function["name"])
-    return None, None
-
-
-def _logprobs(text: str, draw: Draw, top: int) -> JsonObject:
-    content = []
+def _tokens(text: str, draw: Draw, top: int) -> list[Token]:
+    tokens = []
     for position, word in enumerate(text.split(" ")):
         token = word if position == 0 else " " + word
         value = math.log(0.5 + draw.unit() / 2)
-        others = [
-            {"token": " " + draw.words(1), "logprob": value - 1 - rank, "bytes": None}
-            for rank in range(max(0, top - 1))
-        ]
-        entry: JsonObject = {"token": token, "logprob": value, "bytes": list(token.encode())}
-        content.append({**entry, "top_logprobs": [dict(entry), *others] if top else []})
-    return {"content": content, "refusal": None}
+        others = [(" " + draw.words(1), value - 1 - rank) for rank in range(max(0, top - 1))]
+        tokens.append(Token(token, value, [(token, value), *others] if top else []))
+    return tokens
 
 
-def _embed(call: Call, config: Config) -> Payload:
+class Vectors(NamedTuple):
+    """Embeddings of one call, as lists or as base64 text, and what they cost."""
+
+    vectors: list[list[float] | str]
+    tokens: int
+
+
+def embed(call: Call, config: Config) -> Vectors:
+    """Make a unit vector of each input of an embeddings call."""
     given = call.body["input"]
     several = isinstance(given, list) and bool(given) and isinstance(given[0], str | list)
     inputs = given if several else [given]
     size = int(call.body.get("dimensions") or config.embedding_dim)
-    packed = call.body.get("encoding_format") == "base64"
-    data = []
-    for index, item in enumerate(inputs):
-        vector = _unit_vector(Draw(config.seed, call.model, item), size)
-        embedding = _pack(vector) if packed else vector
-        data.append({"object": "embedding", "index": index, "embedding": embedding})
+    vectors = [_unit_vector(Draw(config.seed, call.model, item), size) for item in inputs]
+    is_packed = call.body.get("encoding_format") == "base64"
     tokens = sum(max(1, len(str(item)) // 4) for item in inputs)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    body: JsonObject = {"object": "list", "data": data, "model": call.model}
-    return Payload({**body, "usage": usage} if config.usage else body, usage)
+    return Vectors([_pack(vector) if is_packed else vector for vector in vectors], tokens)
 
 
 def _unit_vector(draw: Draw, size: int) -> list[float]:

@@ -1,12 +1,15 @@
 """From a JSON schema to a value that satisfies it."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .chance import Draw
 
 Schema = Mapping[str, Any]
+
+_ALTERNATIVES = re.compile(r"\^\(\?:([\w ]+(?:\|[\w ]+)*)\)\$")
 
 # Past this depth optional branches are cut, so that a recursive schema ends.
 DEEP = 4
@@ -16,7 +19,7 @@ def instance_of(schema: object, draw: Draw) -> Any:
     """Return a JSON value that satisfies `schema`.
 
     Covers what structured outputs use: $ref, $defs, enum, const, anyOf, oneOf, allOf, type lists,
-    objects, arrays, numeric bounds, string lengths and the common formats. `pattern` is ignored.
+    objects, arrays, numeric bounds, string lengths, the common formats, and a `pattern` of words to choose from.
     """
     return _Maker(schema, draw).make(schema)
 
@@ -115,6 +118,8 @@ class _Maker:
     def _string(self, schema: Schema) -> str:
         if make := _FORMATS.get(str(schema.get("format"))):
             return make(self.draw)
+        if alternatives := _ALTERNATIVES.fullmatch(str(schema.get("pattern", ""))):
+            return self.draw.choice(alternatives[1].split("|"))
         text = self.draw.words(4)
         while len(text) < int(schema.get("minLength", 0)):
             text += " " + self.draw.words(4)

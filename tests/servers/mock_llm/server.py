@@ -1,10 +1,11 @@
-"""The server: routes, keys, limits, latency and faults around the replies."""
+"""The server: routes, keys, limits, latency and faults around the replies, for every protocol."""
 
 import asyncio
 import json
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,16 @@ from aiohttp import web
 
 from .chance import Draw
 from .config import Config
-from .faults import SCRIPTED_RETRY_AFTER_S, drawn_fault, scripted_fault
-from .replies import CHAT, COMPLETIONS, EMBEDDINGS, Call, JsonObject, make_reply, read_call
+from .faults import FAILURES, SCRIPTED_RETRY_AFTER_S, SLOW_S, Failure, drawn_fault, scripted_fault
+from .protocols import FRONT_ENDS, FrontEnd
+from .protocols.frontend import Invalid
+from .replies import Call, JsonObject, Vectors, Written, embed, write_reply
 from .stats import Stats
 
 _NORMAL = statistics.NormalDist()
 _GARBAGE = b"<html><body>Bad gateway, and yet the status is 200.</body></html>"
+_OPENAI = FRONT_ENDS["v1"]
+_WRONG = (Invalid, ValueError, KeyError, TypeError, AttributeError)
 
 
 class Hangup(Exception):
@@ -30,62 +35,66 @@ class MockServer:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.stats = Stats()
+        self.seen: deque[JsonObject] = deque(maxlen=config.record)
         self._draws_faults = any(rate > 0 for _, rate in config.fault_rates())
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        path = request.path.rstrip("/").removeprefix("/v1")
-        if request.method == "POST" and path in (CHAT, COMPLETIONS, EMBEDDINGS):
-            return await self._generate(request, path)
-        if request.method == "GET" and path.partition("/")[2].startswith("models"):
-            return self._wrong_key(request) or self._list_models(path)
-        if (request.method, path) == ("GET", "/stats"):
-            return _json(self.stats.as_dict())
-        if (request.method, path) == ("GET", "/bodies"):
-            return _json(list(self.stats.bodies))
-        if (request.method, path) == ("POST", "/reset"):
+        front_end, path = _front_end_of(request.path.rstrip("/"))
+        target = f"{path}?{request.query_string}" if request.query_string else path
+        endpoint = front_end.endpoint(request.method, target)
+        if endpoint == "models":
+            return self._wrong_key(front_end, request) or _respond(*front_end.models(path, self.config))
+        if endpoint:
+            return await self._generate(front_end, endpoint, path, request)
+        if front_end is _OPENAI and (own := self._about_itself(request.method, path)) is not None:
+            return _respond(200, own)
+        return _fail(front_end, Failure("route", f"no route for {request.method} {request.path}"))
+
+    def _about_itself(self, method: str, path: str) -> Any:
+        if (method, path) == ("GET", "/stats"):
+            return self.stats.as_dict()
+        if (method, path) == ("GET", "/bodies"):
+            return list(self.stats.bodies)
+        if (method, path) == ("GET", "/seen"):
+            return {"requests": list(self.seen)}
+        if (method, path) == ("POST", "/reset"):
             self.stats.clear()
-            return _json({"status": "reset"})
-        if request.method == "GET" and path in ("/health", ""):
-            return _json({"status": "ok"})
-        return _error(404, "not_found", f"no route for {request.method} {request.path}")
+            self.seen.clear()
+            return {"status": "reset"}
+        return {"status": "ok"} if method == "GET" and path in ("/health", "") else None
 
-    def _list_models(self, path: str) -> web.Response:
-        data = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "mock"} for name in self.config.models
-        ]
-        if path == "/models":
-            return _json({"object": "list", "data": data})
-        wanted = path.removeprefix("/models/")
-        found = [model for model in data if model["id"] == wanted]
-        return _json(found[0]) if found else _unknown_model(wanted)
-
-    async def _generate(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+    async def _generate(
+        self, front_end: FrontEnd, endpoint: str, path: str, request: web.BaseRequest
+    ) -> web.StreamResponse:
         raw = await request.read()
         now = time.monotonic()
-        self.stats.arrive(path, now)
+        # OpenAI's own endpoints are counted without the prefix that all of them share.
+        self.stats.arrive(path if front_end is _OPENAI else f"/{front_end.name}{path}", now)
+        if self.config.record:
+            self._note(request, raw)
         # A request that is turned away here is neither an attempt at its prompt nor a duplicate.
-        if refusal := self._wrong_key(request) or self._over_limit(now):
+        if refusal := self._wrong_key(front_end, request) or self._over_limit(front_end, now):
             return refusal
         try:
-            call = read_call(path, raw, self.config.models[0])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return _error(400, "invalid_request_error", f"bad request: {error!r}")
+            call = front_end.read(endpoint, path, json.loads(raw), self.config)
+        except _WRONG as error:
+            message = str(error) if isinstance(error, Invalid) else f"bad request: {error!r}"
+            return _fail(front_end, Failure("400", message))
         if self.config.known_models_only and call.model not in self.config.models:
             self.stats.rejected["404"] += 1
-            return _unknown_model(call.model)
+            return _fail(front_end, Failure("404", model=call.model))
         if call.form:
             self.stats.by_form[call.form] += 1
         if call.form in self.config.refuses:
             self.stats.rejected["form"] += 1
-            return _error(
-                self.config.refuse_status, "invalid_request_error", f"{call.form} is not supported here"
-            )
+            _, refused, headers = front_end.fail(Failure("400", f"{call.form} is not supported here"))
+            return _respond(self.config.refuse_status, refused, headers)
         self.stats.bodies.append(call.body)
         attempt = self.stats.ask(call.key, call.model)
         self.stats.enter()
         try:
-            return await self._answer(request, call, attempt)
+            return await self._answer(front_end, request, call, attempt)
         except Hangup:
             if request.transport is not None:
                 request.transport.abort()
@@ -93,20 +102,28 @@ class MockServer:
         finally:
             self.stats.leave()
 
-    def _wrong_key(self, request: web.BaseRequest) -> web.Response | None:
+    def _note(self, request: web.BaseRequest, raw: bytes) -> None:
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            body = None
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.seen.append({"path": request.path_qs, "headers": headers, "body": body})
+
+    def _wrong_key(self, front_end: FrontEnd, request: web.BaseRequest) -> web.Response | None:
         if not self.config.require_key:
             return None
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        given = front_end.key_in(request.headers)
         if given == self.config.require_key:
             return None
         self.stats.rejected["401"] += 1
-        return _invalid_key(given)
+        return _fail(front_end, Failure("401", key=given))
 
-    def _over_limit(self, now: float) -> web.Response | None:
+    def _over_limit(self, front_end: FrontEnd, now: float) -> web.Response | None:
         config, stats = self.config, self.stats
         if config.max_concurrency and stats.in_flight >= config.max_concurrency:
             stats.rejected["concurrency"] += 1
-            return _limited("concurrency limit reached", config.retry_after)
+            return _fail(front_end, Failure("429", "concurrency limit reached", wait_s=config.retry_after))
         if config.rpm:
             recent = stats.last_minute
             while recent and recent[0] <= now - 60:
@@ -114,11 +131,13 @@ class MockServer:
             if len(recent) >= config.rpm:
                 stats.rejected["rpm"] += 1
                 wait_s = max(0.001, recent[0] + 60 - now)
-                return _limited("requests per minute exceeded", wait_s)
+                return _fail(front_end, Failure("429", "requests per minute exceeded", wait_s=wait_s))
             recent.append(now)
         return None
 
-    async def _answer(self, request: web.BaseRequest, call: Call, attempt: int) -> web.StreamResponse:
+    async def _answer(
+        self, front_end: FrontEnd, request: web.BaseRequest, call: Call, attempt: int
+    ) -> web.StreamResponse:
         draw = Draw(self.config.seed, call.key.hex(), attempt)
         # Always drawn when there are rates, so that a mark in a prompt does not move its latency.
         drawn = drawn_fault(self.config, draw) if self._draws_faults else ""
@@ -127,19 +146,32 @@ class MockServer:
             self.stats.injected[fault] += 1
         if fault in ("timeout", "never"):
             await self._hang(request)
-        delay_s = self._delay_s(draw)
+        delay_s = self._delay_s(draw) + (SLOW_S if fault == "slow" else 0.0)
         if delay_s > 0:
             await asyncio.sleep(delay_s)
-        if fault in ("500", "reset", "401", "404", "429", "garbage"):
-            return _failure(fault, request, call)
-        payload = make_reply(call, self.config, attempt, fault)
+        if fault in FAILURES:
+            key = front_end.key_in(request.headers)
+            wait_s = SCRIPTED_RETRY_AFTER_S if fault == "429" else 0.0
+            return _fail(front_end, Failure(fault, model=call.model, key=key, wait_s=wait_s))
+        if fault == "garbage":
+            return _response(_GARBAGE)
+        if fault == "reset":
+            raise Hangup
+        written: Written | Vectors
+        if call.path == "/embeddings":
+            written = embed(call, self.config)
+            self.stats.answer(call.key, written.tokens, 0)
+        else:
+            written = write_reply(call, self.config, attempt, fault)
+        body = front_end.word(call, written, self.config)
         if fault == "malformed":
-            whole = json.dumps(payload.body).encode()
+            whole = json.dumps(body).encode()
             return _response(whole[: len(whole) // 2])
-        self.stats.answer(call.key, payload.usage)
-        if call.body.get("stream") and call.path == CHAT:
-            return await _stream(request, payload.body, call.body)
-        return _json(payload.body)
+        if isinstance(written, Written):
+            self.stats.answer(call.key, written.prompt_tokens, written.completion_tokens)
+        if call.streams:
+            return await _stream(request, body, call.body)
+        return _respond(200, body, front_end.answer_headers(call.key.hex()))
 
     async def _hang(self, request: web.BaseRequest) -> None:
         """Keep a client waiting until it goes away, `timeout_s` at most, then hang up."""
@@ -170,6 +202,13 @@ async def serve(config: Config, host: str = "127.0.0.1", port: int = 0) -> tuple
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=4096).start()
     return runner, int(runner.addresses[0][1])
+
+
+def _front_end_of(path: str) -> tuple[FrontEnd, str]:
+    """Return who speaks at a path, and the path below that; OpenAI's protocol where nobody else does."""
+    name, _, rest = path[1:].partition("/")
+    front_end = FRONT_ENDS.get(name)
+    return (front_end, f"/{rest}" if rest else "") if front_end is not None else (_OPENAI, path)
 
 
 async def _stream(request: web.BaseRequest, payload: JsonObject, body: JsonObject) -> web.StreamResponse:
@@ -205,54 +244,13 @@ def _deltas(message: JsonObject) -> list[JsonObject]:
     return [first, {"content": words[0]}, *({"content": " " + word} for word in words[1:])]
 
 
-def _failure(fault: str, request: web.BaseRequest, call: Call) -> web.Response:
-    if fault == "500":
-        return _error(500, "server_error", "injected failure")
-    if fault == "401":
-        return _invalid_key(request.headers.get("Authorization", "").removeprefix("Bearer "))
-    if fault == "404":
-        return _unknown_model(call.model)
-    if fault == "429":
-        return _limited("injected limit", SCRIPTED_RETRY_AFTER_S)
-    if fault == "garbage":
-        return _response(_GARBAGE)
-    raise Hangup
+def _fail(front_end: FrontEnd, failure: Failure) -> web.Response:
+    return _respond(*front_end.fail(failure))
 
 
-def _invalid_key(given: str) -> web.Response:
-    # As the real API does, the message quotes the key with its middle blanked out.
-    shown = f"{given[:4]}{'*' * 8}{given[-4:]}" if len(given) > 12 else "*" * len(given)
-    message = f"Incorrect API key provided: {shown}."
-    return _error(401, "invalid_request_error", message, code="invalid_api_key")
-
-
-def _unknown_model(model: str) -> web.Response:
-    message = f"The model `{model}` does not exist or you do not have access to it."
-    return _error(404, "invalid_request_error", message, code="model_not_found")
-
-
-def _limited(message: str, wait_s: float) -> web.Response:
-    # The header is in whole seconds by its standard; a fraction is sent only for waits under one,
-    # where rounding up would make a short test long.
-    seconds = f"{math.ceil(wait_s)}" if wait_s >= 1 else f"{wait_s:.3g}"
-    headers = {"Retry-After": seconds, "retry-after-ms": str(math.ceil(wait_s * 1000))}
-    return _error(429, "rate_limit_exceeded", message, headers=headers)
-
-
-def _error(
-    status: int,
-    kind: str,
-    message: str,
-    *,
-    code: str = "",
-    headers: Mapping[str, str] | None = None,
-) -> web.Response:
-    """Return an error in the shape of OpenAI's API."""
-    detail = {"message": message, "type": kind, "param": None, "code": code or kind}
-    return _json({"error": detail}, status, headers)
-
-
-def _json(payload: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+def _respond(status: int, payload: Any, headers: Mapping[str, str] | None = None) -> web.Response:
+    if isinstance(payload, str):
+        return web.Response(text=payload, status=status, headers=headers)
     return _response(json.dumps(payload).encode(), status, headers)
 
 

@@ -63,12 +63,12 @@ class Stats:
         self.in_flight = max(0, self.in_flight - 1)
         self.last_at = time.monotonic()
 
-    def answer(self, key: bytes, usage: dict[str, int]) -> None:
+    def answer(self, key: bytes, prompt_tokens: int, completion_tokens: int) -> None:
         """Count a good answer."""
         self.ok += 1
         self.answered.add(key)
-        self.prompt_tokens += usage["prompt_tokens"]
-        self.completion_tokens += usage.get("completion_tokens", 0)
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counters as `/stats` sends them."""

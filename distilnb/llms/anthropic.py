@@ -1,0 +1,143 @@
+"""Anthropic's messages API, through its SDK."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, Sign, on, request_id_of
+from distilnb.llms.parameters import Wire, as_list, names, on_the_wire
+from distilnb.llms.request import Answer, Client, Request
+from distilnb.llms.sdk import Response, SdkClient, SdkLLM, one_reply, split_system, text_of
+from distilnb.llms.shape import PROMPT, ReplyShape
+
+if TYPE_CHECKING:
+    import anthropic
+
+MAX_TOKENS = 4096  # where no limit is set: the API wants one, and every model takes this one
+_TOOL = "reply"
+_FINISH: Mapping[str, str] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+}
+
+
+class AnthropicLLM(SdkLLM):
+    """A chat model of Anthropic (ANTHROPIC_API_KEY).
+
+    Where `max_new_tokens` is not set a reply has at most 4096 tokens.
+
+    >>> AnthropicLLM(model="claude-sonnet-4-5").label
+    'anthropic:claude-sonnet-4-5'
+    """
+
+    provider: ClassVar[str] = "anthropic"
+    title: ClassVar[str] = "Anthropic"
+    package: ClassVar[str] = "anthropic"
+    extra_name: ClassVar[str] = "anthropic"
+    url: ClassVar[str] = "https://api.anthropic.com"
+    url_variable: ClassVar[str] = "ANTHROPIC_BASE_URL"
+    key_variable: ClassVar[str] = "ANTHROPIC_API_KEY"
+    max_n: ClassVar[int | None] = 1
+    parameters: ClassVar[Mapping[str, Wire]] = names(
+        max_new_tokens="max_tokens",
+        temperature="temperature",
+        top_p="top_p",
+        top_k="top_k",
+        stop=Wire("stop_sequences", as_list),
+    )
+    failures: ClassVar[tuple[Sign, ...]] = (
+        Sign(NO_CREDIT, on(400, 403), words="credit balance is too low"),
+        Sign(NO_CREDIT, code="billing_error"),
+        Sign(FILTERED, on(400), words="content filtering policy"),
+        Sign(TOO_LONG, on(400, 413), words="prompt is too long|exceed context limit|request_too_large"),
+    )
+
+    def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
+        """Return how the model may be made to keep to a shape: newer ones by a schema, all by a tool."""
+        return ("tool",) if shape.kind == "json" and shape.schema is None else ("json_schema", "tool")
+
+    def make_client(self) -> Client:
+        """Return a client over the SDK."""
+        return _Client(self)
+
+
+class _Client(SdkClient):
+    def __init__(self, llm: AnthropicLLM) -> None:
+        super().__init__(llm)
+        body = {"max_tokens": MAX_TOKENS, **on_the_wire(llm.generation_kwargs, llm.parameters)}
+        self._model = llm.model
+        self._max_tokens = body.pop("max_tokens")
+        self._body = body
+        self._client: anthropic.AsyncAnthropic | None = None
+
+    async def ask(self, request: Request) -> Answer:
+        client = self._client or self._open()
+        system, turns = split_system(request.messages)
+        body = {**self._body, **({"system": system} if system else {}), **_forcing(request)}
+        answered = await client.messages.with_raw_response.create(
+            model=self._model,
+            max_tokens=self._max_tokens,
+            messages=[{"role": turn["role"], "content": text_of(turn)} for turn in turns],
+            extra_body=body,
+        )
+        response = answered.http_response
+        return _read(json.loads(response.content), request_id_of(response.headers))
+
+    def response_of(self, error: Exception) -> Response | None:
+        import anthropic
+
+        if not isinstance(error, anthropic.APIStatusError):
+            return None
+        return Response(error.response.status_code, error.response.headers, error.response.content)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _open(self) -> anthropic.AsyncAnthropic:
+        import anthropic
+
+        self._client = anthropic.AsyncAnthropic(
+            api_key=self.key,
+            base_url=self.endpoint,
+            timeout=self.timeout_s,
+            max_retries=0,
+            http_client=anthropic.DefaultAsyncHttpxClient(**self.http_options()),
+        )
+        return self._client
+
+
+def _forcing(request: Request) -> dict[str, Any]:
+    """Return the fields that make the reply keep to a shape in the mode of this sending."""
+    shape = request.shape
+    if shape is None or request.mode == PROMPT:
+        return {}
+    if request.mode == "json_schema":
+        return {"output_config": {"format": {"type": "json_schema", "schema": shape.as_object()}}}
+    tool = {"name": _TOOL, "description": "Give the reply.", "input_schema": shape.as_object()}
+    return {"tools": [tool], "tool_choice": {"type": "tool", "name": _TOOL}}
+
+
+def _read(data: Mapping[str, Any], request_id: str) -> Answer:
+    texts = []
+    for block in data["content"]:
+        if block["type"] == "text":
+            texts.append(block["text"])
+        elif block["type"] == "tool_use":
+            texts.append(json.dumps(block["input"], ensure_ascii=False))
+    reason = data.get("stop_reason") or "end_turn"
+    usage = data.get("usage") or {}
+    read = [usage.get(f"{name}input_tokens") for name in ("", "cache_creation_", "cache_read_")]
+    return one_reply(
+        "".join(texts),
+        _FINISH.get(reason, reason),
+        data.get("model") or "",
+        tokens=(sum(map(int, filter(None, read))) if usage else None, usage.get("output_tokens")),
+        request_id=request_id or data.get("id") or "",
+    )

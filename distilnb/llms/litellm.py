@@ -1,0 +1,153 @@
+"""The long tail of providers, through LiteLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from distilnb.errors import MalformedReplyError, UnreachableError, UnsupportedParameterError
+from distilnb.llms.chat import JSON_MODES, TEXT_MODES, forcing
+from distilnb.llms.compatible import OPENAI_PARAMETERS
+from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, UNKNOWN_MODEL, Meaning, Sign, on
+from distilnb.llms.parameters import Wire, names, on_the_wire
+from distilnb.llms.protocol import read_answer
+from distilnb.llms.request import Answer, Client, Request
+from distilnb.llms.sdk import NO_KEY, Response, SdkClient, SdkLLM, seeded
+from distilnb.llms.shape import PROMPT, ReplyShape, told
+
+_LACKS = Meaning(
+    UnsupportedParameterError,
+    "does not pass on a generation parameter",
+    "Leave out what the message names; what only this server knows goes into extra={...}.",
+)
+# It calls both of these a failure of the server.
+_NO_ANSWER = Meaning(UnreachableError, "could not reach the server", "Check that it runs, and the network.")
+_GARBLED = Meaning(
+    MalformedReplyError, "could not read the answer", "A proxy may stand between, or base_url= is wrong."
+)
+
+
+class LiteLLM(SdkLLM):
+    """A model of any provider that LiteLLM knows, by LiteLLM's name for it ("bedrock/…", "deepseek/deepseek-chat").
+
+    Keys are those that LiteLLM finds in the environment under its providers' names, or `api_key`. With a
+    `base_url` the environment's keys are not used. What a provider lacks is told by LiteLLM, at the first
+    request. `verbose` prints what LiteLLM sends.
+
+    >>> LiteLLM(model="deepseek/deepseek-chat").label
+    'litellm:deepseek/deepseek-chat'
+    """
+
+    provider: ClassVar[str] = "litellm"
+    title: ClassVar[str] = "LiteLLM"
+    package: ClassVar[str] = "litellm"
+    extra_name: ClassVar[str] = "litellm"
+    max_n: ClassVar[int | None] = 1
+    parameters: ClassVar[Mapping[str, Wire]] = {**OPENAI_PARAMETERS, **names(top_k="top_k")}
+    failures: ClassVar[tuple[Sign, ...]] = (
+        Sign(_LACKS, code="UnsupportedParamsError"),
+        Sign(TOO_LONG, code="ContextWindowExceededError"),
+        Sign(FILTERED, code="ContentPolicyViolationError"),
+        Sign(FILTERED, on(400), words="flagged as violating|content.?(filter|management|policy)"),
+        Sign(NO_CREDIT, code="PaymentRequiredError|BudgetExceededError"),
+        Sign(NO_CREDIT, on(429), words="exceeded your current quota|insufficient_quota"),
+        Sign(_NO_ANSWER, on(500), words="Connection error|Server disconnected|Cannot connect"),
+        Sign(_GARBLED, on(500), words=r"Expecting value: line|Unterminated string|Extra data: line"),
+        Sign(UNKNOWN_MODEL, on(400), words="LLM Provider NOT provided|does not exist"),
+    )
+    not_in_digest: ClassVar[frozenset[str]] = SdkLLM.not_in_digest | {"verbose"}
+
+    verbose: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether LiteLLM chooses the server."""
+        return not self.base_url
+
+    @property
+    def needs_key(self) -> bool:
+        """Never for sure: some of its providers run on this machine."""
+        return False
+
+    def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
+        """Return how the model may be made to keep to a shape."""
+        if shape.kind == "json" and shape.schema is None:
+            return ("json_object",)
+        return JSON_MODES if shape.is_object else TEXT_MODES
+
+    def make_client(self) -> Client:
+        """Return a client over LiteLLM."""
+        return _Client(self)
+
+
+class _Client(SdkClient):
+    def __init__(self, llm: LiteLLM) -> None:
+        super().__init__(llm)
+        self._llm = llm
+        self._module: Any = None
+        self._known: set[str] = set()  # connections that LiteLLM kept before
+        self._made: set[str] = set()
+
+    async def ask(self, request: Request) -> Answer:
+        litellm = self._module or self._open()
+        messages = request.messages
+        body = on_the_wire(seeded(self._llm.generation_kwargs, request), self._llm.parameters)
+        if request.shape is not None and request.mode != PROMPT:
+            body |= forcing(request.shape, request.mode)
+            messages = told(messages, request.shape)
+        where = {"api_base": self.endpoint, "api_key": self.key} if self.endpoint else {}
+        if self.key != NO_KEY:
+            where["api_key"] = self.key
+        try:
+            reply = await litellm.acompletion(
+                model=self._llm.model,
+                messages=list(messages),
+                timeout=self.timeout_s,
+                num_retries=0,
+                max_retries=0,
+                **where,
+                **body,
+            )
+        finally:
+            self._made |= litellm.in_memory_llm_clients_cache.cache_dict.keys() - self._known
+        return read_answer(reply.model_dump_json().encode(), self.target)
+
+    def response_of(self, error: Exception) -> Response | None:
+        import litellm
+
+        if isinstance(error, (litellm.Timeout, litellm.APIConnectionError)):
+            return None
+        status = getattr(error, "status_code", None)
+        if not isinstance(status, int):
+            return None
+        body = getattr(error, "message", str(error))
+        response = getattr(error, "response", None)
+        headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None) or {}
+        told_error = {"error": {"message": body, "code": type(error).__name__}}
+        lower = {str(name).lower(): str(value) for name, value in dict(headers).items()}
+        return Response(status, lower, json.dumps(told_error).encode())
+
+    async def close(self) -> None:
+        if self._module is None:
+            return
+        kept = self._module.in_memory_llm_clients_cache.cache_dict
+        for name in self._made:  # LiteLLM itself would close those of other threads too
+            client = kept.pop(name, None)
+            for closing in ("aclose", "close"):
+                if client is not None and hasattr(client, closing):
+                    await getattr(client, closing)()
+                    break
+        self._made.clear()
+        self._module = None
+
+    def _open(self) -> Any:
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import asks the network
+        import litellm
+
+        litellm.suppress_debug_info = not self._llm.verbose
+        litellm.telemetry = False
+        self._known = set(litellm.in_memory_llm_clients_cache.cache_dict)
+        self._module = litellm
+        return litellm

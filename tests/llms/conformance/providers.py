@@ -1,0 +1,152 @@
+"""The providers under test, a line each; and the behaviours, which the tests name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import pytest
+
+from distilnb.llms.base import LLM
+from distilnb.llms.calling import Caller
+from distilnb.llms.request import Answer, Request
+from distilnb.spec.registry import load_kind
+from tests.llms.scripted import ask
+from tests.servers import MockLLM
+
+CANARY = "sk-canary-0123456789abcdef"
+MODEL = "mock-model"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A class of models, and where the mock server speaks its protocol."""
+
+    kind: str
+    path: str  # on the mock server, in place of the host of the provider
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""  # the mark of tests that `make test` leaves out
+
+    def as_parameter(self) -> Any:
+        """Return it as pytest takes it: with its name and its mark."""
+        marks = [getattr(pytest.mark, self.part)] if self.part else []
+        return pytest.param(self, id=self.kind, marks=marks)
+
+    @property
+    def cls(self) -> type[LLM]:
+        return load_kind(self.kind)  # type: ignore[return-value]
+
+    def model(self, server: MockLLM, **fields: Any) -> LLM:
+        """Return a model that is asked on the mock server."""
+        own = {"model": MODEL, "api_key": CANARY, "base_url": self.url(server)}
+        return self.cls(**{**own, **self.fields, **fields})
+
+    def url(self, server: MockLLM) -> str:
+        return server.base_url.removesuffix("/v1") + self.path
+
+
+PROVIDERS = (
+    Provider("AnthropicLLM", "/anthropic"),
+    Provider("AnyscaleLLM", "/anyscale/v1"),
+    Provider("AzureOpenAILLM", "/azure"),
+    Provider("ClientvLLM", "/vllm/v1"),
+    Provider("CohereLLM", "/cohere"),
+    Provider("GroqLLM", "/groq/openai/v1"),
+    Provider("InferenceEndpointsLLM", "/huggingface/v1"),
+    Provider("LiteLLM", "/v1", {"model": "openai/mock-model"}, part="litellm"),
+    Provider("MistralLLM", "/mistral/v1"),
+    Provider("OllamaLLM", "/ollama"),
+    Provider("OpenAILLM", "/v1"),
+    Provider("TogetherLLM", "/together/v1"),
+    Provider("VertexAILLM", "/gemini"),
+)
+
+
+class Behaviour(NamedTuple):
+    """What one test shows of every provider; where the provider lacks what it `needs`, that it says so."""
+
+    title: str
+    needs: str
+    suite: str  # the module of its test
+
+
+BEHAVIOURS: dict[str, Behaviour] = {}  # by title, in the order of their modules' import
+
+# What these protocols have no word for.
+UNTOLD = {"CohereLLM": "error", "OllamaLLM": "stop"}  # a reply that the filter cut
+
+
+def behaviour(title: str, *, needs: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test for every provider, as a row of the table in docs/llms.md.
+
+    `needs` names a generation parameter: where the provider lacks it, the model is refused by name instead.
+    """
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        BEHAVIOURS[title] = Behaviour(title, needs, test.__module__.rpartition(".")[2])
+        return pytest.mark.parametrize("provider", [provider.as_parameter() for provider in PROVIDERS])(test)
+
+    return decorate
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that must end: no provider may keep a test for ever."""
+    return asyncio.run(asyncio.wait_for(main, 30))
+
+
+def send(model: LLM, request: Request | str) -> Answer:
+    """Send one request once, by the model's own client."""
+
+    async def main() -> Answer:
+        client = model.make_client()
+        try:
+            return await client.send(ask(request) if isinstance(request, str) else request)
+        finally:
+            await client.close()
+
+    return run(main())
+
+
+def call(model: LLM, *requests: Request) -> list[Answer]:
+    """Ask all at once, as a run does: within the model's limits, again where that may help."""
+
+    async def main() -> list[Answer]:
+        caller = Caller.of(model)
+
+        async def one(request: Request) -> Answer:
+            async with caller.asking(request) as answer:
+                return answer
+
+        try:
+            return await asyncio.gather(*map(one, requests))
+        finally:
+            await caller.close()
+
+    return run(main())
+
+
+def text_of(answer: Answer) -> str:
+    """Return the text of the one reply of an answer."""
+    (reply,) = answer.replies
+    assert reply.text is not None
+    return reply.text
+
+
+def at(body: Any, path: str) -> Any:
+    """Return what stands at a dotted path in a request's body."""
+    for name in path.split("."):
+        body = body[name]
+    return body
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    """Set variables, and unset all others that hold keys or addresses of providers."""
+    for name in list(os.environ):
+        if name.endswith(("_API_KEY", "_BASE_URL", "_ENDPOINT", "_TOKEN", "_HOST")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)

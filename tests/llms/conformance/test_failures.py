@@ -1,0 +1,157 @@
+"""What becomes of a request that fails: each provider's errors are one family."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import socket
+import traceback
+
+import pytest
+
+from distilnb.errors import (
+    AuthenticationError,
+    ContentFilterError,
+    ContextLengthError,
+    MalformedReplyError,
+    ModelError,
+    QuotaExhaustedError,
+    RateLimitError,
+    RefusedRequestError,
+    RequestTimeoutError,
+    ServerError,
+    UnknownModelError,
+    UnreachableError,
+)
+from distilnb.llms.base import LLM
+from tests.llms.conformance.providers import CANARY, Provider, behaviour, call, run, send, text_of
+from tests.llms.scripted import ask
+from tests.servers import MockLLM
+
+
+def fail(model: LLM, mark: str, kind: type[ModelError]) -> ModelError:
+    """Ask what fails, and return the error; see that it names the provider and shows no key."""
+    with pytest.raises(ModelError) as caught:
+        send(model, f"hello [[{mark}x9]]")
+    error = caught.value
+    assert type(error) is kind
+    assert error.provider == model.provider
+    assert str(error).startswith((model.provider, f"No answer from {model.provider}"))
+    assert error.hint
+    shown = "".join(traceback.format_exception(error))
+    assert CANARY not in shown
+    assert CANARY.encode() not in pickle.dumps(error)
+    return error
+
+
+@behaviour("a wrong key (401)")
+def test_a_wrong_key_is_fatal(provider: Provider, server: MockLLM) -> None:
+    error = fail(provider.model(server), "401", AuthenticationError)
+    assert (error.fatal, error.retryable) == (True, False)
+    assert "api_key=" in error.hint
+
+
+@behaviour("an unknown model (404)")
+def test_an_unknown_model_is_fatal(provider: Provider, server: MockLLM) -> None:
+    error = fail(provider.model(server), "404", UnknownModelError)
+    assert (error.fatal, error.retryable) == (True, False)
+
+
+@behaviour("too many requests (429)")
+def test_a_limit_tells_how_long_to_wait(provider: Provider, server: MockLLM) -> None:
+    error = fail(provider.model(server), "429", RateLimitError)
+    assert (error.fatal, error.retryable) == (False, True)
+    assert error.retry_after_s == pytest.approx(0.05)
+
+
+@behaviour("waiting and asking again")
+def test_a_limited_request_is_sent_again(provider: Provider, server: MockLLM) -> None:
+    (answer,) = call(provider.model(server), ask("hello [[429]]"))
+    assert text_of(answer)
+    assert server.stats()["requests"] == 3
+
+
+@behaviour("no credit left")
+def test_an_account_without_credit_is_fatal(provider: Provider, server: MockLLM) -> None:
+    error = fail(provider.model(server), "quota", QuotaExhaustedError)
+    assert (error.fatal, error.retryable) == (True, False)
+
+
+@behaviour("a failing server (500, overloaded)")
+@pytest.mark.parametrize("mark", ["500", "busy"])
+def test_a_server_that_fails_is_asked_again(provider: Provider, server: MockLLM, mark: str) -> None:
+    error = fail(provider.model(server), mark, ServerError)
+    assert (error.fatal, error.retryable) == (False, True)
+    (answer,) = call(provider.model(server), ask(f"again [[{mark}x1]]"))
+    assert text_of(answer)
+
+
+@behaviour("an invalid request (400)")
+def test_what_the_provider_calls_invalid_is_refused(provider: Provider, server: MockLLM) -> None:
+    error = fail(provider.model(server), "400", RefusedRequestError)
+    assert (error.fatal, error.retryable) == (False, False)
+
+
+@behaviour("a refused prompt (content filter)")
+def test_a_prompt_that_the_filter_refuses_fails_alone(provider: Provider, server: MockLLM) -> None:
+    error = fail(provider.model(server), "filter", ContentFilterError)
+    assert (error.fatal, error.retryable) == (False, False)
+
+
+@behaviour("a prompt that is too long")
+def test_a_prompt_that_is_too_long_fails_alone(provider: Provider, server: MockLLM) -> None:
+    error = fail(provider.model(server), "context", ContextLengthError)
+    assert (error.fatal, error.retryable) == (False, False)
+
+
+@behaviour("a malformed answer")
+def test_what_is_no_answer_is_malformed(provider: Provider, server: MockLLM) -> None:
+    error = fail(provider.model(server), "garbage", MalformedReplyError)
+    assert (error.fatal, error.retryable) == (False, True)
+
+
+@behaviour("a timeout")
+def test_a_server_that_never_answers_times_out(provider: Provider, server: MockLLM) -> None:
+    error = fail(provider.model(server, timeout=0.1), "never", RequestTimeoutError)
+    assert error.retryable
+    assert "within 0.1 s" in str(error)
+
+
+@behaviour("a broken connection")
+def test_a_connection_that_breaks_is_unreachable(provider: Provider, server: MockLLM) -> None:
+    assert fail(provider.model(server), "reset", UnreachableError).retryable
+
+
+@behaviour("nobody listening")
+def test_a_port_where_nothing_listens_is_unreachable(provider: Provider, server: MockLLM) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    model = provider.model(server, base_url=f"http://127.0.0.1:{port}")
+    assert fail(model, "500", UnreachableError).retryable
+    with pytest.raises(UnreachableError, match=f"Nothing listens at 127.0.0.1:{port}"):
+        model.probe()
+
+
+@behaviour("cancelling")
+def test_a_cancelled_request_ends_and_the_client_works_on(provider: Provider, server: MockLLM) -> None:
+    async def main() -> str:
+        client = provider.model(server).make_client()
+        task = asyncio.ensure_future(client.send(ask("hello [[never]]")))
+        while server.stats()["in_flight"] == 0:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        answer = await client.send(ask("hello"))
+        await client.close()
+        await client.close()
+        return text_of(answer)
+
+    assert run(main())
+
+
+@behaviour("a cap on requests in flight")
+def test_no_more_requests_are_in_flight_than_allowed(provider: Provider, server: MockLLM) -> None:
+    call(provider.model(server, max_concurrency=3), *[ask(f"number {i} [[slow]]") for i in range(9)])
+    stats = server.stats()
+    assert (stats["ok"], stats["max_in_flight"]) == (9, 3)

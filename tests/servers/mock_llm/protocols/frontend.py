@@ -1,0 +1,108 @@
+"""What the server needs of a provider's protocol."""
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
+
+from ..config import Config
+from ..faults import Failure
+from ..replies import Call, JsonObject, Vectors, Written
+
+Headers = Mapping[str, str]
+Response = tuple[int, JsonObject | str, dict[str, str]]  # status, body, headers
+
+
+class Invalid(Exception):
+    """The request is not what the provider's reference says."""
+
+
+class FrontEnd:
+    """How one provider's API reads requests, and words replies and failures.
+
+    `name` is the first part of its paths on the server, which its own paths follow.
+    """
+
+    name: ClassVar[str]
+
+    def endpoint(self, method: str, path: str) -> str:
+        """Return what is asked for: "chat", another that `read` knows, "models", or "" for nothing."""
+        raise NotImplementedError
+
+    def key_in(self, headers: Headers) -> str:
+        """Return the API key of a request."""
+        return headers.get("Authorization", "").removeprefix("Bearer ")
+
+    def read(self, endpoint: str, path: str, body: JsonObject, config: Config) -> Call:
+        """Read a request; raise Invalid, ValueError, KeyError, TypeError or AttributeError when it is wrong."""
+        raise NotImplementedError
+
+    def word(self, call: Call, written: Written | Vectors, config: Config) -> JsonObject:
+        """Return the body of a good answer."""
+        raise NotImplementedError
+
+    def fail(self, failure: Failure) -> Response:
+        """Return the response to a request that fails."""
+        raise NotImplementedError
+
+    def models(self, path: str, config: Config) -> Response:
+        """Return the list of models, or one of them."""
+        return self.fail(Failure("route", f"no route for {path}"))
+
+    def answer_headers(self, key: str) -> dict[str, str]:
+        """Return the headers of a good answer, but those that every answer has."""
+        return {}
+
+
+def fields(names: str) -> frozenset[str]:
+    """Return the names of fields that a text lists."""
+    return frozenset(names.split())
+
+
+def refuse_unknown(body: Mapping[str, Any], known: Collection[str], where: str = "") -> None:
+    """Raise Invalid for a field that the reference does not list."""
+    for name in body:
+        if name not in known:
+            raise Invalid(f"Unknown field: {where}{name}")
+
+
+def refuse_wrong(value: Any, kind: type | tuple[type, ...], name: str) -> None:
+    """Raise Invalid for a value of a type that the reference does not say."""
+    is_bool_for_number = isinstance(value, bool) and kind is not bool
+    if value is not None and (is_bool_for_number or not isinstance(value, kind)):
+        raise Invalid(f"{name}: wrong type {type(value).__name__}")
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """Return a stop sequence, or a list of them, as a tuple."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+
+
+def as_prompt(messages: Any) -> str:
+    """Return messages as the text in which marks are looked for; raise Invalid when there are none."""
+    if not isinstance(messages, list) or not messages:
+        raise Invalid("messages must be a non-empty list")
+    return json.dumps(messages, sort_keys=True)
+
+
+def text_of(content: Any) -> str:
+    """Return the text of a message's content, a string or a list of parts."""
+    if isinstance(content, str):
+        return content
+    return " ".join(str(part.get("text", "")) for part in content or ())
+
+
+def blank_out(key: str) -> str:
+    """Return a key as the real API quotes it: its middle blanked out."""
+    return f"{key[:4]}{'*' * 8}{key[-4:]}" if len(key) > 12 else "*" * len(key)
+
+
+def retry_after(wait_s: float) -> dict[str, str]:
+    """Return the header that tells a client to wait.
+
+    It is in whole seconds by its standard; a fraction is sent only for waits under one, where rounding up
+    would make a short test long.
+    """
+    return {"Retry-After": f"{math.ceil(wait_s)}" if wait_s >= 1 else f"{wait_s:.3g}"}
