@@ -11,12 +11,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from distilnb.llms.base import LLM
     from distilnb.llms.catalog import llm
+    from distilnb.llms.gguf import LlamaCppLLM
+    from distilnb.llms.mlx import MlxLLM
     from distilnb.llms.openai import OpenAILLM
     from distilnb.llms.rehearsal import RehearsalLLM
+    from distilnb.llms.transformers import TransformersLLM
+    from distilnb.llms.vllm_engine import vLLM
 
-__all__ = ["LLM", "OpenAILLM", "RehearsalLLM", "llm"]
+__all__ = [
+    "LLM",
+    "LlamaCppLLM",
+    "MlxLLM",
+    "OpenAILLM",
+    "RehearsalLLM",
+    "TransformersLLM",
+    "llm",
+    "vLLM",
+]
 
-_WHERE = {"LLM": "base", "OpenAILLM": "openai", "RehearsalLLM": "rehearsal", "llm": "catalog"}
+_WHERE = {
+    "LLM": "base",
+    "LlamaCppLLM": "gguf",
+    "MlxLLM": "mlx",
+    "OpenAILLM": "openai",
+    "RehearsalLLM": "rehearsal",
+    "TransformersLLM": "transformers",
+    "llm": "catalog",
+    "vLLM": "vllm_engine",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -18,8 +18,12 @@ from distilnb.spec.registry import build, load_kind
 
 # Provider → the name of its class in the registry. Local servers speak OpenAI's protocol.
 PROVIDERS: Mapping[str, str] = {
+    "gguf": "LlamaCppLLM",
+    "mlx": "MlxLLM",
     "openai": "OpenAILLM",
     "rehearsal": "RehearsalLLM",
+    "transformers": "TransformersLLM",
+    "vllm_engine": "vLLM",
     **dict.fromkeys(LOCAL_SERVERS, "OpenAILLM"),
 }
 

@@ -45,8 +45,12 @@ TASKS: Mapping[str, str] = {
 }
 
 LLMS: Mapping[str, str] = {
+    "LlamaCppLLM": "distilnb.llms.gguf:LlamaCppLLM",
+    "MlxLLM": "distilnb.llms.mlx:MlxLLM",
     "OpenAILLM": "distilnb.llms.openai:OpenAILLM",
     "RehearsalLLM": "distilnb.llms.rehearsal:RehearsalLLM",
+    "TransformersLLM": "distilnb.llms.transformers:TransformersLLM",
+    "vLLM": "distilnb.llms.vllm_engine:vLLM",
 }
 
 KINDS: Mapping[str, str] = {**STEPS, **TASKS, **LLMS}

@@ -9,13 +9,13 @@ import pytest
 
 from distilnb.errors import SpecError, UnknownKindError, UnknownParameterError
 from distilnb.llms import catalog
-from distilnb.llms.catalog import as_llm, found_models, llm
+from distilnb.llms.catalog import PROVIDERS, as_llm, found_models, llm
 from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
 from distilnb.llms.rehearsal import RehearsalLLM
 from tests.servers import MockLLM
 
 CANARY = "sk-canary-0123456789abcdef"
-NAMES = "['llamacpp', 'lmstudio', 'ollama', 'openai', 'rehearsal', 'vllm']"
+NAMES = str(sorted(PROVIDERS))
 
 
 @pytest.mark.parametrize(
