@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ class LlamaCppEngine(BatchingEngine):
                     choice["message"]["content"] or "",
                     choice["finish_reason"] or "stop",
                     int(usage["completion_tokens"]),
-                    choice.get("logprobs"),
+                    _plain_logprobs(choice.get("logprobs")),
                 )
             )
         return Completed(completions, input_tokens)
@@ -141,8 +142,7 @@ class LlamaCppEngine(BatchingEngine):
     def _refusal(self, error: ValueError) -> ModelError:
         words = str(error)
         if "exceed context window" in words:
-            numbers = [int(word) for word in words.replace("(", " ").split() if word.isdigit()]
-            return too_long(max(numbers, default=0), self.model.n_ctx())
+            return too_long(max(map(int, re.findall(r"\d+", words))), self.model.n_ctx())
         return RefusedRequestError(f"llama.cpp refused the request: {words}")
 
     def _handler_of(self, template: str) -> Any:
@@ -160,3 +160,20 @@ class LlamaCppEngine(BatchingEngine):
             stop_token_ids=[model.token_eos()],
         )
         return formatter.to_chat_handler()
+
+
+def _plain_logprobs(told: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the library's log probabilities, which are numbers of numpy, without their bytes, as plain data."""
+    if told is None:
+        return None
+    return {
+        "content": [
+            {**_plain_entry(one), "top_logprobs": [_plain_entry(other) for other in one["top_logprobs"]]}
+            for one in told["content"]
+        ]
+    }
+
+
+def _plain_entry(told: Mapping[str, Any]) -> dict[str, Any]:
+    text = str(told["token"])
+    return {"token": text, "logprob": float(told["logprob"]), "bytes": list(text.encode("utf-8", "replace"))}

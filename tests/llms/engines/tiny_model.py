@@ -33,7 +33,9 @@ def make_tiny_model(folder: Path) -> Path:
 
 def _sentences() -> Iterator[str]:
     for parts in product(
-        ("The model", "A reader", "One gas", "This row"), ("names", "rates", "asks for"), ("two uses", "a list")
+        ("The model", "A reader", "One gas", "This row"),
+        ("names", "rates", "asks for"),
+        ("two uses", "a list"),
     ):
         yield f"{' '.join(parts)}, and then it ends."
     for number in range(100):
