@@ -220,6 +220,10 @@ class Runner:
                     concurrency=message["concurrency"],
                 )
             )
+        elif kind == "waiting":  # a local model is being loaded, or is loaded
+            self._well(worker.name)
+            if message["words"]:
+                self._note(worker.name, message["words"])
         elif kind == "drained":
             worker.is_drained = True
         elif kind == "ready":

@@ -226,7 +226,7 @@ def test_any_script_comes_through(make: Make, tiny_model: Path) -> None:
 
 
 def test_a_prompt_beyond_the_context_is_refused_with_its_length(make: Make) -> None:
-    with pytest.raises(RefusedRequestError, match="The prompt has [0-9]+ tokens; the context"):
+    with pytest.raises(RefusedRequestError, match=r"The prompt has [0-9]+ tokens; the context"):
         ask(make(), "argon " * 3000)
 
 

@@ -47,7 +47,7 @@ def test_a_seeded_row_draws_the_same_beside_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "tokens"),
+    "fields, tokens",
     [
         ({"temperature": 0.0}, {0}),
         ({"top_k": 1}, {0}),
@@ -66,10 +66,13 @@ def test_tails_are_cut(fields: dict[str, Any], tokens: set[int]) -> None:
 def test_penalties_count_what_was_made_and_repetition_the_prompt_too() -> None:
     import torch
 
-    rows = [
-        row(temperature=0.0, **fields)
-        for fields in ({}, {"frequency_penalty": 0.6}, {"presence_penalty": 1.5}, {"repetition_penalty": 4.0})
+    penalties: list[dict[str, Any]] = [
+        {},
+        {"frequency_penalty": 0.6},
+        {"presence_penalty": 1.5},
+        {"repetition_penalty": 4.0},
     ]
+    rows = [row(temperature=0.0, **penalty) for penalty in penalties]
     ids = torch.tensor([[0, 0, 0]] * 4)  # one of the prompt, two made
     sampler = Sampler(rows, 1, torch.ones(4, 1, dtype=torch.long), torch.device("cpu"))
     assert sampler(ids, torch.tensor([SCORES] * 4)).argmax(-1).tolist() == [0, 1, 1, 1]
