@@ -20,6 +20,9 @@ from distilnb.spec.base import dump_value
 if TYPE_CHECKING:
     from distilnb.llms.hosts.starting import HostSpec
 
+# Arguments of the libraries may name classes to import.
+_RUN_CODE = ("trust_remote_code", "model_kwargs", "extra_kwargs", "mlx_model_config", "tokenizer_config")
+
 GRAMMAR = "grammar"  # the way in which engines force a shape: tokens that would leave it are not chosen
 
 
@@ -108,7 +111,12 @@ class LocalLLM(LLM):
 
     def paths(self) -> list[str]:
         """Return the files and folders of this machine that the model is read from."""
-        return [self.model] if is_path(self.model) else []
+        named = [self.model, getattr(self, "tokenizer", None), getattr(self, "adapter_path", None)]
+        return [name for name in named if name and is_path(name)]
+
+    def code_fields(self) -> list[str]:
+        """Return the names of those fields that make the library import code, or may: files cannot set them."""
+        return [name for name in _RUN_CODE if getattr(self, name, None)]
 
     def identity(self) -> dict[str, Any]:
         """Return what the replies depend on: the content of the model's files, wherever they lie, or its name."""

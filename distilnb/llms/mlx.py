@@ -46,7 +46,3 @@ class MlxLLM(LocalLLM):
     def path_or_hf_repo(self) -> str:
         """The model's name or path."""
         return self.model
-
-    def paths(self) -> list[str]:
-        """Return the folders of the model and of its adapter."""
-        return [*super().paths(), *([self.adapter_path] if self.adapter_path else [])]
