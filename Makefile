@@ -14,6 +14,7 @@ CORE    := $(call stamp,core)
 LAB     := $(call stamp,lab)
 TEST    := $(call stamp,test)
 BROWSER := $(call stamp,browser)
+ENGINES := .venv-engines/.installed-$(shell cat requirements/engines.txt requirements/test.txt 2>/dev/null | cksum | cut -d' ' -f1)
 UV      := 0.13.8
 
 # Many tests wait for processes and servers: one more at once than there are cores. A module's tests share its servers.
@@ -22,9 +23,9 @@ PYTEST   = $(BIN)/python -m pytest
 MANY     = -n $(JOBS) --dist loadfile
 
 # What `make test` leaves to `make test-all`.
-PARTS := browser or argilla or dot or crash or slow
+PARTS := browser or argilla or dot or crash or slow or engines
 
-.PHONY: help demo test check lab lock format test-all test-parts crash-test property-test parts bench bench-peers clean
+.PHONY: help demo test check lab lock format test-all test-parts test-engines crash-test property-test parts bench bench-peers clean
 
 help:             ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -48,11 +49,15 @@ format: $(TEST)   ## mend imports and formatting
 lab: $(LAB)       ## open JupyterLab on the quickstart
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
-test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's server); a skip is a failure
-	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest
+test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's server) but the engines; a skip is a failure
+	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "not engines"
 
-test-parts: parts       ## only what `make test` left out; a skip is a failure
-	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "$(PARTS)"
+test-parts: parts       ## only what `make test` left out, but the engines; a skip is a failure
+	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "($(PARTS)) and not engines"
+
+# One process after the other, or two hosts of vLLM would share the processors.
+test-engines: $(ENGINES)   ## a tiny model in the real Transformers, llama.cpp and vLLM, on the CPU (2 GB, 15 minutes)
+	@DISTILNB_TEST_ALL=1 OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest -m engines -p no:randomly tests/llms/engines
 
 crash-test: $(TEST)     ## kill real processes of running pipelines, 200 times and more; MINUTES=5 ends it sooner, SEED=… repeats it
 	@DISTILNB_CRASH_MINUTES=$(MINUTES) DISTILNB_SEED=$(SEED) $(BIN)/python -m pytest -m crash
@@ -112,6 +117,17 @@ $(ARGILLA): | $(BIN)/python
 	  -r requirements/argilla-server.txt
 	@rm -f .venv-argilla/.installed-*; touch $@
 
+# Its own venv too: 2 GB, of which torch is half. llama.cpp is compiled, for any processor, without its programs.
+LLAMA := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF
+$(ENGINES): | $(BIN)/python
+	@echo "installing requirements/engines.txt into .venv-engines (llama.cpp is compiled: minutes)"
+	@[ -x .venv-engines/bin/python ] || $(PYTHON) -m venv .venv-engines
+	@.venv-engines/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/test.txt
+	@CMAKE_ARGS="$(LLAMA)" .venv-engines/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+	  -r requirements/engines.txt
+	@.venv-engines/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f .venv-engines/.installed-*; touch $@
+
 # The largest lock is made first and constrains the others, so any two of them agree on every version.
 COMPILE = .venv-lock/bin/uv --quiet pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
   --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE)
@@ -126,6 +142,6 @@ lock:             ## renew requirements/*.txt from pyproject.toml; UPGRADE=--upg
 	@wc -l requirements/*.txt
 
 clean:            ## remove venvs, caches and build output
-	@rm -rf .venv .venv-lock .venv-argilla benchmarks/.venvs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+	@rm -rf .venv .venv-lock .venv-argilla .venv-engines benchmarks/.venvs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
 	  .coverage .coverage.* htmlcov *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

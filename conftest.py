@@ -89,4 +89,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     counts = config.stash[left_out]
     if counts:
         told = ", ".join(f"{n} {part}" for part, n in sorted(counts.items()))
-        terminalreporter.write_line(f"left out: {told} (all of them: make test-all)")
+        terminalreporter.write_line(f"left out: {told} (all of them: make test-all, make test-engines)")
