@@ -117,14 +117,20 @@ $(ARGILLA): | $(BIN)/python
 	  -r requirements/argilla-server.txt
 	@rm -f .venv-argilla/.installed-*; touch $@
 
-# Its own venv too: 2 GB, of which torch is half. llama.cpp is compiled, for any processor, without its programs.
+# Its own venv too: 2 GB, of which torch is half. It needs Python 3.11. No lock holds torch, whose build for a CPU has other
+# files than that for a GPU, nor llama.cpp, which is compiled here, for any processor, without its programs.
+TORCH     := 2.13.0
+LLAMA_CPP := 0.3.36
 LLAMA := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF
 $(ENGINES): | $(BIN)/python
 	@echo "installing requirements/engines.txt into .venv-engines (llama.cpp is compiled: minutes)"
 	@[ -x .venv-engines/bin/python ] || $(PYTHON) -m venv .venv-engines
 	@.venv-engines/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/test.txt
-	@CMAKE_ARGS="$(LLAMA)" .venv-engines/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+	@.venv-engines/bin/python -m pip install -qq --disable-pip-version-check torch==$(TORCH)
+	@.venv-engines/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes \
 	  -r requirements/engines.txt
+	@CMAKE_ARGS="$(LLAMA)" .venv-engines/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+	  llama-cpp-python==$(LLAMA_CPP)
 	@.venv-engines/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@rm -f .venv-engines/.installed-*; touch $@
 
@@ -138,6 +144,8 @@ lock:             ## renew requirements/*.txt from pyproject.toml; UPGRADE=--upg
 	@$(COMPILE) --group test -c requirements/browser.txt -o requirements/test.txt
 	@$(COMPILE) --group build --extra lab -c requirements/browser.txt -o requirements/lab.txt
 	@$(COMPILE) --group build -c requirements/browser.txt -o requirements/core.txt
+	@.venv-lock/bin/uv --quiet pip compile requirements/engines.in --no-deps --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --no-emit-find-links -o requirements/engines.txt
 	@! grep -lE '://|^--(index|extra|find|trusted)' requirements/*.txt
 	@wc -l requirements/*.txt
 
