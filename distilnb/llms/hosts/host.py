@@ -21,7 +21,7 @@ from distilnb.errors import DistilnbError, ModelError
 from distilnb.llms.engines.base import Ask, Engine
 from distilnb.llms.hosts.devices import choose_devices, one_at_a_time
 from distilnb.llms.hosts.messages import Message, dump_error, encode, read_message, read_shape
-from distilnb.llms.hosts.place import MAX_SOCKET_BYTES, Info, Place, remove_socket
+from distilnb.llms.hosts.place import MAX_SOCKET_BYTES, Info, Place, birth_of, remove_socket
 
 BEAT_S = 1.0
 TOUCHED_S = 5.0  # a model in use stays at least so long, however short its keep_alive is
@@ -132,7 +132,8 @@ class Host:
 
     def _write_down(self, path: str) -> None:
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        self.place.tell(Info(os.getpid(), path, self.label, self._state, devices))
+        pid = os.getpid()
+        self.place.tell(Info(pid, path, self.label, self._state, devices, birth_of(pid)))
 
     # --- the model ---
 

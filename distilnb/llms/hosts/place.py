@@ -49,6 +49,7 @@ class Info(NamedTuple):
     label: str
     state: str  # starting, loading, ready or leaving
     devices: str = ""  # the value of CUDA_VISIBLE_DEVICES that it chose
+    birth: int = 0  # when the process began (`birth_of`): numbers of processes are used again
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,12 @@ class Place:
     def kill(self) -> None:
         """Kill the host and all that it has started, whether or not it still lives.
 
-        A number is believed to be that of a host, or of what it started, only where its environment says so; where
-        the system does not show that, only as long as the host holds its lock.
+        A number is believed to be that of a host, or of what it started, only where its environment says so, or
+        where it is of that host's session; where the system shows neither, only as long as the host
+        holds its lock.
         """
         info = self.info()
-        found = _processes_of(self.path)
+        found = _processes_of(self.path, info)
         if found is None:
             found = [info.pid] if info is not None and self.is_alive() else []
         for pid in found:
@@ -211,19 +213,42 @@ def remove_socket(folder: Path, path: str) -> None:
             os.rmdir(os.path.dirname(path))
 
 
-def _processes_of(folder: Path) -> list[int] | None:
-    """Return the processes whose environment names the folder; None where the system does not show it."""
+def _processes_of(folder: Path, info: Info | None) -> list[int] | None:
+    """Return the processes whose environment names the folder, and those of the session of its last host.
+
+    The latter because a process that gives itself a title (vLLM's do) writes it over its environment. The system
+    gives no number away that is still the number of a session. None where the system shows nothing.
+    """
     mark = f"{MARK}={folder}".encode()
-    found = []
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return None
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                if mark in file.read().split(b"\0"):
-                    found.append(pid)
-        except OSError:  # it ended, or is somebody else's
-            continue
-    return found
+    named = [pid for pid in pids if mark in _environment_of(pid)]
+    if info is None or birth_of(info.pid) not in (0, info.birth):  # the number is somebody else's now
+        return named
+    return [pid for pid in pids if pid in named or _session_of(pid) == info.pid]
+
+
+def birth_of(pid: int) -> int:
+    """Return when a process began, in ticks since the machine did; 0 where it is gone or the system does not say."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _environment_of(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:  # it ended, or is somebody else's
+        return []
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return 0

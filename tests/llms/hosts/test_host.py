@@ -193,9 +193,10 @@ def test_what_an_engine_has_started_ends_with_its_host() -> None:
     wait_until(lambda: not any(is_alive(child) for child in children))
 
 
-def test_what_a_killed_host_has_started_ends_before_the_next_one_loads() -> None:
+@pytest.mark.parametrize("child", ["a child", "a child far away", "a bare child"])
+def test_what_a_killed_host_has_started_ends_before_the_next_one_loads(child: str) -> None:
     llm = FakeLLM()
-    host = psutil.Process(pid_in(llm.ask("a child far away")))
+    host = psutil.Process(pid_in(llm.ask(child)))
     children = host.children()
     assert children
     host.kill()
