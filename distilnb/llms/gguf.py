@@ -21,10 +21,10 @@ class LlamaCppLLM(LocalLLM):
     """
 
     provider: ClassVar[str] = "gguf"
-    key_variable: ClassVar[str] = ""
+    token_variable: ClassVar[str] = ""
     engine: ClassVar[str] = "distilnb.llms.engines.llamacpp:LlamaCppEngine"
     package: ClassVar[str] = "llama_cpp"
-    extra: ClassVar[str] = "llama-cpp"
+    extra_name: ClassVar[str] = "llama-cpp"
     own_parameters: ClassVar[frozenset[str]] = frozenset({"repetition_penalty"})
     other_names: ClassVar[Mapping[str, str]] = {"model_path": "model"}
     engine_fields: ClassVar[tuple[str, ...]] = (

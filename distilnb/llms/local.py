@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from distilnb.errors import MissingPackageError, SpecError, UnsupportedParameterError
 from distilnb.llms.base import GENERATION_PARAMETERS, LLM
 from distilnb.llms.parameters import unify_parameters
 from distilnb.llms.request import Client
 from distilnb.llms.shape import ReplyShape, ShapeKind
+from distilnb.llms.structured import plain_output, shape_of
 from distilnb.llms.weights import check_path, content_digest, full_path, is_path, size_bytes
 from distilnb.spec.base import dump_value
 
@@ -37,10 +39,10 @@ class LocalLLM(LLM):
     """
 
     is_local: ClassVar[bool] = True
-    key_variable: ClassVar[str] = "HF_TOKEN"  # for models that the Hub does not give to everybody
+    token_variable: ClassVar[str] = "HF_TOKEN"  # the Hub's, for models that it does not give to everybody
     engine: ClassVar[str] = ""  # "module:Class" of what the host loads the model with
     package: ClassVar[str] = ""  # that the engine imports
-    extra: ClassVar[str] = ""  # of distilnb, that installs it
+    extra_name: ClassVar[str] = ""  # of distilnb, that installs it
     refused: ClassVar[frozenset[str]] = frozenset()  # of the unified parameters: what the engine lacks
     own_parameters: ClassVar[frozenset[str]] = frozenset()  # beside the unified ones
     engine_fields: ClassVar[
@@ -73,6 +75,8 @@ class LocalLLM(LLM):
             values["generation_kwargs"] = unify_parameters(
                 type(self).__name__, values["generation_kwargs"], known
             )
+        if "structured_output" in values:
+            values["structured_output"] = plain_output(values["structured_output"])
         super().__init__(**values)
         for name in ("model_kwargs", "extra_kwargs"):
             if "trust_remote_code" in (getattr(self, name, None) or {}):
@@ -86,18 +90,20 @@ class LocalLLM(LLM):
     @property
     def reply_shape(self) -> ReplyShape | None:
         """The shape that `structured_output` asks of every reply."""
-        return _shape_of(self.structured_output)
+        return shape_of(self.structured_output) if self.structured_output else None
 
     def key(self) -> str:
         """Return the Hub's token, "" when there is none; models on this disk and public ones need none."""
-        return super().key().strip()
+        if self.api_key is not None:
+            return self.api_key.get_secret_value().strip()
+        return os.environ.get(self.token_variable, "").strip() if self.token_variable else ""
 
     def check(self) -> None:
         """Raise what would keep the model from loading: no package, no file, a parameter that the engine lacks."""
         if find_spec(self.package) is None:
             raise MissingPackageError(
                 f"{type(self).__name__} needs the package {self.package!r}, which is not installed.",
-                f"pip install 'distilnb[{self.extra}]'",
+                f"pip install 'distilnb[{self.extra_name}]'",
             )
         for path in self.paths():
             check_path(path, self.provider)
@@ -107,7 +113,6 @@ class LocalLLM(LLM):
                 f"Leave it out; it knows {sorted(GENERATION_PARAMETERS - self.refused | self.own_parameters)}.",
                 provider=self.provider,
             )
-        _shape_of(self.structured_output)
 
     def paths(self) -> list[str]:
         """Return the files and folders of this machine that the model is read from."""
@@ -146,7 +151,9 @@ class LocalLLM(LLM):
         from distilnb.llms.hosts.starting import HostSpec
 
         key = self.key()
-        return HostSpec(self.engine, self.label, self.engine_settings(), {"HF_TOKEN": key} if key else {})
+        return HostSpec(
+            self.engine, self.label, self.engine_settings(), {self.token_variable: key} if key else {}
+        )
 
     def make_client(self) -> Client:
         """Return a client of the model's host, which is started by the first request."""
@@ -160,23 +167,3 @@ class LocalLLM(LLM):
             timeout_s=self.timeout,
             keep_alive_s=self.keep_alive,
         )
-
-
-def _shape_of(wanted: Mapping[str, Any] | None) -> ReplyShape | None:
-    """Return the shape that a `structured_output` names; raises SpecError for one that cannot be read."""
-    if wanted is None:
-        return None
-    form, schema = wanted.get("format", "json"), wanted.get("schema")
-    if isinstance(schema, type) and issubclass(schema, BaseModel):
-        schema = schema.model_json_schema()
-    if form == "json" and (schema is None or isinstance(schema, Mapping)):
-        return ReplyShape("json", schema)
-    if form == "regex" and isinstance(schema, str):
-        return ReplyShape("regex", pattern=schema)
-    if form == "choice" and isinstance(schema, (list, tuple)):
-        return ReplyShape("choice", choices=tuple(map(str, schema)))
-    raise SpecError(
-        f"structured_output has format {form!r} and a schema of type {type(schema).__name__!r}.",
-        "Give {'format': 'json', 'schema': a JSON schema or a pydantic model}, "
-        "or {'format': 'regex', 'schema': a pattern}.",
-    )

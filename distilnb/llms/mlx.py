@@ -21,7 +21,7 @@ class MlxLLM(LocalLLM):
     provider: ClassVar[str] = "mlx"
     engine: ClassVar[str] = "distilnb.llms.engines.mlx:MlxEngine"
     package: ClassVar[str] = "mlx_lm"
-    extra: ClassVar[str] = "mlx"
+    extra_name: ClassVar[str] = "mlx"
     refused: ClassVar[frozenset[str]] = frozenset(
         {"frequency_penalty", "presence_penalty", "logprobs", "top_logprobs"}
     )

@@ -25,7 +25,7 @@ class TransformersLLM(LocalLLM):
     provider: ClassVar[str] = "transformers"
     engine: ClassVar[str] = "distilnb.llms.engines.transformers:TransformersEngine"
     package: ClassVar[str] = "transformers"
-    extra: ClassVar[str] = "hf-transformers"
+    extra_name: ClassVar[str] = "hf-transformers"
     own_parameters: ClassVar[frozenset[str]] = frozenset({"repetition_penalty", "stop_token_ids"})
     engine_fields: ClassVar[tuple[str, ...]] = (
         "revision",

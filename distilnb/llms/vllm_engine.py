@@ -23,7 +23,7 @@ class vLLM(LocalLLM):
     provider: ClassVar[str] = "vllm_engine"
     engine: ClassVar[str] = "distilnb.llms.engines.vllm:VllmEngine"
     package: ClassVar[str] = "vllm"
-    extra: ClassVar[str] = "vllm"
+    extra_name: ClassVar[str] = "vllm"
     own_parameters: ClassVar[frozenset[str]] = frozenset({"repetition_penalty", "stop_token_ids"})
     engine_fields: ClassVar[tuple[str, ...]] = (
         "revision",

@@ -94,7 +94,7 @@ def test_a_token_of_the_environment_goes_to_the_host_alone(monkeypatch: pytest.M
 @pytest.mark.parametrize("kind", ALL)
 def test_a_missing_package_names_the_extra(kind: type[LocalLLM], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match=rf"pip install 'distilnb\[{kind.extra}\]'"):
+    with pytest.raises(MissingPackageError, match=rf"pip install 'distilnb\[{kind.extra_name}\]'"):
         kind(model="a/b").check()
 
 

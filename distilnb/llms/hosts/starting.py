@@ -75,7 +75,10 @@ def _start(spec: HostSpec, place: Place) -> bool:
                 env=_environment(place),
             )
     except OSError as error:
-        raise StoreError(f"The host of {spec.label} cannot be started: {error}.") from error
+        raise StoreError(
+            f"The host of {spec.label} cannot be started: {error}.",
+            "Free some disk space, memory or processes; then ask again.",
+        ) from error
     assert process.stdin is not None
     said = {
         "engine": spec.engine,

@@ -11,7 +11,7 @@ from distilnb.llms.local import LocalLLM
 
 class FakeLLM(LocalLLM):
     provider: ClassVar[str] = "fake"
-    key_variable: ClassVar[str] = ""
+    token_variable: ClassVar[str] = ""
     engine: ClassVar[str] = "tests.llms.hosts.fake_engine:FakeEngine"
     package: ClassVar[str] = "json"
     engine_fields: ClassVar[tuple[str, ...]] = ("load_s", "load_dies", "load_raises", "batch_size")

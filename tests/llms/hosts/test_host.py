@@ -128,7 +128,7 @@ def test_a_long_path_gets_a_socket_in_a_temporary_folder(
 
 
 def test_a_token_reaches_the_host_and_no_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeLLM, "key_variable", "HF_TOKEN")
+    monkeypatch.setattr(FakeLLM, "token_variable", "HF_TOKEN")
     reply = FakeLLM(api_key="hf_canary").ask("token")
     assert str(reply).endswith("yranac_fh")
     dn.unload()
