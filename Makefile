@@ -15,6 +15,7 @@ LAB     := $(call stamp,lab)
 TEST    := $(call stamp,test)
 BROWSER := $(call stamp,browser)
 LITELLM := .venv-litellm/.installed-$(shell cat requirements/litellm.txt 2>/dev/null | cksum | cut -d' ' -f1)
+ENGINES := .venv-engines/.installed-$(shell cat requirements/engines.txt requirements/test.txt 2>/dev/null | cksum | cut -d' ' -f1)
 UV      := 0.13.8
 
 # Many tests wait for processes and servers: one more at once than there are cores. A module's tests share its servers.
@@ -23,9 +24,9 @@ PYTEST   = $(BIN)/python -m pytest
 MANY     = -n $(JOBS) --dist loadfile
 
 # What `make test` leaves to `make test-all`.
-PARTS := browser or argilla or dot or crash or litellm or slow
+PARTS := browser or argilla or dot or crash or litellm or slow or engines
 
-.PHONY: help demo test check lab lock format test-all test-parts test-litellm crash-test property-test parts bench bench-peers pages clean
+.PHONY: help demo test check lab lock format test-all test-parts test-litellm test-engines crash-test property-test parts bench bench-peers pages clean
 
 help:             ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -49,16 +50,20 @@ format: $(TEST)   ## mend imports and formatting
 lab: $(LAB)       ## open JupyterLab on the quickstart
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
-test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's server, LiteLLM); a skip is a failure
-	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "not litellm"
+test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's server, LiteLLM) but the engines; a skip is a failure
+	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "not litellm and not engines"
 	@$(MAKE) test-litellm
 
-test-parts: parts       ## only what `make test` left out; a skip is a failure
-	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "($(PARTS)) and not litellm"
+test-parts: parts       ## only what `make test` left out, but the engines; a skip is a failure
+	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "($(PARTS)) and not litellm and not engines"
 	@$(MAKE) test-litellm
 
 test-litellm: $(LITELLM)  ## the suite of models on LiteLLM, in a venv of its own: it wants an older openai
 	@DISTILNB_TEST_ALL=1 .venv-litellm/bin/python -m pytest -m litellm tests/llms/conformance
+
+# One process after the other, or two hosts of vLLM would share the processors.
+test-engines: $(ENGINES)   ## a tiny model in the real Transformers, llama.cpp and vLLM, on the CPU (2 GB, 15 minutes)
+	@DISTILNB_TEST_ALL=1 OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest -m engines -p no:randomly tests/llms/engines
 
 crash-test: $(TEST)     ## kill real processes of running pipelines, 200 times and more; MINUTES=5 ends it sooner, SEED=… repeats it
 	@DISTILNB_CRASH_MINUTES=$(MINUTES) DISTILNB_SEED=$(SEED) $(BIN)/python -m pytest -m crash
@@ -125,6 +130,23 @@ $(LITELLM): | $(BIN)/python
 	  -r requirements/litellm.txt
 	@rm -f .venv-litellm/.installed-*; touch $@
 
+# Its own venv too: 2 GB, of which torch is half. It needs Python 3.11. No lock holds torch, whose build for a CPU has other
+# files than that for a GPU, nor llama.cpp, which is compiled here, for any processor, without its programs.
+TORCH     := 2.13.0
+LLAMA_CPP := 0.3.36
+LLAMA := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF
+$(ENGINES): | $(BIN)/python
+	@echo "installing requirements/engines.txt into .venv-engines (llama.cpp is compiled: minutes)"
+	@[ -x .venv-engines/bin/python ] || $(PYTHON) -m venv .venv-engines
+	@.venv-engines/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/test.txt
+	@.venv-engines/bin/python -m pip install -qq --disable-pip-version-check torch==$(TORCH)
+	@.venv-engines/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements/engines.txt
+	@CMAKE_ARGS="$(LLAMA)" .venv-engines/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+	  llama-cpp-python==$(LLAMA_CPP)
+	@.venv-engines/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f .venv-engines/.installed-*; touch $@
+
 # The largest lock is made first and constrains the others, so any two of them agree on every version.
 COMPILE = .venv-lock/bin/uv --quiet pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
   --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE)
@@ -136,6 +158,8 @@ lock:             ## renew requirements/*.txt from pyproject.toml; UPGRADE=--upg
 	@$(COMPILE) --group build --extra lab -c requirements/browser.txt -o requirements/lab.txt
 	@$(COMPILE) --group build -c requirements/browser.txt -o requirements/core.txt
 	@$(COMPILE) --group litellm --extra litellm -o requirements/litellm.txt
+	@.venv-lock/bin/uv --quiet pip compile requirements/engines.in --no-deps --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --no-emit-find-links -o requirements/engines.txt
 	@! grep -lE '://|^--(index|extra|find|trusted)' requirements/*.txt
 	@wc -l requirements/*.txt
 
@@ -143,6 +167,6 @@ pages: $(TEST)    ## run the suite of models and write docs/llms.md from what it
 	@$(BIN)/python -m tests.llms.conformance
 
 clean:            ## remove venvs, caches and build output
-	@rm -rf .venv .venv-lock .venv-argilla .venv-litellm benchmarks/.venvs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+	@rm -rf .venv .venv-lock .venv-argilla .venv-litellm .venv-engines benchmarks/.venvs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
 	  .coverage .coverage.* htmlcov *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import core, settings
 
 REQUIRE_ALL = os.environ.get("DISTILNB_TEST_ALL") == "1"
-PARTS = ("browser", "argilla", "dot", "crash", "litellm", "slow")
+PARTS = ("browser", "argilla", "dot", "crash", "litellm", "slow", "engines")
 
 # A skip whose reason starts so may stand even then: its input is not part of the project.
 NOT_SHIPPED = "not shipped:"
@@ -89,4 +89,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     counts = config.stash[left_out]
     if counts:
         told = ", ".join(f"{n} {part}" for part, n in sorted(counts.items()))
-        terminalreporter.write_line(f"left out: {told} (all of them: make test-all)")
+        terminalreporter.write_line(f"left out: {told} (all of them: make test-all, make test-engines)")

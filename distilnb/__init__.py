@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from distilnb.export.distiset import Distiset
     from distilnb.llms.base import LLM
     from distilnb.llms.catalog import llm
+    from distilnb.llms.unloading import unload
     from distilnb.pipeline import Pipeline, Preview
     from distilnb.run import Run, attach, runs
     from distilnb.spec.step import GeneratorStep, GlobalStep, Step
@@ -54,6 +55,7 @@ __all__ = [
     "steps",
     "task",
     "tasks",
+    "unload",
     "unload_ipython_extension",
 ]
 
@@ -79,6 +81,7 @@ _HOMES: Mapping[str, str] = {
     "steps": "",
     "task": "tasks.function",
     "tasks": "",
+    "unload": "llms.unloading",
 }
 
 

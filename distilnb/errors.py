@@ -30,6 +30,8 @@
     │   │   ├── ContextLengthError        it is longer than the model can read
     │   │   └── ContentFilterError        the provider's filter keeps it from the model
     │   ├── UnsupportedParameterError     the provider lacks a generation parameter
+    │   ├── ModelLoadError                a local model could not be loaded
+    │   ├── HostDiedError                 the process of a local model died of this request
     │   └── UnknownPriceError             a budget was set for a model without a price
     ├── RowError                          one row failed; it is quarantined and the run goes on
     │   ├── MissingValueError             a template variable is None
@@ -252,6 +254,16 @@ class UnsupportedParameterError(ModelError):
     """The provider lacks one of the generation parameters that were set."""
 
     fatal = True
+
+
+class ModelLoadError(ModelError):
+    """A local model could not be loaded: by its library, or because its process died over it."""
+
+    fatal = True
+
+
+class HostDiedError(ModelError):
+    """The process that holds a local model died whenever it was at this request, and is started anew for others."""
 
 
 class UnknownPriceError(ModelError):

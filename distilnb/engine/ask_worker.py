@@ -200,10 +200,12 @@ class AskWorker:
                 asker.models.adjust(model_of(self.steps[name]), of_model)
 
     def _tell_refusals(self) -> None:
-        """Tell once a second which models refused requests, and how far that has lowered their concurrency."""
+        """Tell once a second which models refused requests, how far that has lowered their concurrency, which load."""
         if self.asker is not None:
             for refusals in self.asker.models.take_refusals():
                 self.say({"say": "limited", **refusals._asdict()})
+            for waiting in self.asker.models.take_waiting():
+                self.say({"say": "waiting", **waiting._asdict()})
         asyncio.get_running_loop().call_later(REFUSALS_EVERY_S, self._tell_refusals)
 
     async def _ask(self, stage: Stage, message: Message) -> None:

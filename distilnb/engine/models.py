@@ -17,12 +17,20 @@ class Refusals(NamedTuple):
     concurrency: int
 
 
+class Waiting(NamedTuple):
+    """What the requests to a model wait for ("loading transformers:…"); no words: they wait no more."""
+
+    model: str
+    words: str
+
+
 class Models:
     """The live models of one event loop: one caller, and so one set of limits, per model."""
 
     def __init__(self) -> None:
         self._callers: dict[str, Caller] = {}
         self._told: dict[Caller, tuple[str, int]] = {}  # label, refusals told of
+        self._waiting: dict[Caller, str] = {}  # what was told of last
 
     def caller(self, llm: LLM) -> Caller:
         """Return the caller of a model, made at first use; steps with an equal model share it."""
@@ -61,6 +69,20 @@ class Models:
                 found.append(Refusals(label, caller.rejected_429 - n_told, int(caller.gate.limit)))
         return found
 
+    def words(self, llm: LLM) -> str:
+        """Return what the requests to a model wait for, "" when it is nothing but the model."""
+        return _words_of(self.caller(llm))
+
+    def take_waiting(self) -> list[Waiting]:
+        """Return the models whose requests wait for something else than at the last call."""
+        found = []
+        for caller, (label, _) in self._told.items():
+            words = _words_of(caller)
+            if words != self._waiting.get(caller, ""):
+                self._waiting[caller] = words
+                found.append(Waiting(label, words))
+        return found
+
     def stop(self) -> None:
         """Let no request wait any more: for a slot, for the minute's limit, for a retry."""
         for caller in self._callers.values():
@@ -76,3 +98,7 @@ class Models:
         for caller in self._callers.values():
             await caller.close()
         self._callers.clear()
+
+
+def _words_of(caller: Caller) -> str:
+    return str(getattr(caller.client, "words", ""))  # only clients of a model host have any

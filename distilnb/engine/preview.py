@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from distilnb.engine.apply import Failure, Outcome, append, apply_step
 from distilnb.engine.apply_global import apply_global
-from distilnb.engine.ask import Asker, FatalModelError
+from distilnb.engine.ask import Asker, FatalModelError, model_of
 from distilnb.engine.ask_worker import add_asked
 from distilnb.engine.asked import Asked
 from distilnb.engine.budget import Budget
@@ -37,6 +37,8 @@ from distilnb.steps.route import RouteRows
 from distilnb.tasks.base import Task
 
 T = TypeVar("T")
+
+WORDS_EVERY_S = 0.5
 
 
 @dataclass
@@ -59,6 +61,7 @@ class StepResult:
     missing: dict[str, tuple[Request, list[Key]]] = field(default_factory=dict)
     seconds: float = 0.0
     is_priced: bool = True
+    words: str = ""  # what its model is at ("loading …"), while rows wait for it
 
 
 OnRow = Callable[[StepResult], None]  # called as each row of a task ends, with the result so far
@@ -167,17 +170,31 @@ def _ask(
     def miss(index: int, request: Request, missing: Sequence[Key]) -> None:
         result.missing[incoming.ids[index]] = request, list(missing)
 
+    async def tell_words(models: Models) -> None:
+        assert on_row is not None
+        while True:
+            await asyncio.sleep(WORDS_EVERY_S)
+            if result.words != (words := models.words(model_of(task))):
+                result.words = words
+                on_row(result)
+
     async def ask() -> None:
         _models().try_again()  # they outlive a preview; what a key or a server lacked may be there now
         asker = Asker(_cache(), _models(), Budget(), repeats, probes=asks)
+        telling = asyncio.ensure_future(tell_words(asker.models)) if on_row else None
         rows = range(len(incoming.rows))
-        await asker.ask_rows(task, incoming, rows, done, on_missing=None if asks else miss)
+        try:
+            await asker.ask_rows(task, incoming, rows, done, on_missing=None if asks else miss)
+        finally:
+            if telling:
+                telling.cancel()
 
     _take(result, incoming, outcome)
     try:
         run_in_loop(ask())
     except FatalModelError as fatal:
         raise fatal.error from fatal
+    result.words = ""
     _take(result, incoming, outcome)
 
 

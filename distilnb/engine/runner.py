@@ -223,6 +223,8 @@ class Runner:
                     concurrency=message["concurrency"],
                 )
             )
+        elif kind == "waiting":  # for a local model, which is being loaded; no words: it is
+            self._note(worker.name, message["words"])
         elif kind == "drained":
             worker.is_drained = True
         elif kind == "ready":
@@ -316,11 +318,11 @@ class Runner:
 
     def _note(self, name: str, text: str) -> None:
         self.notes[name] = text
-        self.journal.set_fact("notes", list(self.notes.values()))
+        self.journal.set_fact("notes", list(filter(None, self.notes.values())))
 
     def _well(self, name: str) -> None:
         if self.notes.pop(name, ""):
-            self.journal.set_fact("notes", list(self.notes.values()))
+            self.journal.set_fact("notes", list(filter(None, self.notes.values())))
 
     def _step_at(self, words: LastWords | None, name: str) -> str:
         """Return the step that a worker is at, or the only stage it has something to do for, else ""."""

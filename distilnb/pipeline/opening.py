@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from distilnb.errors import SourceNotFoundError, SpecError, UnsafeFileError
 from distilnb.llms.address import is_loopback, origin
 from distilnb.llms.base import LLM
+from distilnb.llms.local import LocalLLM
 from distilnb.llms.openai import OpenAILLM
 from distilnb.pipeline.pipeline import Pipeline
 from distilnb.spec.base import Spec
@@ -97,13 +98,16 @@ def check_places(file: PipelineFile, allow: Iterable[str | Path] = ()) -> None:
         for host in _hosts(spec):
             if host not in hosts:
                 refused.setdefault(host, f"{owner} sends to the host {host!r}")
+        for name in spec.code_fields() if isinstance(spec, LocalLLM) else ():
+            if name not in allowed:
+                refused.setdefault(name, f"{owner} may run code by {name}=")
         n_processes = spec.resources.get("replicas", 1) if isinstance(spec, Step) else 1
         if n_processes > (os.cpu_count() or 1) and f"replicas={n_processes}" not in allowed:
             refused.setdefault(f"replicas={n_processes}", f"{owner} starts {n_processes} processes")
     if refused:
         raise UnsafeFileError(
             f"The pipeline would leave the working directory {os.getcwd()!r}, talk to other hosts than its "
-            f"providers', or start more processes than there are processors: {'; '.join(refused.values())}.",
+            f"providers', run code, or start more processes than there are processors: {'; '.join(refused.values())}.",
             f"If you trust it with them, open it with allow={[*allowed, *refused]}.",
         )
 
@@ -134,6 +138,8 @@ def _paths(spec: Spec) -> Iterator[Path]:
         yield from (_real(path) for path in _texts(spec.dataset_path))
     elif isinstance(spec, LoadDataFromHub):  # takes a folder too; owner/name alone leads nowhere else
         yield from (_real(path) for path in _texts(spec.repo_id))
+    elif isinstance(spec, LocalLLM):
+        yield from (_real(path) for path in spec.paths())
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -190,6 +190,7 @@ def describe(graph: Graph, result: StepResult, sampled: Mapping[str, int]) -> St
         waiting=max(0, len(result.incoming) - len(result.outgoing) - len(failed))
         if isinstance(step, Task)
         else 0,
+        words=result.words,
     )
 
 

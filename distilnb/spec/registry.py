@@ -53,12 +53,16 @@ LLMS: Mapping[str, str] = {
     "GroqLLM": "distilnb.llms.groq:GroqLLM",
     "InferenceEndpointsLLM": "distilnb.llms.huggingface:InferenceEndpointsLLM",
     "LiteLLM": "distilnb.llms.litellm:LiteLLM",
+    "LlamaCppLLM": "distilnb.llms.gguf:LlamaCppLLM",
     "MistralLLM": "distilnb.llms.mistral:MistralLLM",
+    "MlxLLM": "distilnb.llms.mlx:MlxLLM",
     "OllamaLLM": "distilnb.llms.ollama:OllamaLLM",
     "OpenAILLM": "distilnb.llms.openai:OpenAILLM",
     "RehearsalLLM": "distilnb.llms.rehearsal:RehearsalLLM",
     "TogetherLLM": "distilnb.llms.together:TogetherLLM",
+    "TransformersLLM": "distilnb.llms.transformers:TransformersLLM",
     "VertexAILLM": "distilnb.llms.vertexai:VertexAILLM",
+    "vLLM": "distilnb.llms.vllm_engine:vLLM",
 }
 
 KINDS: Mapping[str, str] = {**STEPS, **TASKS, **LLMS}

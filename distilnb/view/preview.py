@@ -58,6 +58,7 @@ class StepPreview:
     reads: Sequence[str] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)  # rows left out on purpose, by reason
     waiting: int = 0  # rows that have not come out yet, while the preview is being made
+    words: str = ""  # what they wait for beside a reply ("loading transformers:…")
 
     @property
     def asks(self) -> bool:
@@ -123,6 +124,7 @@ def step_header(step: StepPreview) -> str:
     told += [f"{plural(len(step.partial), 'row')} partial"] * bool(step.partial)
     told += [f"{plural(n, 'row')} left out ({reason})" for reason, n in step.dropped.items()]
     told += [f"{plural(step.waiting, 'row')} on the way"] * bool(step.waiting)
+    told += [step.words] * bool(step.words)
     told += ["rehearsed"] * step.is_rehearsed
     return one_line(" · ".join(told), 400)
 

@@ -15,6 +15,7 @@ import pytest
 import distilnb as dn
 from distilnb.demo import build
 from distilnb.errors import SourceNotFoundError, SpecError, UnsafeFileError
+from distilnb.llms import LlamaCppLLM, TransformersLLM, vLLM
 from distilnb.llms.base import LLM
 from distilnb.pipeline import Pipeline
 from distilnb.pipeline.opening import open_pipeline
@@ -109,7 +110,7 @@ def test_all_places_outside_are_told_at_once_with_the_allow_that_lets_them_pass(
     wanted = ["evil.example", f"{secret}/rows.txt", "worse.example"]
     assert caught.value.what == (
         f"The pipeline would leave the working directory {str(here)!r}, talk to other hosts than its "
-        "providers', or start more processes than there are processors: "
+        "providers', run code, or start more processes than there are processors: "
         "the default model sends to the host 'evil.example'; "
         f"step 'load' reads '{secret}/rows.txt'; step 'answer' sends to the host 'worse.example'."
     )
@@ -204,6 +205,27 @@ def test_a_host_that_only_looks_like_the_providers_is_told(here: Path) -> None:
         p = Pipeline("p", llm=dn.llm("openai:m", base_url=address)).from_files("data/*.txt")
         with pytest.raises(UnsafeFileError):
             opened(p, here)
+
+
+@pytest.mark.parametrize(
+    "llm, named",
+    [
+        (TransformersLLM(model="owner/name", trust_remote_code=True), "trust_remote_code"),
+        (TransformersLLM(model="owner/name", model_kwargs={"attn_implementation": "x"}), "model_kwargs"),
+        (vLLM(model="owner/name", extra_kwargs={"worker_cls": "evil:Class"}), "extra_kwargs"),
+        (TransformersLLM(model="../secret"), "secret"),
+        (TransformersLLM(model="owner/name", tokenizer="../secret"), "secret"),
+        (LlamaCppLLM(model_path="~/secret/x.gguf"), "secret"),
+    ],
+    ids=str,
+)
+def test_a_local_model_of_a_file_neither_runs_code_nor_leads_out(llm: LLM, named: str, here: Path) -> None:
+    p = Pipeline("p", llm=llm).from_files("data/*.txt")
+    with pytest.raises(UnsafeFileError, match=named) as caught:
+        opened(p, here)
+    allow = ast.literal_eval(caught.value.fix.partition("allow=")[2].rstrip("."))
+    assert opened(p, here, allow=allow) == p
+    assert opened(Pipeline("p", llm=TransformersLLM(model="owner/name")).from_files("data/*.txt"), here)
 
 
 def test_the_pipeline_of_the_demo_opens_anywhere(here: Path) -> None:

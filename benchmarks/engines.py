@@ -1,0 +1,169 @@
+"""Local models through the model host beside the bare library called by hand, on the same prompts.
+
+    python -m benchmarks.engines transformers MODEL_FOLDER
+    python -m benchmarks.engines gguf MODEL.gguf
+
+Both are measured in turn, in processes that hold the model already. On a busy machine the processor's seconds tell more
+than the clock's: they are of the bare process, and of host and client together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import psutil
+
+from distilnb.llms import LlamaCppLLM, TransformersLLM
+from distilnb.llms.calling import Caller
+from distilnb.llms.hosts.starting import unload_hosts
+from distilnb.llms.local import LocalLLM
+from distilnb.llms.request import Request
+
+BATCH = 32
+Prompts = list[str]
+
+
+class Took(NamedTuple):
+    """What one pass took: tokens made, seconds of the clock, seconds of processors."""
+
+    tokens: int
+    wall_s: float
+    cpu_s: float
+
+
+# --- by hand ----------------------------------------------------------------------
+
+
+def bare_transformers(path: str, limit: int) -> Callable[[Prompts], int]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()
+
+    def generate(prompts: Prompts) -> int:
+        n_tokens = 0
+        for first in range(0, len(prompts), BATCH):
+            chats = [[{"role": "user", "content": prompt}] for prompt in prompts[first : first + BATCH]]
+            batch = tokenizer.apply_chat_template(
+                chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+            )
+            with torch.inference_mode():
+                made = model.generate(**batch, max_new_tokens=limit, do_sample=False)
+            made = made[:, batch["input_ids"].shape[1] :]
+            tokenizer.batch_decode(made, skip_special_tokens=True)
+            n_tokens += int((made != tokenizer.pad_token_id).sum())
+        return n_tokens
+
+    return generate
+
+
+def bare_gguf(path: str, limit: int) -> Callable[[Prompts], int]:
+    from llama_cpp import Llama
+
+    model = Llama(model_path=path, n_ctx=1024, verbose=False)
+
+    def generate(prompts: Prompts) -> int:
+        n_tokens = 0
+        for prompt in prompts:
+            messages = [{"role": "user", "content": prompt}]
+            told = model.create_chat_completion(messages=messages, max_tokens=limit, temperature=0)
+            n_tokens += told["usage"]["completion_tokens"]
+        return n_tokens
+
+    return generate
+
+
+BARE = {"transformers": bare_transformers, "gguf": bare_gguf}
+
+
+def serve_bare(kind: str, path: str, limit: int, line: Connection) -> None:
+    generate = BARE[kind](path, limit)
+    generate(["warm up"] * BATCH)
+    while (prompts := line.recv()) is not None:
+        began, began_cpu = time.perf_counter(), time.process_time()
+        n_tokens = generate(prompts)
+        line.send(Took(n_tokens, time.perf_counter() - began, time.process_time() - began_cpu))
+
+
+# --- through the host ---------------------------------------------------------------
+
+
+def model_of(kind: str, path: str, limit: int) -> LocalLLM:
+    wanted = {"max_new_tokens": limit, "temperature": 0}
+    if kind == "transformers":
+        return TransformersLLM(model=path, batch_size=BATCH, generation_kwargs=wanted)
+    return LlamaCppLLM(model_path=path, n_ctx=1024, generation_kwargs=wanted)
+
+
+def hosted(llm: LocalLLM, prompts: Prompts) -> Took:
+    info = llm.host().place().info()
+    host = psutil.Process(info.pid if info else os.getpid())
+
+    def cpu_s() -> float:
+        times: Any = host.cpu_times()
+        return float(times.user + times.system) + time.process_time()
+
+    async def ask() -> int:
+        caller = Caller.of(llm)
+
+        async def one(prompt: str) -> int:
+            async with caller.asking(Request(({"role": "user", "content": prompt},))) as answer:
+                return answer.replies[0].output_tokens or 0
+
+        try:
+            return sum(await asyncio.gather(*map(one, prompts)))
+        finally:
+            await caller.close()
+
+    began, began_cpu = time.perf_counter(), cpu_s()
+    n_tokens = asyncio.run(ask())
+    return Took(n_tokens, time.perf_counter() - began, cpu_s() - began_cpu)
+
+
+def main() -> None:
+    """Measure, and print the ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kind", choices=sorted(BARE))
+    parser.add_argument("path")
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    prompts = [f"Name {n} uses of argon, and say why." for n in range(options.prompts)]
+    mine, theirs = get_context("spawn").Pipe()
+    arguments = (options.kind, options.path, options.tokens, theirs)
+    bare = get_context("spawn").Process(target=serve_bare, args=arguments, daemon=True)
+    bare.start()
+    llm = model_of(options.kind, options.path, options.tokens)
+    llm.ask("warm up")
+    hosted(llm, prompts[:BATCH])
+    wall, cpu = [], []
+    for run in range(options.runs):
+        mine.send(prompts)
+        by_hand: Took = mine.recv()
+        through = hosted(llm, prompts)
+        wall.append((through.tokens / through.wall_s) / (by_hand.tokens / by_hand.wall_s))
+        cpu.append((through.tokens / through.cpu_s) / (by_hand.tokens / by_hand.cpu_s))
+        print(f"{run}: by hand {by_hand}, through the host {through}")
+    mine.send(None)
+    bare.join()
+    unload_hosts(llm.host().place())
+    print(
+        f"tokens a second, host / by hand, median of {options.runs}: {statistics.median(wall):.2f} by the clock,"
+    )
+    print(f"{statistics.median(cpu):.2f} by the processors' time")
+
+
+if __name__ == "__main__":
+    main()

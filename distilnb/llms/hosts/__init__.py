@@ -1,0 +1,1 @@
+"""The model host: one process that holds a local model for everybody on the machine (docs/architecture/hosts.md)."""
