@@ -48,7 +48,7 @@ from distilnb.errors import (
     UnsafeFileError,
     UnsupportedParameterError,
 )
-from distilnb.llms import OpenAILLM
+from distilnb.llms import OpenAILLM, catalog
 from distilnb.pipeline import sample_n_steps
 from distilnb.rows import IdMaker
 from distilnb.steps import (
@@ -404,7 +404,7 @@ OF_THE_TASK = (
     "'min_generations', 'name', 'num_generations', 'on_truncated', 'output_mappings', 'resources', "
     "'structured_output', 'system_prompt', 'template', 'unlists_fields', 'use_cache', 'use_system_prompt']"
 )
-PROVIDERS = "['llamacpp', 'lmstudio', 'ollama', 'openai', 'rehearsal', 'vllm']"
+PROVIDERS = sorted(catalog.PROVIDERS)
 NOT_A_DIRECTORY = "cannot be made: Not a directory.\nSet DISTILNB_HOME to a folder that can be written."
 NO_SECRETS = "Take it out of prompts, rows and functions; read it from the environment where it is used."
 
@@ -1264,6 +1264,7 @@ ENDS = {
         "No key was sent: OPENAI_API_KEY goes to OpenAI's own host only. Pass api_key= here.",
         kept={"load": 4},
         resumed=4,
+        flowed_on=range(4),  # those that were answered before the refusal came
     ),
     "a model that answers 404": Ends(
         lambda place: texts(place, "one", "two [[404x1]]", "three", "four"),
@@ -1273,6 +1274,7 @@ ENDS = {
         "Correct the model's name. If it is right, base_url= should end in the API's path, often /v1.",
         kept={"load": 4},
         resumed=4,
+        flowed_on=range(4),  # those that were answered before the refusal came
     ),
     "a budget": Ends(
         # A request may cost 0.512, and costs 0.032: the fourth could pass the limit.
