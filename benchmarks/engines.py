@@ -69,7 +69,7 @@ def bare_transformers(path: str, limit: int) -> Callable[[Prompts], int]:
 def bare_gguf(path: str, limit: int) -> Callable[[Prompts], int]:
     from llama_cpp import Llama
 
-    model = Llama(model_path=path, n_ctx=1024, verbose=False)
+    model = Llama(model_path=path, n_ctx=1024, n_threads=1, verbose=False)
 
     def generate(prompts: Prompts) -> int:
         n_tokens = 0
@@ -101,7 +101,7 @@ def model_of(kind: str, path: str, limit: int) -> LocalLLM:
     wanted = {"max_new_tokens": limit, "temperature": 0}
     if kind == "transformers":
         return TransformersLLM(model=path, batch_size=BATCH, generation_kwargs=wanted)
-    return LlamaCppLLM(model_path=path, n_ctx=1024, generation_kwargs=wanted)
+    return LlamaCppLLM(model_path=path, n_ctx=1024, extra_kwargs={"n_threads": 1}, generation_kwargs=wanted)
 
 
 def hosted(llm: LocalLLM, prompts: Prompts) -> Took:
