@@ -107,6 +107,10 @@ class LocalLLM(LLM):
             )
         for path in self.paths():
             check_path(path, self.provider)
+        self.check_parameters()
+
+    def check_parameters(self) -> None:
+        """Raise UnsupportedParameterError for a generation parameter that the engine lacks."""
         for name in sorted(self.refused & self.generation_kwargs.keys()):
             raise UnsupportedParameterError(
                 f"{type(self).__name__} has no parameter {name!r}.",

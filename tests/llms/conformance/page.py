@@ -10,6 +10,7 @@ from distilnb.errors import UnsupportedParameterError
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import PROVIDERS as NAMES
 from distilnb.llms.remote import RemoteLLM
+from tests.llms.conformance.local import HEAD, local_tables
 from tests.llms.conformance.providers import BEHAVIOURS, PROVIDERS, UNTOLD, Behaviour, Provider
 from tests.llms.conformance.test_requests import VALUES
 
@@ -55,7 +56,9 @@ def write_page() -> str:
     """Return the text of the page."""
     for name in SUITES:  # the behaviours are noted where the tests are
         importlib.import_module(f"tests.llms.conformance.{name}")
-    return "\n".join([_HEAD, *_classes(), _PARAMETERS, *_parameters(), _BEHAVIOURS, *_behaviours()]) + "\n"
+    remote = [_HEAD, *_classes(), _PARAMETERS, *_parameters(), _BEHAVIOURS, *_behaviours()]
+    local = [line for head, *rows in local_tables(VALUES) for line in ("", *_table(head, rows))]
+    return "\n".join([*remote, HEAD.rstrip("\n"), *local]) + "\n"
 
 
 def _classes() -> list[str]:
