@@ -351,10 +351,11 @@ def test_a_log_file_has_a_line_now_and_then() -> None:
 def test_a_preview_fills_one_output_and_is_kept_or_emptied(captured: Any, keeps: bool, last: str) -> None:
     with preview_live(refresh_hz=0.001, keeps=keeps) as update:
         for waiting in (2, 1, 0):
-            update(PreviewData("prefs", (replace(ANSWER, waiting=waiting),), 2))
+            words = "loading transformers:tiny" if waiting else ""
+            update(PreviewData("prefs", (replace(ANSWER, waiting=waiting, words=words),), 2))
     (views,) = shown(captured)
     assert len(views) == 2
-    assert "2 rows on the way" in views[0]["text/plain"]
+    assert "2 rows on the way · loading transformers:tiny" in views[0]["text/plain"]
     assert views[-1]["text/plain"].startswith(last)
     assert "on the way" not in views[-1]["text/plain"]
 

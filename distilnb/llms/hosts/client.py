@@ -129,6 +129,8 @@ class HostClient:
             return self._link
         if self._opening is None or self._opening.done():
             self._opening = asyncio.ensure_future(self._open())
+            # All who wait may have given up when it fails: nobody else asks for its error then.
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._opening)  # one who gives up must not take it from the others
 
     async def _open(self) -> Link:
