@@ -111,7 +111,7 @@ def test_a_schema_is_satisfied(seed: int) -> None:
 
 
 def test_every_value_of_a_schema_comes_up() -> None:
-    request = Request(ask().messages, schema=SCHEMA)
+    request = Request(ask().messages, shape=ReplyShape("json", SCHEMA))
     replies = [replies_to(request, seed=seed)[0].text or "" for seed in range(60)]
     assert {json.loads(text)["rating"] for text in replies} == {1, 2, 3, 4, 5}
 
