@@ -65,7 +65,7 @@ def is_below(row_id: RowId, other: RowId) -> bool:
     return row_id == other or row_id.startswith(f"{other}.")
 
 
-class DigestShelf(Protocol):
+class DigestStore(Protocol):
     """A place on disk for digests and how often each was seen."""
 
     def find(self, digests: Sequence[int]) -> Mapping[int, int]:
@@ -95,7 +95,7 @@ def name_again(ids: list[RowId], again: Iterable[Sequence[int]]) -> None:
 class DigestCounter:
     """Counts how often each digest of a source's rows came before; beyond a limit they go to disk, onto the shelf."""
 
-    def __init__(self, shelf: DigestShelf | None = None) -> None:
+    def __init__(self, shelf: DigestStore | None = None) -> None:
         self._shelf = shelf
         self._kept = _Digests()
 

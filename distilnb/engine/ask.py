@@ -236,8 +236,12 @@ class Asker:
                 break  # it failed: all that waited for it ask now, each for itself and none after the other
         if missing and errand.on_missing is not None:
             raise NotBought(errand.on_missing, request, missing)
-        if missing:
-            replies.update(await self._buy(errand, _for_missing(request, keys, missing), missing, tally))
+        size = errand.llm.max_n or len(missing)
+        while (
+            missing
+        ):  # what one request brings is kept before the next is sent: a stop or a kill loses none of it
+            part, missing = missing[:size], missing[size:]
+            replies.update(await self._buy(errand, _for_missing(request, keys, part), part, tally))
 
     async def _reask(
         self,
@@ -331,6 +335,8 @@ class Asker:
             await tally.hold.take()
         if not self._may_send.is_set():
             await self._may_send.wait()
+        if self._is_stopped:  # meanwhile: a stop ends a pause
+            raise NotStarted
         tally.n_sent += 1
 
     def _finish(

@@ -148,3 +148,39 @@ def test_a_request_that_comes_in_a_pause_is_sent_after_it(tmp_path: Path) -> Non
     n_paused, n_resumed, ended = asyncio.run(ask_in_a_pause())
     assert (n_paused, n_resumed) == (0, 1)
     assert [len(asked.replies) for asked in ended] == [1]
+
+
+class OneByOne(Slow):
+    """A model that brings one reply a request."""
+
+    max_n: ClassVar[int | None] = 1
+
+
+def test_what_one_request_of_several_has_brought_is_kept_before_the_next(tmp_path: Path) -> None:
+    async def run() -> None:
+        asker, ended = asker_in(tmp_path), list[Asked]()
+        task = TextGeneration(
+            name="task", llm=OneByOne(generation_kwargs={"temperature": 0.0}), num_generations=3
+        )
+        batch = Batch([{"instruction": "Well?"}], ["row"], [[0]])
+        asking = asyncio.ensure_future(asker.ask_rows(task, batch, [0], lambda _, one: ended.append(one)))
+        await settle()
+        answer_next()
+        while not SlowClient.open:  # the first is in the cache, and the second on its way
+            await asyncio.sleep(0)
+        assert [(request.n, request.first) for request, _ in SlowClient.open] == [(1, 1)]
+        asker.stop()
+        answer_next()
+        await asking
+        assert ended == []
+
+        again = Asker(ReplyCache(tmp_path / "replies.sqlite"), Models(), Budget(), Repeats())
+        asking = asyncio.ensure_future(again.ask_rows(task, batch, [0], lambda _, one: ended.append(one)))
+        await settle()
+        assert [(request.n, request.first) for request, _ in SlowClient.open] == [(1, 2)]
+        answer_next()
+        await asking
+        [asked] = ended
+        assert (len(asked.replies), asked.n_asked, asked.n_retries) == (3, 1, 0)
+
+    asyncio.run(run())
