@@ -18,7 +18,7 @@ from tests.servers import FakeHub, fake_hub
 
 def run(hub: FakeHub, program: str, env: Mapping[str, str] | None = None) -> Any:
     """Run a program that prints JSON; return what it printed."""
-    # Without the interpreter's own end: a stream that is not read to its end leaves threads of Arrow, which may abort then.
+    # Without the interpreter's own end: threads that Arrow keeps for a stream may abort it.
     code = textwrap.dedent(program) + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n"
     done = subprocess.run(
         [sys.executable, "-c", code],
