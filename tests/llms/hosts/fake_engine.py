@@ -52,10 +52,9 @@ class FakeEngine(BatchingEngine):
                 os.kill(os.getpid(), signal.SIGKILL)
         if "stop" in text:
             os.kill(os.getpid(), signal.SIGSTOP)
-        if "slow" in text:
-            for _ in range(20):
-                time.sleep(0.02)
-                self.moved()
+        for _ in range(20 * text.count("slow")):
+            time.sleep(0.02)
+            self.moved()
         if "break" in text and not (mark := Path(os.environ["DISTILNB_HOST"]) / "broken").exists():
             mark.touch()
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
