@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from distilnb.errors import (
     UnsupportedParameterError,
 )
 from distilnb.llms import LlamaCppLLM, MlxLLM, TransformersLLM, local, vLLM, weights
-from distilnb.llms.engines.base import cut_at_stop, stops_of, text_messages
+from distilnb.llms.engines.base import Ask, cut_at_stop, stops_of, text_messages
 from distilnb.llms.engines.grammar import gbnf_of
+from distilnb.llms.engines.llamacpp import LlamaCppEngine
 from distilnb.llms.hosts import devices
 from distilnb.llms.hosts.devices import Gpu, choose_devices
 from distilnb.llms.hosts.place import Info, Place, place_of
@@ -299,6 +301,15 @@ def test_parts_of_text_are_joined_and_images_refused() -> None:
     assert text_messages([{"role": "user", "content": parts}]) == [{"role": "user", "content": "ab"}]
     with pytest.raises(RefusedRequestError, match="image_url"):
         text_messages([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])
+
+
+def test_llama_cpp_counts_the_seed_on_from_the_first_reply_of_the_row() -> None:
+    engine = LlamaCppEngine({}, lambda: None)
+    engine.model = SimpleNamespace(n_ctx=lambda: 512)
+    ask = Ask([], n=2, parameters={"seed": 7}, first=2)
+    assert [engine._arguments(ask, index)["seed"] for index in range(2)] == [9, 10]
+    free = Ask([], first=2)
+    assert engine._arguments(free, 0)["seed"] != engine._arguments(free, 0)["seed"]
 
 
 def test_stops_are_cut_at_the_first() -> None:

@@ -23,14 +23,22 @@ LONGEST_GATHER_S = 0.05
 
 @dataclass(eq=False)
 class Ask:
-    """One request as an engine sees it; `parameters` go by their unified names."""
+    """One request as an engine sees it; `parameters` go by their unified names.
+
+    `first` is the index of the first reply among those of its row, of which some may have been asked for before.
+    """
 
     messages: Sequence[Message]
     n: int = 1
     shape: ReplyShape | None = None
     mode: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    first: int = 0
     is_cancelled: bool = False  # nobody waits for it any more
+
+    def seed_of(self, index: int, seed: Any) -> int | None:
+        """Return the seed of one of the replies asked for; None without one. No two replies of a row share theirs."""
+        return None if seed is None else int(seed) + self.first + index
 
     @property
     def forced(self) -> ReplyShape | None:

@@ -108,7 +108,7 @@ class LlamaCppEngine(BatchingEngine):
 
     def _arguments(self, ask: Ask, index: int) -> dict[str, Any]:
         given = ask.parameters
-        seed = given.get("seed")
+        seed = ask.seed_of(index, given.get("seed"))
         arguments = {theirs: given[ours] for ours, theirs in _NAMES.items() if ours in given}
         arguments.setdefault("temperature", 1.0)
         limit = int(given.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS)
@@ -117,7 +117,7 @@ class LlamaCppEngine(BatchingEngine):
             "max_tokens": min(limit, self.model.n_ctx() - 1),
             "stop": stops_of(given),
             # Without one the library draws the same again for every request.
-            "seed": random.getrandbits(31) if seed is None else int(seed) + index,
+            "seed": random.getrandbits(31) if seed is None else seed,
             **self._forcing(ask),
             **(given.get("extra") or {}),
         }

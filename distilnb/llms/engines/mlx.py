@@ -58,8 +58,9 @@ class MlxEngine(BatchingEngine):
         from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
         given = {**ask.parameters, **(ask.parameters.get("extra") or {})}
-        if given.get("seed") is not None:
-            mlx.core.random.seed(int(given["seed"]) + index)
+        seed = ask.seed_of(index, given.get("seed"))
+        if seed is not None:
+            mlx.core.random.seed(seed)
         sampler = make_sampler(
             temp=float(given.get("temperature", 1.0)),
             top_p=float(given.get("top_p", 0.0)),

@@ -167,7 +167,6 @@ class TransformersEngine(BatchingEngine):
         wanted = {**self._defaults, **ask.parameters, **(ask.parameters.get("extra") or {})}
         room = self._n_context() - len(prompt)
         limit = int(wanted.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS)
-        seed = wanted.get("seed")
         return Row(
             ask=ask,
             max_new_tokens=min(limit, room) if room > 0 else limit,
@@ -178,7 +177,7 @@ class TransformersEngine(BatchingEngine):
             frequency_penalty=float(wanted.get("frequency_penalty", 0.0)),
             presence_penalty=float(wanted.get("presence_penalty", 0.0)),
             repetition_penalty=float(wanted.get("repetition_penalty", 1.0)),
-            seed=None if seed is None else int(seed) + index,
+            seed=ask.seed_of(index, wanted.get("seed")),
             stops=stops_of(wanted),
             stop_token_ids=list(wanted.get("stop_token_ids") or []),
             n_logprobs=max(1, int(wanted.get("top_logprobs") or 0)) if wanted.get("logprobs") else 0,

@@ -133,7 +133,7 @@ class VllmEngine(Engine):
         if given.get("logprobs"):
             wanted["logprobs"] = int(given.get("top_logprobs") or 0)
         if given.get("seed") is not None:
-            wanted["seed"] = int(given["seed"])
+            wanted["seed"] = ask.seed_of(0, given["seed"])  # it adds the index of each reply itself
         return SamplingParams(
             n=ask.n,
             max_tokens=min(limit, self._n_context - n_prompt),

@@ -62,6 +62,7 @@ class HostClient:
         question: Message = {
             "messages": list(messages),
             "n": request.n,
+            "first": request.first,
             "shape": dump_shape(request.shape),
             "mode": request.mode,
             "parameters": self.parameters,

@@ -232,6 +232,7 @@ class Host:
                 read_shape(message["shape"]),
                 message["mode"],
                 message["parameters"],
+                message["first"],
             )
             completed = await self.engine.answer(ask)
         except Exception as error:  # noqa: BLE001 - whatever the library raises is the failure of this request

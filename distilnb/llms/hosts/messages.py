@@ -1,6 +1,6 @@
 """What clients and a model host say to each other: JSON messages, each behind its length.
 
-client → host   {"do": "hello", keep_alive}   {"do": "ask", id, messages, n, shape, mode, parameters}
+client → host   {"do": "hello", keep_alive}   {"do": "ask", id, messages, n, first, shape, mode, parameters}
                 {"do": "cancel", id}          {"do": "unload"}
 host → client   {"say": "state", state, what}  {"say": "answer", id, completions, input_tokens}
                 {"say": "error", id, kind, what, fix}  {"say": "failed", kind, what, fix}

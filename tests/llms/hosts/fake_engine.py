@@ -72,6 +72,9 @@ class FakeEngine(BatchingEngine):
         words = f"{os.getpid()} {n_together} {text}".split(" ")
         reason = "length" if len(words) > limit else "stop"
         made = [Completion(" ".join(words[:limit]), reason, min(limit, len(words))) for _ in range(ask.n)]
+        if "seeds" in text:
+            seeds = [ask.seed_of(index, ask.parameters.get("seed")) for index in range(ask.n)]
+            made = [Completion(f"{os.getpid()} {seed}", "stop", 2) for seed in seeds]
         return Completed(made, len(text.split()))
 
 

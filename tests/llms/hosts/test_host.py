@@ -337,6 +337,20 @@ def test_replies_carry_their_tokens_and_their_reason() -> None:
     assert {reply.model for reply in replies} == {"parrot"}
 
 
+def test_a_reply_that_is_asked_for_later_has_a_seed_of_its_own() -> None:
+    async def seeds(**asked: int) -> list[str]:
+        client = FakeLLM(generation_kwargs=generation).make_client()
+        answer = await client.send(Request(({"role": "user", "content": "seeds"},), **asked))
+        await client.close()
+        return [str(reply.text).split(" ")[1] for reply in answer.replies]
+
+    generation: dict[str, int] = {"seed": 7}
+    assert asyncio.run(seeds(n=2)) == ["7", "8"]
+    assert asyncio.run(seeds(n=2, first=2)) == ["9", "10"]
+    generation = {}
+    assert asyncio.run(seeds(n=1, first=2)) == ["None"]
+
+
 def test_a_lone_surrogate_comes_through() -> None:
     assert str(FakeLLM().ask("\ud800 ünïcödé 漢字 🦜")).endswith("\ud800 ünïcödé 漢字 🦜")
 
