@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Arguments of the libraries may name classes to import.
 _RUN_CODE = ("trust_remote_code", "model_kwargs", "extra_kwargs", "mlx_model_config", "tokenizer_config")
 
+_PATHS_BESIDE = ("tokenizer", "adapter_path")  # the fields that may name files beside the model's own
+
 GRAMMAR = "grammar"  # the way in which engines force a shape: tokens that would leave it are not chosen
 
 
@@ -120,7 +122,7 @@ class LocalLLM(LLM):
 
     def paths(self) -> list[str]:
         """Return the files and folders of this machine that the model is read from."""
-        named = [self.model, getattr(self, "tokenizer", None), getattr(self, "adapter_path", None)]
+        named = [self.model, *(getattr(self, name, None) for name in _PATHS_BESIDE)]
         return [name for name in named if name and is_path(name)]
 
     def code_fields(self) -> list[str]:
@@ -132,6 +134,8 @@ class LocalLLM(LLM):
         settings = self.engine_settings()
         of_model = settings.get("files") or self.model
         chosen = {name: settings[name] for name in self.reply_fields if settings.get(name) is not None}
+        files_of = settings.get("files_of", {})
+        chosen |= {name: files_of[name] for name in chosen if name in files_of}
         parameters = dump_value(self.generation_kwargs)
         if self.structured_output is not None:
             parameters["structured_output"] = dump_value(self.structured_output)
@@ -148,6 +152,12 @@ class LocalLLM(LLM):
                 "files": content_digest(path),
                 "size_bytes": size_bytes(path),
             }
+        named = {name: settings.get(name) for name in _PATHS_BESIDE}
+        beside = {name: path for name, path in named.items() if path and is_path(path)}
+        if beside:
+            paths = {name: full_path(path) for name, path in beside.items()}
+            # A host that has loaded what lay there before is another one.
+            settings |= {**paths, "files_of": {name: content_digest(path) for name, path in paths.items()}}
         return settings
 
     def host(self) -> HostSpec:

@@ -148,6 +148,27 @@ def test_a_model_is_its_content_wherever_it_lies(model_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "kind, name", [(MlxLLM, "adapter_path"), (TransformersLLM, "tokenizer"), (vLLM, "tokenizer")]
+)
+def test_an_adapter_and_a_tokenizer_are_their_content_too(
+    kind: type[LocalLLM], name: str, model_folder: Path
+) -> None:
+    def llm(folder: Path) -> LocalLLM:
+        return kind(model="a/b", **{name: str(folder)})
+
+    first, first_host = llm(model_folder).identity(), llm(model_folder).host().place()
+    assert llm(model_folder).host().place() == first_host
+    moved = model_folder.rename(model_folder.with_name("moved"))
+    assert llm(moved).identity() == first
+    (moved / "config.json").write_text('{"trained": "again"}')
+    assert llm(moved).identity() != first
+    moved.rename(model_folder)
+    assert llm(model_folder).host().place() != first_host
+    assert llm(model_folder).host().settings[name] == str(model_folder.resolve())
+    assert kind(model="a/b", **{name: "a/c"}).identity()[name] == "a/c"
+
+
+@pytest.mark.parametrize(
     "fields, is_another_reply, is_another_host",
     [
         ({"keep_alive": 1}, False, False),
