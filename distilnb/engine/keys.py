@@ -17,9 +17,16 @@ from distilnb.spec.graph import Graph
 
 
 def key_sources(graph: Graph) -> dict[str, str]:
-    """Return where the key of each model is from (`env:OPENAI_API_KEY`), by its place; literal ones are left out."""
-    found = {path: llm.key_source() for path, llm in _models(graph)}
-    return {f"{path}.api_key": source for path, source in found.items() if ":" in source}
+    """Return where the key of each model is from (`env:OPENAI_API_KEY`), by its place; literal ones are left out.
+
+    So is a local model's token in the environment: workers find it there, and most models need none.
+    """
+    found = {path: (llm.key_source(), llm.is_local) for path, llm in _models(graph)}
+    return {
+        f"{path}.api_key": source
+        for path, (source, is_local) in found.items()
+        if ":" in source and not (is_local and source.startswith("env:"))
+    }
 
 
 def secrets_to_send(graph: Graph) -> dict[str, str]:

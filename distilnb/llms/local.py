@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from distilnb.errors import MissingPackageError, SpecError, UnsupportedParameterError
 from distilnb.llms.base import GENERATION_PARAMETERS, LLM
+from distilnb.llms.keys import Found, find_key, forget_keys
 from distilnb.llms.parameters import unify_parameters
 from distilnb.llms.request import Client
 from distilnb.llms.shape import ReplyShape, ShapeKind
@@ -98,10 +98,15 @@ class LocalLLM(LLM):
         """Return the Hub's token, "" when there is none; models on this disk and public ones need none."""
         if self.api_key is not None:
             return self.api_key.get_secret_value().strip()
-        return os.environ.get(self.token_variable, "").strip() if self.token_variable else ""
+        return super().key()
+
+    def _find_key(self) -> tuple[str, Found] | None:
+        found = find_key(self.token_variable) if self.token_variable else None
+        return (self.token_variable, found) if found else None
 
     def check(self) -> None:
         """Raise what would keep the model from loading: no package, no file, a parameter that the engine lacks."""
+        forget_keys()
         if find_spec(self.package) is None:
             raise MissingPackageError(
                 f"{type(self).__name__} needs the package {self.package!r}, which is not installed.",

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+import distilnb as dn
+from distilnb.engine.keys import key_sources, secrets_to_send
 from distilnb.errors import MissingKeyError
+from distilnb.llms import LlamaCppLLM, TransformersLLM
 from distilnb.llms.keys import find_key, forget_keys, how_to_give
 from distilnb.llms.openai import OpenAILLM
 
@@ -147,3 +150,22 @@ def test_a_keyring_that_fails_holds_no_key(monkeypatch: pytest.MonkeyPatch, erro
 def test_without_the_package_keyring_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keyring", None)
     assert find_key(VARIABLE) is None
+
+
+def test_the_token_of_a_local_model_comes_from_where_keys_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    llm = TransformersLLM(model="a/b")
+    graph = dn.Pipeline("p").from_dicts([{"instruction": "x"}]).generate("answer", llm=llm).graph
+    assert (llm.key(), llm.key_source(), key_sources(graph)) == ("", "", {})
+
+    monkeypatch.setitem(sys.modules, "keyring", fake_keyring({("distilnb", "HF_TOKEN"): CANARY}))
+    forget_keys()
+    assert llm.key_source() == "keyring:HF_TOKEN"
+    assert llm.host().secrets == {"HF_TOKEN": CANARY}
+    assert key_sources(graph) == {"answer.llm.api_key": "keyring:HF_TOKEN"}
+    assert secrets_to_send(graph) == {"answer.llm.api_key": CANARY}
+
+    monkeypatch.setenv("HF_TOKEN", "hf_environment")
+    assert (llm.key(), llm.key_source()) == ("hf_environment", "env:HF_TOKEN")
+    assert (key_sources(graph), secrets_to_send(graph)) == ({}, {})
+    assert LlamaCppLLM(model_path="x.gguf").key_source() == ""
