@@ -18,6 +18,7 @@ from distilnb.run import Run
 from distilnb.spec.step import StepInput, StepOutput
 from distilnb.steps import cutting
 from distilnb.steps.function import step
+from distilnb.steps.sources import LoadDataFromFileSystem
 from tests.conftest import processes_of, wait_until_gone
 
 N_ROWS = 3000
@@ -139,6 +140,30 @@ def test_a_line_that_is_no_row_ends_the_run_behind_the_rows_before_it_until_it_i
         expected, made = rows_of(whole, name), rows_of(finished(run), name)
         assert repr(made.rows) == repr(expected.rows)
         assert (made.ids, made.list_orders()) == (expected.ids, expected.list_orders())
+
+
+@pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize("begin", ["", "\ufeff"])
+def test_a_file_of_blank_lines_is_an_error_as_an_empty_one_is(
+    path: Path, begin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        LoadDataFromFileSystem, "check", lambda _: None
+    )  # as if it is emptied behind the check
+    path.write_text(begin + " \r\n\n" * 3000, encoding="utf-8")
+    run = Pipeline("blank").from_files(path).then(slowly).start()
+    status = run.wait(TIMEOUT_S)
+    assert is_cut(run)
+    assert status.state == "failed"
+    assert "Source 'load' made no row." in status.error
+
+
+@pytest.mark.usefixtures("cut")
+def test_blank_parts_beside_a_row_are_no_error(path: Path) -> None:
+    path.write_text("\n" * 5000 + '{"v": 1}' + "\n" * 5000)
+    run = finished(Pipeline("one").from_files(path).keep("v").start())
+    assert is_cut(run)
+    assert rows_of(run).rows == [{"v": 1}]
 
 
 @pytest.mark.usefixtures("cut")

@@ -8,6 +8,7 @@ from distilnb.engine.apply import Outcome
 from distilnb.engine.plan import Stage
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.wire import Message, failed_message, write_outcome
+from distilnb.errors import NoRowsError
 from distilnb.ids import name_again
 from distilnb.rows import Batch, NamedPart, read_batch, rows_before_error
 from distilnb.steps.cutting import Part, PartReader
@@ -34,6 +35,11 @@ class FreshBatches:
         return self._batches.pop(path, None)
 
 
+def no_rows(source: str) -> NoRowsError:
+    """Make the error for a source that has no row."""
+    return NoRowsError(f"Source {source!r} made no row.", "Check the path, the split and the filters.")
+
+
 class PartWork:
     """Reads the parts of one source."""
 
@@ -44,10 +50,13 @@ class PartWork:
     def read(self, number: int, skip: int) -> Message:
         """Read a part, but for so many of its first rows, and return what tells of it.
 
-        Its rows are named as if no equal row came before, and numbered as if every line were a row.
+        Its rows are named as if no equal row came before, and numbered as if every line were a row. Behind the last
+        part it raises NoRowsError for a source that has no row at all.
         """
         part = self._reader.read(number)
         if part is None:
+            if not self._reader.has_rows():  # no worker knows what the others have made
+                raise no_rows(self._stage.name)
             return {**self._told(number, Outcome()), "is_last": True}
         first = part.n_before_in_all + skip
         named, error = self._named(part, skip, first)

@@ -20,7 +20,7 @@ from distilnb.engine.deaths import Poison, poison_of
 from distilnb.engine.digests import DigestLog
 from distilnb.engine.inbox import Inbox
 from distilnb.engine.join import Joiner
-from distilnb.engine.part_work import FreshBatches, PartWork
+from distilnb.engine.part_work import FreshBatches, PartWork, no_rows
 from distilnb.engine.pieces import Pieces, do_pieces, one_by_one, unit_of
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import failure_of, quarantine
@@ -41,7 +41,7 @@ from distilnb.engine.wire import (
     leave,
     write_outcome,
 )
-from distilnb.errors import NoRowsError, SpecError
+from distilnb.errors import SpecError
 from distilnb.rows import Batch, IdMaker, Row, read_batch, row_digest, rows_before_error
 from distilnb.spec.registry import KINDS
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
@@ -378,9 +378,7 @@ class RowWorker:
         if n_rows:
             return
         if not source.offset:
-            raise NoRowsError(
-                f"Source {stage.name!r} made no row.", "Check the path, the split and the filters."
-            )
+            raise no_rows(stage.name)
         yield {"say": "source_end", "stage": stage.name}
 
     def _part_work(self, stage: Stage) -> PartWork:

@@ -36,6 +36,11 @@ class Part(NamedTuple):
     n_before: int
     n_before_in_all: int
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether all of its lines are blank: no row, and no error."""
+        return not self.data.decode("utf-8" if self.n_before else "utf-8-sig", "replace").strip()
+
     def rows(self) -> Iterator[Row]:
         """Yield the rows; raises InputError at a line that is none, naming file and line."""
         with told(self.path):
@@ -70,6 +75,10 @@ class PartReader:
             if self._next > number:
                 return part
         return None
+
+    def has_rows(self) -> bool:
+        """Whether any part has a line that is not blank; looks no further than the first that has."""
+        return not all(part.is_blank for part in self._cut())
 
     def _cut(self) -> Iterator[Part]:
         n_in_all = 0
