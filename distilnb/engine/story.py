@@ -23,7 +23,7 @@ from distilnb.engine.rundir import RunDir
 from distilnb.errors import DistilnbError, InputError
 from distilnb.ids import is_below, root_id
 from distilnb.llms.prices import cost_usd
-from distilnb.llms.request import Message, Reply
+from distilnb.llms.request import Message, Reply, Request
 from distilnb.rows import Batch, Row, read_batch
 from distilnb.spec.step import Step
 from distilnb.tasks.base import Task
@@ -263,16 +263,17 @@ class StoryTeller:
                 request = render(task, row)
             except DistilnbError:  # the failure is told where the errors are
                 continue
-            replies = self._replies(task, row_id, row, attempt.attempt)
+            replies = self._replies(task, request, row_id, row, attempt.attempt)
             cost = sum((_cost(task, reply) or 0.0) for reply in replies)
             is_known = all(_cost(task, reply) is not None for reply in replies)
             yield Question(
                 row_id, request.messages, replies, task.llm.label, attempt.attempt, cost if is_known else None
             )
 
-    def _replies(self, task: Task, row_id: str, row: Row, attempt: int) -> tuple[Reply, ...]:
+    def _replies(
+        self, task: Task, request: Request, row_id: str, row: Row, attempt: int
+    ) -> tuple[Reply, ...]:
         assert task.llm is not None
-        request = render(task, row)
         [digest] = request_digests(task.llm, [request])
         repeat = 0
         if not task.llm.is_deterministic:

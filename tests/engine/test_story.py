@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 import distilnb as dn
+from distilnb.engine import story as story_module
+from distilnb.engine.ask import render
 from distilnb.engine.story import Chapter, Story
 from distilnb.errors import InputError, ParseError
 from distilnb.rows import Row
@@ -60,6 +62,20 @@ def test_each_row_has_come_and_gone_as_its_story_tells() -> None:
         assert list(told["filter"].made) == expected
         assert bool(told["filter"].left_out) is (n == 5)
         assert told["filter"].steps == ("expand", "filter")
+
+
+def test_each_request_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[str] = []
+
+    def counted(task: Any, row: Row) -> Any:
+        rendered.append(task.name)
+        return render(task, row)
+
+    run = done(dn.Pipeline("p", llm="rehearsal").from_dicts(ROWS).generate("answer", "Say {{ text }}"))
+    monkeypatch.setattr(story_module, "render", counted)
+    [question] = chapters(run.why(2))["answer"].questions
+    assert question.replies
+    assert rendered == ["answer"]
 
 
 def test_a_row_is_found_by_its_id_and_that_of_its_child() -> None:

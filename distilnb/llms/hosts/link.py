@@ -38,7 +38,6 @@ class Link:
         self.pid = pid
         self.words = "starting"  # what the host does, as it says itself
         self.is_ready = False
-        self.is_stuck = False
         self._provider = provider
         self._reader = reader
         self._writer = writer
@@ -104,7 +103,6 @@ class Link:
 
     def kill_host(self) -> None:
         """Kill a host that is stuck; whoever waits for it is told that it is gone."""
-        self.is_stuck = True
         self.place.kill()
         self._writer.transport.abort()
 
