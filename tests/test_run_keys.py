@@ -129,6 +129,39 @@ def test_a_resume_finds_the_key_anew_and_names_the_variable_where_it_is_gone(
     assert server.stats()["rejected_401"] == 0
 
 
+@pytest.mark.parametrize("place", ["colab", "keyring"])
+def test_an_edited_step_finds_its_key_anew_too(
+    place: str, server: MockLLM, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asking(prompt: str) -> Pipeline:
+        llm = OpenAILLM(model="mock-model", max_concurrency=2, max_retries=0)
+        rows = [{"i": i, "text": f"Say {i}." + " [[500@mock-model]]" * (i % 2)} for i in range(60)]
+        return Pipeline("keys", llm=llm).from_dicts(rows).generate("answer", prompt)
+
+    plant(monkeypatch, place)
+    run = asking("{{ text }}").start()
+    wait_for(run, lambda run: run.status().step("answer").failed > 0)
+    with pytest.raises(RunError, match="a run that is going takes none"):
+        run.retry(using=asking("Edited {{ i }}"))
+    assert run.wait(60).state == "finished"
+    run.retry(using=asking("Edited {{ i }}"))
+    wait_for(run, lambda run: run.status().step("answer").done >= 34)
+    run.stop()
+    assert run.wait(30).state == "stopped"
+
+    plant(monkeypatch, "nowhere")
+    again = attach(run.id)
+    with pytest.raises(MissingKeyError, match=VARIABLE):
+        again.resume()
+    plant(monkeypatch, place)
+    again.resume()
+    assert again.wait(60).state == "finished"
+    assert again.versions()["rows"].tolist() == [30]
+    assert server.stats()["rejected_401"] == 0
+    assert files_with(home, f"{place}:{VARIABLE}")
+    assert files_with(home, CANARY) == []
+
+
 def test_a_literal_key_must_be_given_again(server: MockLLM) -> None:
     run = pipeline(CANARY).start()
     wait_for(run, some_are_done)

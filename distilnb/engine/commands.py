@@ -14,7 +14,7 @@ from distilnb.engine.reading import RunReader
 from distilnb.engine.retry_orders import read_orders
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.status import RunStatus
-from distilnb.engine.versions import read_versions
+from distilnb.engine.versions import read_versions, run_key_sources
 from distilnb.errors import RunError, UnknownPriceError
 from distilnb.llms.prices import price_of
 from distilnb.tasks.base import Task
@@ -102,7 +102,7 @@ def start_again(reader: RunReader, secrets: Mapping[str, str]) -> None:
     lack = missing_rows(run, reader.plan)
     if lack:
         raise RunError(f"Run {run.run_id!r} cannot go on to its end. {lack}", START_AGAIN)
-    keys = resolve_keys(reader.plan.options.get("keys", {}), secrets)
+    keys = resolve_keys(run_key_sources(run, reader.plan), secrets)
     start_runner(run, reader.plan, {**keys, **secrets})
 
 

@@ -4,7 +4,7 @@
 steps.json       the edited steps alone
 code.pkl         the code that they need
 pipeline.yaml    the edited pipeline as its user wrote it
-version.json     when, the digest of each step, where its literal keys belong
+version.json     when, the digest of each step, where its literal keys belong, where the others are from
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from distilnb.engine.building import literal_secrets, read_steps, write_steps
-from distilnb.engine.keys import secrets_to_send
+from distilnb.engine.keys import key_sources, secrets_to_send
 from distilnb.engine.plan import Plan
 from distilnb.engine.rundir import RunDir
 from distilnb.errors import RunError, UnknownStepError
@@ -39,6 +40,7 @@ class Edited(NamedTuple):
     steps: dict[str, str]  # name → digest
     secrets: list[str]  # places of literal keys, as `versions/<number>/<step>.<field>`
     at: float  # seconds since the epoch
+    keys: Mapping[str, str] = MappingProxyType({})  # place → where the key is from; none for literal ones
 
 
 def folder_of(run: RunDir, number: int) -> Path:
@@ -144,6 +146,7 @@ def add_version(
     `held_keys` are the literal keys that a living runner holds, None when a new runner will be given all.
     """
     versions = read_versions(run)
+    sources = run_key_sources(run, plan)
     dumps = {FIRST: _dumps(run.path), **{v.number: _dumps(folder_of(run, v.number)) for v in versions}}
     chosen: dict[str, int] = {}
     new: list[str] = []
@@ -152,16 +155,19 @@ def add_version(
         _check_kind(plan, step)
         dump = json.loads(json.dumps(step.dump(), ensure_ascii=False))
         equal = [number for number, steps in dumps.items() if steps.get(name) == dump]
-        secret = literal_secrets(graph.keeping([name]))
-        if (equal and not secret) or (equal and _has_keys(max(equal), secret, held_keys)):
+        part = graph.keeping([name])
+        secret = secrets_to_send(part)
+        found = {} if literal_secrets(part) else sources
+        if (equal and not secret) or (equal and _has_keys(max(equal), secret, held_keys, found)):
             chosen[name] = max(equal)
         else:
             new.append(name)
     if new:
         part = graph.keeping(new)
-        if held_keys is not None and literal_secrets(part):
+        if held_keys is not None and secrets_to_send(part):
             raise RunError(
-                f"The edited steps {new} hold keys that were given literally; a run that is going takes none.",
+                f"The edited steps {new} hold keys that the workers cannot find by themselves (given literally, or "
+                "from Colab's secrets or the keyring); a run that is going takes none.",
                 "Stop it first: run.stop(), then run.retry(...); or let the key come from the environment.",
             )
         number = _write_version(run, part, text)
@@ -179,10 +185,25 @@ def version_secrets(graph: Graph, versions: Mapping[str, int]) -> dict[str, str]
     return found
 
 
-def _has_keys(number: int, secrets: Mapping[str, str], held: Mapping[str, str] | None) -> bool:
-    """Whether a version can be used with these keys: by a new runner always, by a living one that holds them."""
+def run_key_sources(run: RunDir, plan: Plan) -> dict[str, str]:
+    """Return where the keys of a run are from, by their place: those of its plan, and of the versions of its steps."""
+    found = dict(plan.options.get("keys", {}))
+    for version in read_versions(run):
+        found.update(version.keys)
+    return found
+
+
+def _has_keys(
+    number: int, secrets: Mapping[str, str], held: Mapping[str, str] | None, found: Mapping[str, str]
+) -> bool:
+    """Whether a version can be used with these keys: by a new runner always, by a living one that holds them.
+
+    Those at the places in `found` a living one was given when it was started, or its workers found them.
+    """
     start = "" if number == FIRST else f"{_FOLDER}/{number}/"
-    return held is None or all(held.get(start + path) == key for path, key in secrets.items())
+    return held is None or all(
+        start + path in found or held.get(start + path) == key for path, key in secrets.items()
+    )
 
 
 def _check_kind(plan: Plan, step: Step) -> None:
@@ -232,6 +253,7 @@ def _write_version(run: RunDir, graph: Graph, text: str) -> int:
                 {name: step.digest for name, step in graph.steps.items()},
                 [f"{_FOLDER}/{number}/{path}" for path in sorted(literal_secrets(graph))],
                 time.time(),
+                {f"{_FOLDER}/{number}/{path}": source for path, source in key_sources(graph).items()},
             )
             write_text(draft / "version.json", json.dumps(version._asdict(), ensure_ascii=False))
             try:
