@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from distilnb.errors import MalformedReplyError, UnreachableError, UnsupportedParameterError
+from distilnb.errors import MalformedReplyError, SpecError, UnreachableError, UnsupportedParameterError
 from distilnb.llms.chat import JSON_MODES, TEXT_MODES, forcing
 from distilnb.llms.compatible import OPENAI_PARAMETERS
 from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, UNKNOWN_MODEL, Meaning, Sign, on
@@ -26,6 +27,19 @@ _LACKS = Meaning(
 _NO_ANSWER = Meaning(UnreachableError, "could not reach the server", "Check that it runs, and the network.")
 _GARBLED = Meaning(
     MalformedReplyError, "could not read the answer", "A proxy may stand between, or base_url= is wrong."
+)
+
+# What LiteLLM takes beside a request's own fields: where it goes, as whom, by which client. A pipeline from a file
+# could send the environment's keys anywhere by them.
+_WHERE_AND_AS_WHOM = re.compile(
+    r"(?:api|aws|azure|bedrock|bucket|gcs|google|langfuse|langsmith|litellm|mock|oci|proxy|s3|sagemaker|vertex|watsonx)_.*"
+    r"|(?:.*_)?(?:api|base|base_url|url|uri|endpoint|host|headers?|auth|credentials?|secret|password|apikey|callbacks?"
+    r"|client|fallbacks|fallback_dict|http_handler|proxy|proxies)"
+    r"|(?:access_|auth_|ad_|bearer_|id_|refresh_)?token|token_provider|.*_api_(?:base|key|version)|.*_llm_provider"
+    r"|base_model|cert|client_.*|deployment_id|hf_model_name|max_retries|messages|model|model_list|num_retries"
+    r"|organization|organization_id|project|project_id|provider_specific_header|region|region_name|shared_session"
+    r"|space_id|ssl_.*|timeout|use_.*proxy|verify",
+    re.IGNORECASE,
 )
 
 
@@ -71,6 +85,27 @@ class LiteLLM(SdkLLM):
         """Never for sure: some of its providers run on this machine."""
         return False
 
+    def check_parameters(self) -> None:
+        """Raise UnsupportedParameterError for what it lacks, and for `extra` that says where a request goes.
+
+        Raises SpecError for a model's name that is an address: the environment's keys would go there.
+        """
+        super().check_parameters()
+        if "://" in self.model:
+            raise SpecError(
+                "The model's name holds an address.",
+                "Give the address as base_url=, and the name without it.",
+            )
+        for name in sorted(self.generation_kwargs.get("extra") or {}, key=str):
+            if _WHERE_AND_AS_WHOM.fullmatch(str(name)):
+                raise UnsupportedParameterError(
+                    f"extra may not hold {name!r}: it is no parameter of the model, but says to LiteLLM where a "
+                    "request goes, or how.",
+                    "Use the fields base_url=, api_key=, timeout= and max_retries=, or the environment variables that "
+                    "LiteLLM reads.",
+                    provider=self.provider,
+                )
+
     def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
         """Return how the model may be made to keep to a shape."""
         if shape.kind == "json" and shape.schema is None:
@@ -78,7 +113,8 @@ class LiteLLM(SdkLLM):
         return JSON_MODES if shape.is_object else TEXT_MODES
 
     def make_client(self) -> Client:
-        """Return a client over LiteLLM."""
+        """Return a client over LiteLLM; it raises what `check_parameters` does, for callers that did not check."""
+        self.check_parameters()
         return _Client(self)
 
 

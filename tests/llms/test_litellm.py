@@ -1,0 +1,77 @@
+"""What LiteLLM may not be told by a pipeline from a file, and what its errors may not show."""
+
+from __future__ import annotations
+
+import pytest
+
+from distilnb.errors import SpecError, UnsupportedParameterError
+from distilnb.llms.litellm import LiteLLM
+
+ELSEWHERE = "http://evil.example"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "api_base",
+        "API_BASE",
+        "api_key",
+        "api_version",
+        "aws_bedrock_runtime_endpoint",
+        "azure_ad_token",
+        "base_url",
+        "client",
+        "custom_llm_provider",
+        "deployment_id",
+        "extra_headers",
+        "fallbacks",
+        "headers",
+        "langfuse_host",
+        "litellm_credential_name",
+        "model",
+        "model_list",
+        "organization",
+        "provider_specific_header",
+        "ssl_verify",
+        "vertex_credentials",
+    ],
+)
+def test_extra_may_not_say_where_a_request_goes_or_as_whom(name: str) -> None:
+    model = LiteLLM(model="groq/m", generation_kwargs={"extra": {"user": "u", name: ELSEWHERE}})
+    for refusing in (model.check_parameters, model.make_client):
+        with pytest.raises(UnsupportedParameterError, match=f"extra may not hold '{name}'") as caught:
+            refusing()
+        assert caught.value.fatal
+        assert ELSEWHERE not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["huggingface/https://evil.example/v1", "http://evil.example"])
+def test_a_models_name_is_no_address(model: str) -> None:
+    with pytest.raises(SpecError, match="name holds an address"):
+        LiteLLM(model=model).check_parameters()
+
+
+def test_extra_takes_what_models_take() -> None:
+    taken = (
+        "extra_body",
+        "frequency_penalty",
+        "logit_bias",
+        "max_completion_tokens",
+        "metadata",
+        "min_p",
+        "modalities",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "reasoning_effort",
+        "repetition_penalty",
+        "response_format",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "thinking",
+        "tool_choice",
+        "user",
+        "verbosity",
+        "web_search_options",
+    )
+    LiteLLM(model="groq/m", generation_kwargs={"extra": dict.fromkeys(taken, 1)}).check_parameters()
