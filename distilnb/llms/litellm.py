@@ -6,12 +6,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from distilnb.errors import MalformedReplyError, SpecError, UnreachableError, UnsupportedParameterError
 from distilnb.llms.chat import JSON_MODES, TEXT_MODES, forcing
 from distilnb.llms.compatible import OPENAI_PARAMETERS
-from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, UNKNOWN_MODEL, Meaning, Sign, on
+from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, UNKNOWN_MODEL, Meaning, Sign, Target, on
 from distilnb.llms.parameters import Wire, names, on_the_wire
 from distilnb.llms.protocol import read_answer
 from distilnb.llms.request import Answer, Client, Request
@@ -41,6 +42,9 @@ _WHERE_AND_AS_WHOM = re.compile(
     r"|space_id|ssl_.*|timeout|use_.*proxy|verify",
     re.IGNORECASE,
 )
+
+_NAMES_SECRET = re.compile(r"_(?:API_KEY|APIKEY|ACCESS_KEY|ACCESS_KEY_ID|KEY|TOKEN)$", re.IGNORECASE)
+_MIN_SECRET_CHARACTERS = 8  # a shorter value would blank words
 
 
 class LiteLLM(SdkLLM):
@@ -105,6 +109,13 @@ class LiteLLM(SdkLLM):
                     "LiteLLM reads.",
                     provider=self.provider,
                 )
+
+    def target(self) -> Target:
+        """Return who is asked; which of the environment's keys LiteLLM sends, only it knows: all are secrets."""
+        target = super().target()
+        known = (value.strip() for name, value in os.environ.items() if _NAMES_SECRET.search(name))
+        secrets = {*target.secrets, *(value for value in known if len(value) >= _MIN_SECRET_CHARACTERS)}
+        return replace(target, secrets=tuple(sorted(secrets)))
 
     def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
         """Return how the model may be made to keep to a shape."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distilnb.errors import SpecError, UnsupportedParameterError
+from distilnb.llms.failures import error_of
 from distilnb.llms.litellm import LiteLLM
 
 ELSEWHERE = "http://evil.example"
@@ -75,3 +76,13 @@ def test_extra_takes_what_models_take() -> None:
         "web_search_options",
     )
     LiteLLM(model="groq/m", generation_kwargs={"extra": dict.fromkeys(taken, 1)}).check_parameters()
+
+
+def test_no_key_of_the_environment_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "canary0123456789")
+    monkeypatch.setenv("REPLICATE_API_TOKEN", "canary0123456789abc\n")
+    monkeypatch.setenv("SHORT_API_KEY", "is")
+    target = LiteLLM(model="deepseek/m").target()
+    said = b'{"error": {"message": "this is a wrong key: canary0123456789, canary0123456789abc"}}'
+    assert str(error_of(401, {}, said, target)).splitlines()[0].endswith("this is a wrong key: ***, ***")
+    assert "canary" not in repr(target)
