@@ -39,7 +39,10 @@ _WHERE_AND_AS_WHOM = re.compile(
     r"|(?:access_|auth_|ad_|bearer_|id_|refresh_)?token|token_provider|.*_api_(?:base|key|version)|.*_llm_provider"
     r"|base_model|cert|client_.*|deployment_id|hf_model_name|max_retries|messages|model|model_list|num_retries"
     r"|organization|organization_id|project|project_id|provider_specific_header|region|region_name|shared_session"
-    r"|space_id|ssl_.*|timeout|use_.*proxy|verify",
+    r"|space_id|ssl_.*|.*timeout|use_.*proxy|verify"
+    r"|_.*|(?:arize|dd|fireworks|milvus|model|newrelic|prompt(?!_cache)|retry|signoz|silent|valkey|weave)_.*"
+    r"|(?:anthropic|openai)_(?!beta$|version$).*|.*(?:identity|oauth|clientside_auth|router_config|secret|token_file).*"
+    r"|data_residency|fallback_depth|guardrails|logger_fn|search_tool_name|tenant_id",
     re.IGNORECASE,
 )
 

@@ -14,6 +14,7 @@ ELSEWHERE = "http://evil.example"
 @pytest.mark.parametrize(
     "name",
     [
+        "anthropic_identity_token_file",
         "api_base",
         "API_BASE",
         "api_key",
@@ -31,9 +32,13 @@ ELSEWHERE = "http://evil.example"
         "litellm_credential_name",
         "model",
         "model_list",
+        "newrelic_region",
+        "openai_identity_token_file",
         "organization",
+        "prompt_id",
         "provider_specific_header",
         "ssl_verify",
+        "tenant_id",
         "vertex_credentials",
     ],
 )
@@ -54,6 +59,7 @@ def test_a_models_name_is_no_address(model: str) -> None:
 
 def test_extra_takes_what_models_take() -> None:
     taken = (
+        "anthropic_version",
         "extra_body",
         "frequency_penalty",
         "logit_bias",
