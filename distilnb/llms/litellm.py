@@ -42,7 +42,7 @@ _WHERE_AND_AS_WHOM = re.compile(
     r"|space_id|ssl_.*|.*timeout|use_.*proxy|verify"
     r"|_.*|(?:arize|dd|fireworks|milvus|model|newrelic|prompt(?!_cache)|retry|signoz|silent|valkey|weave)_.*"
     r"|(?:anthropic|openai)_(?!beta$|version$).*|.*(?:identity|oauth|clientside_auth|router_config|secret|token_file).*"
-    r"|data_residency|fallback_depth|guardrails|logger_fn|search_tool_name|tenant_id",
+    r"|azure|data_residency|fallback_depth|guardrails|logger_fn|search_tool_name|tenant_id",
     re.IGNORECASE,
 )
 

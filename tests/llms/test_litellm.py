@@ -20,6 +20,7 @@ ELSEWHERE = "http://evil.example"
         "api_key",
         "api_version",
         "aws_bedrock_runtime_endpoint",
+        "azure",
         "azure_ad_token",
         "base_url",
         "client",
