@@ -121,6 +121,13 @@ def test_the_core_lock_holds_every_core_dependency() -> None:
     assert wanted - locked == set()
 
 
+def test_a_lock_with_pytest_holds_what_the_root_conftest_imports() -> None:
+    locked = {lock.name: {entry.split("==")[0] for entry in lock_entries(lock)} for lock in LOCKS}
+    with_pytest = {name for name, packages in locked.items() if "pytest" in packages}
+    assert {"litellm.txt", "test.txt"} <= with_pytest
+    assert [name for name in sorted(with_pytest) if "hypothesis" not in locked[name]] == []
+
+
 def normal(name: str) -> str:
     """Return a distribution's name as the index compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -29,7 +29,8 @@ _FINISH: Mapping[str, str] = {
 class AnthropicLLM(SdkLLM):
     """A chat model of Anthropic (ANTHROPIC_API_KEY).
 
-    Where `max_new_tokens` is not set a reply has at most 4096 tokens.
+    Where `max_new_tokens` is not set a reply has at most 4096 tokens. The headers of ANTHROPIC_CUSTOM_HEADERS
+    go where the environment's key may go, and to no other server.
 
     >>> AnthropicLLM(model="claude-sonnet-4-5").label
     'anthropic:claude-sonnet-4-5'
@@ -63,12 +64,13 @@ class AnthropicLLM(SdkLLM):
 
     def make_client(self) -> Client:
         """Return a client over the SDK."""
-        return _Client(self)
+        return _Client(self, sends_custom_headers=self._may_have_key())
 
 
 class _Client(SdkClient):
-    def __init__(self, llm: AnthropicLLM) -> None:
+    def __init__(self, llm: AnthropicLLM, *, sends_custom_headers: bool) -> None:
         super().__init__(llm)
+        self._sends_custom_headers = sends_custom_headers
         body = {"max_tokens": MAX_TOKENS, **on_the_wire(llm.generation_kwargs, llm.parameters)}
         self._model = llm.model
         self._max_tokens = body.pop("max_tokens")
@@ -110,6 +112,10 @@ class _Client(SdkClient):
             max_retries=0,
             http_client=anthropic.DefaultAsyncHttpxClient(**self.http_options()),
         )
+        if not self._sends_custom_headers:
+            # The SDK takes them from the environment whatever server it is given; they may hold keys. Left out by
+            # `default_headers`, its own of the same name would be gone too.
+            self._client._custom_headers = {}
         return self._client
 
 

@@ -146,7 +146,7 @@ class LLM(Spec):
         """Return the API key: the literal one, else that of environment, Colab or keyring; "" when there is none."""
         if self.api_key is not None:
             return self.api_key.get_secret_value()
-        found = self._find_key()
+        found = self.find_own_key()
         return found[1].value if found else ""
 
     def key_source(self) -> str:
@@ -154,15 +154,26 @@ class LLM(Spec):
         key = self.key()
         if self.api_key is not None or not key:
             return "literal" if key else ""
-        found = self._find_key()
+        found = self.find_own_key()
         return f"{found[1].place}:{found[0]}" if found and found[1].value == key else ""
 
-    def _find_key(self) -> tuple[str, Found] | None:
-        """Return the variable that names a key, and the key; None without one."""
-        for variable in filter(None, (self.key_variable, *self.other_key_variables)):
-            found = find_key(variable)
+    @classmethod
+    def find_own_key(cls) -> tuple[str, Found] | None:
+        """Return the variable that names a key, and the key; None without one.
+
+        Raises MissingKeyError where there is none but one that Colab holds and this notebook may not read.
+        """
+        refused: MissingKeyError | None = None
+        for variable in filter(None, (cls.key_variable, *cls.other_key_variables)):
+            try:
+                found = find_key(variable)
+            except MissingKeyError as error:
+                refused = refused or error
+                continue
             if found:
                 return variable, found
+        if refused is not None:
+            raise refused
         return None
 
     @property

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pydantic import SecretStr
 
-from distilnb.errors import UnknownKindError, did_you_mean
+from distilnb.errors import MissingKeyError, UnknownKindError, did_you_mean
 from distilnb.llms.base import GENERATION_PARAMETERS, LLM
-from distilnb.llms.keys import find_key
 from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
 from distilnb.llms.parameters import OTHER_NAMES, unknown_parameter
 from distilnb.spec.registry import LLMS, build, load_kind
@@ -144,11 +144,11 @@ def found_models() -> list[Found]:
 
     Nothing but 127.0.0.1 is asked, and no key is shown.
     """
-    found = [
-        Found(cls.provider, cls.key_variable, (), f"LLM={proposed}")
-        for cls, proposed in _PROPOSED.items()
-        if find_key(cls.key_variable)
-    ]
+    found = []
+    for cls, proposed in _PROPOSED.items():
+        with suppress(MissingKeyError):  # Colab holds it, and does not let this notebook read it
+            if named := cls.find_own_key():
+                found.append(Found(cls.provider, named[0], (), f"LLM={proposed}"))
     for name, (url, models) in list_local_models().items():
         if models:
             found.append(Found(name, url, models, f"LLM={name}:{models[0]}"))

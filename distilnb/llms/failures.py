@@ -180,11 +180,18 @@ def request_id_of(headers: Mapping[str, str]) -> str:
     return ""
 
 
+# What keys look like; after a short beginning that words may have too, only what is long.
+_KEY = re.compile(
+    r"(?<![A-Za-z0-9])(?:((?i:bearer\s+)|sk-)[\w*.~+/=-]{4,}"
+    r"|(AIza|AKIA|ASIA|gsk_|hf_|xai-|pplx-|nvapi-|r8_|fw_|tgp_v1_|ya29\.|gh[pousr]_|github_pat_)[\w*.~+/=-]{12,})"
+)
+
+
 def quote(text: str, target: Target) -> str:
     """Return what a server says on one line, cut, without any key."""
-    for secret in target.secrets:
+    for secret in sorted(target.secrets, key=len, reverse=True):  # one may be the beginning of another
         text = text.replace(secret, "***")
-    text = re.sub(r"\b(sk-|Bearer )[\w*.-]{4,}", r"\1***", text)
+    text = _KEY.sub(lambda found: f"{found[1] or found[2]}***", text)
     text = " ".join(text.split())
     return text if len(text) <= MAX_QUOTED_CHARACTERS else text[: MAX_QUOTED_CHARACTERS - 1] + "…"
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from distilnb.errors import MalformedReplyError, ModelError, UnknownModelError, UnreachableError
 from distilnb.llms.compatible import OPENAI_PARAMETERS, CompatibleLLM
-from distilnb.llms.failures import FAILED, TOO_LONG, Sign, on
+from distilnb.llms.failures import FAILED, TOO_LONG, Sign, Target, error_of, on, quote, timed_out, unreachable
 from distilnb.llms.parameters import Wire, as_list
 from distilnb.llms.request import Answer, Client, Request
 
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+_HUB_HOST = "api.endpoints.huggingface.cloud"  # tells the addresses of endpoints
+_SOON_UP = ("pending", "initializing", "updating")
 _ENDPOINTS_MODEL = "tgi"  # what an endpoint calls its one model
 
 
@@ -92,20 +100,36 @@ class _EndpointClient:
     def __init__(self, llm: InferenceEndpointsLLM) -> None:
         self._llm = llm
         self._client: Client | None = None
-        self._looked_up: Any = None
+        self._looked_up: asyncio.Future[str] | None = None
 
     async def send(self, request: Request) -> Answer:
-        import asyncio
-
         if self._client is None:
-            if self._looked_up is None:  # once, however many requests wait for it
-                self._looked_up = asyncio.ensure_future(asyncio.to_thread(address_of, self._llm))
-            url = await asyncio.shield(self._looked_up)
+            url = await self._address()
             if self._client is None:
                 # The token may go there: it is an endpoint of one's own, as the Hub says.
                 found = self._llm.updated(base_url=url, api_key=self._llm.key() or None)
                 self._client = found.make_client()
         return await self._client.send(request)
+
+    async def _address(self) -> str:
+        """Return the address, which is looked up once however many requests wait; a failure is not kept."""
+        import asyncio
+
+        looked_up = self._looked_up
+        if looked_up is None:
+            looked_up = self._looked_up = _in_a_thread(lambda: address_of(self._llm))
+        try:
+            return await asyncio.wait_for(asyncio.shield(looked_up), self._llm.timeout)
+        except asyncio.TimeoutError:
+            self._forget(looked_up)
+            raise timed_out(_hub(self._llm), self._llm.timeout) from None
+        except Exception:  # not CancelledError: that ends one request, not the look-up
+            self._forget(looked_up)
+            raise
+
+    def _forget(self, looked_up: asyncio.Future[str]) -> None:
+        if self._looked_up is looked_up:  # else another request looks already
+            self._looked_up = None
 
     async def close(self) -> None:
         if self._client is not None:
@@ -113,11 +137,88 @@ class _EndpointClient:
             self._client = None
 
 
+def _in_a_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Return what a function will have returned; unlike the loop's own threads, one that hangs holds nobody up."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+    done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may be there to ask
+
+    def settle(value: T | None, error: Exception | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(value)  # type: ignore[arg-type]  # T may itself be None
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = work()
+        except Exception as raised:  # noqa: BLE001 - it is the future's
+            error = raised
+        try:
+            loop.call_soon_threadsafe(settle, value, error)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    threading.Thread(target=run, name="distilnb-endpoint", daemon=True).start()
+    return done
+
+
 def address_of(llm: InferenceEndpointsLLM) -> str:
-    """Ask the Hub for the address of an endpoint."""
+    """Ask the Hub for the address of an endpoint.
+
+    Raises AuthenticationError, UnknownModelError and what else a server's answer may mean, also UnknownModelError for
+    an endpoint that is paused or failed; UnreachableError without an answer, or for an endpoint that is not up yet.
+    """
     from huggingface_hub import HfApi
 
-    found = HfApi(token=llm.key() or False).get_inference_endpoint(
-        str(llm.endpoint_name), namespace=llm.endpoint_namespace
-    )
+    try:
+        found = HfApi(token=llm.key() or False).get_inference_endpoint(
+            str(llm.endpoint_name), namespace=llm.endpoint_namespace
+        )
+    except Exception as error:  # noqa: BLE001 - each version has another HTTP client, and so other errors
+        # `from None`: they carry the request, and with it the token.
+        raise _meaning_of(error, llm) from None
+    if not found.url:
+        kind = UnreachableError if found.status in _SOON_UP else UnknownModelError
+        raise kind(
+            f"The endpoint {llm.endpoint_name!r} has no address: it is {str(found.status)!r}.",
+            "Resume it at Hugging Face, and wait until it is running.",
+            provider=llm.provider,
+        )
     return f"{str(found.url).rstrip('/')}/v1"
+
+
+def _meaning_of(error: Exception, llm: InferenceEndpointsLLM) -> ModelError:
+    """Return what an error of the Hub's client means."""
+    hub = _hub(llm)
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if response is not None and isinstance(status, int):
+        headers = {str(name).lower(): str(value) for name, value in dict(response.headers).items()}
+        return error_of(status, headers, response.content, hub)
+    # An answer that is none or lacks something, or no namespace.
+    if isinstance(error, (ValueError, LookupError, TypeError)) and not isinstance(error, OSError):
+        return MalformedReplyError(
+            f"{hub} did not tell the endpoint's address ({type(error).__name__}): {quote(str(error), hub)}",
+            "Set endpoint_namespace=; a proxy may also stand between.",
+            provider=llm.provider,
+        )
+    return unreachable(hub, error)
+
+
+def _hub(llm: InferenceEndpointsLLM) -> Target:
+    """Return who is asked for an address, as errors tell it."""
+    key = llm.key()
+    return Target(
+        llm.provider,
+        str(llm.endpoint_name),
+        _HUB_HOST,
+        key_hint=f"Check {llm.key_variable}: it must be allowed to read endpoints.",
+        model_hint="Correct endpoint_name= and endpoint_namespace=.",
+        secrets=(key,) if key else (),
+    )

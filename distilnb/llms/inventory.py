@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from distilnb.errors import MissingKeyError
 from distilnb.llms import catalog
 from distilnb.llms.base import LLM
-from distilnb.llms.keys import find_key, forget_keys, how_to_give
+from distilnb.llms.keys import forget_keys, how_to_give
 from distilnb.llms.openai import _HOW_TO_START
 from distilnb.spec.registry import load_kind
 
@@ -67,12 +67,13 @@ def _offer(name: str, served: Mapping[str, catalog.Served]) -> Offer:
     if not cls.key_variable:
         return Offer(name, "ready", "", (), line)
     try:
-        key = find_key(cls.key_variable)
+        found = cls.find_own_key()
     except MissingKeyError as error:
         return Offer(name, "no key", "", (), line, error.fix)
-    if key is None:
+    if found is None:
         return Offer(name, "no key", "", (), line, how_to_give(cls.key_variable))
-    return Offer(name, "ready", f"{key.place}:{cls.key_variable}", (), line)
+    variable, key = found
+    return Offer(name, "ready", f"{key.place}:{variable}", (), line)
 
 
 def _line(name: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from distilnb.errors import MalformedReplyError, UnreachableError, UnsupportedParameterError
+from distilnb.errors import MalformedReplyError, SpecError, UnreachableError, UnsupportedParameterError
 from distilnb.llms.chat import JSON_MODES, TEXT_MODES, forcing
 from distilnb.llms.compatible import OPENAI_PARAMETERS
-from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, UNKNOWN_MODEL, Meaning, Sign, on
+from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, UNKNOWN_MODEL, Meaning, Sign, Target, on
 from distilnb.llms.parameters import Wire, names, on_the_wire
 from distilnb.llms.protocol import read_answer
 from distilnb.llms.request import Answer, Client, Request
@@ -27,6 +29,25 @@ _NO_ANSWER = Meaning(UnreachableError, "could not reach the server", "Check that
 _GARBLED = Meaning(
     MalformedReplyError, "could not read the answer", "A proxy may stand between, or base_url= is wrong."
 )
+
+# What LiteLLM takes beside a request's own fields: where it goes, as whom, by which client. A pipeline from a file
+# could send the environment's keys anywhere by them.
+_WHERE_AND_AS_WHOM = re.compile(
+    r"(?:api|aws|azure|bedrock|bucket|gcs|google|langfuse|langsmith|litellm|mock|oci|proxy|s3|sagemaker|vertex|watsonx)_.*"
+    r"|(?:.*_)?(?:api|base|base_url|url|uri|endpoint|host|headers?|auth|credentials?|secret|password|apikey|callbacks?"
+    r"|client|fallbacks|fallback_dict|http_handler|proxy|proxies)"
+    r"|(?:access_|auth_|ad_|bearer_|id_|refresh_)?token|token_provider|.*_api_(?:base|key|version)|.*_llm_provider"
+    r"|base_model|cert|client_.*|deployment_id|hf_model_name|max_retries|messages|model|model_list|num_retries"
+    r"|organization|organization_id|project|project_id|provider_specific_header|region|region_name|shared_session"
+    r"|space_id|ssl_.*|.*timeout|use_.*proxy|verify"
+    r"|_.*|(?:arize|dd|fireworks|milvus|model|newrelic|prompt(?!_cache)|retry|signoz|silent|valkey|weave)_.*"
+    r"|(?:anthropic|openai)_(?!beta$|version$).*|.*(?:identity|oauth|clientside_auth|router_config|secret|token_file).*"
+    r"|azure|data_residency|fallback_depth|guardrails|logger_fn|search_tool_name|tenant_id",
+    re.IGNORECASE,
+)
+
+_NAMES_SECRET = re.compile(r"_(?:API_KEY|APIKEY|ACCESS_KEY|ACCESS_KEY_ID|KEY|TOKEN)$", re.IGNORECASE)
+_MIN_SECRET_CHARACTERS = 8  # a shorter value would blank words
 
 
 class LiteLLM(SdkLLM):
@@ -71,6 +92,34 @@ class LiteLLM(SdkLLM):
         """Never for sure: some of its providers run on this machine."""
         return False
 
+    def check_parameters(self) -> None:
+        """Raise UnsupportedParameterError for what it lacks, and for `extra` that says where a request goes.
+
+        Raises SpecError for a model's name that is an address: the environment's keys would go there.
+        """
+        super().check_parameters()
+        if "://" in self.model:
+            raise SpecError(
+                "The model's name holds an address.",
+                "Give the address as base_url=, and the name without it.",
+            )
+        for name in sorted(self.generation_kwargs.get("extra") or {}, key=str):
+            if _WHERE_AND_AS_WHOM.fullmatch(str(name)):
+                raise UnsupportedParameterError(
+                    f"extra may not hold {name!r}: it is no parameter of the model, but says to LiteLLM where a "
+                    "request goes, or how.",
+                    "Use the fields base_url=, api_key=, timeout= and max_retries=, or the environment variables that "
+                    "LiteLLM reads.",
+                    provider=self.provider,
+                )
+
+    def target(self) -> Target:
+        """Return who is asked; which of the environment's keys LiteLLM sends, only it knows: all are secrets."""
+        target = super().target()
+        known = (value.strip() for name, value in os.environ.items() if _NAMES_SECRET.search(name))
+        secrets = {*target.secrets, *(value for value in known if len(value) >= _MIN_SECRET_CHARACTERS)}
+        return replace(target, secrets=tuple(sorted(secrets)))
+
     def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
         """Return how the model may be made to keep to a shape."""
         if shape.kind == "json" and shape.schema is None:
@@ -78,7 +127,8 @@ class LiteLLM(SdkLLM):
         return JSON_MODES if shape.is_object else TEXT_MODES
 
     def make_client(self) -> Client:
-        """Return a client over LiteLLM."""
+        """Return a client over LiteLLM; it raises what `check_parameters` does, for callers that did not check."""
+        self.check_parameters()
         return _Client(self)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
 
-from distilnb.errors import ContentFilterError
+from distilnb.errors import ContentFilterError, MissingKeyError, SpecError
+from distilnb.llms.address import host_of
 from distilnb.llms.failures import NO_CREDIT, TOO_LONG, WRONG_KEY, Sign, on
 from distilnb.llms.parameters import Wire, as_list, names, on_the_wire
 from distilnb.llms.protocol import share_out, token_logprob
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from google import genai
 
 DEFAULT_LOCATION = "global"
+_REGIONAL_HOST = re.compile(r"[a-z0-9-]+-aiplatform\.googleapis\.com")
 _FILTERED = "content_filter"
 _FINISH: Mapping[str, str] = {
     "STOP": "stop",
@@ -32,7 +36,8 @@ class VertexAILLM(SdkLLM):
     """A Gemini model: of a project on Vertex AI, or by a key of the Gemini API (GEMINI_API_KEY, GOOGLE_API_KEY).
 
     With `project` (or GOOGLE_CLOUD_PROJECT) and without a key, Vertex AI is asked in `location`, with the
-    credentials that `gcloud auth application-default login` leaves on this machine.
+    credentials that `gcloud auth application-default login` leaves on this machine. As keys do, they go to
+    Google's hosts and to the server that GOOGLE_GEMINI_BASE_URL names, and to no other.
 
     >>> VertexAILLM(model="gemini-2.5-flash").label
     'vertexai:gemini-2.5-flash'
@@ -69,10 +74,22 @@ class VertexAILLM(SdkLLM):
     project: str | None = None
     location: str | None = None
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        if self.location:
+            self.cloud_location()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the server is Google's; each location has a host of its own."""
+        parts = urlsplit(self.server)
+        is_regional = parts.scheme == "https" and _REGIONAL_HOST.fullmatch(parts.hostname or "") is not None
+        return is_regional or super().is_own
+
     @property
     def is_vertex(self) -> bool:
         """Whether a project on Vertex AI is asked, by the credentials of this machine."""
-        return bool(self.cloud_project()) and not self.key()
+        return bool(self.cloud_project()) and not self.key() and self._may_have_key()
 
     @property
     def endpoint(self) -> str:
@@ -87,14 +104,34 @@ class VertexAILLM(SdkLLM):
         return self.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "").strip()
 
     def cloud_location(self) -> str:
-        """Return where on Vertex AI it is asked."""
-        return self.location or os.environ.get("GOOGLE_CLOUD_LOCATION", "").strip() or DEFAULT_LOCATION
+        """Return where on Vertex AI it is asked.
+
+        Raises SpecError for what is no name of a location: it is part of the host's name.
+        """
+        place = self.location or os.environ.get("GOOGLE_CLOUD_LOCATION", "").strip() or DEFAULT_LOCATION
+        if not re.fullmatch(r"[a-z0-9-]+", place):
+            raise SpecError(
+                f"{'location' if self.location else 'GOOGLE_CLOUD_LOCATION'} is {place!r}, which names no location.",
+                f"Write it as Google does: 'europe-west4', or {DEFAULT_LOCATION!r}.",
+            )
+        return place
 
     def key(self) -> str:
         """Return the key of the Gemini API; "" when there is none, or a project is named here."""
         if self.api_key is None and self.project:
             return ""
         return super().key()
+
+    def check(self) -> None:
+        """Raise what every model may raise, and MissingKeyError for a project on a server that is not Google's."""
+        super().check()
+        if self.project and self.api_key is None and not self._may_have_key():
+            raise MissingKeyError(
+                f"The credentials for project {self.project!r} go to Google's own hosts only, and not to "
+                f"{host_of(self.server)}.",
+                f"Pass api_key=, set {self.url_variable}, or set no base_url=.",
+                provider=self.provider,
+            )
 
     def check_key(self) -> None:
         """Raise MissingKeyError where neither a key nor a project is set."""

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import http.server
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from distilnb.errors import SpecError, UnknownKindError, UnknownParameterError
+from distilnb.errors import MissingKeyError, SpecError, UnknownKindError, UnknownParameterError
 from distilnb.llms import catalog
 from distilnb.llms.catalog import as_llm, found_models, llm
 from distilnb.llms.groq import GroqLLM
+from distilnb.llms.keys import forget_keys
 from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
 from distilnb.llms.rehearsal import RehearsalLLM
 from distilnb.spec.registry import load_kind
+from tests.llms.test_keys import fake_colab
 from tests.servers import MockLLM
 
 CANARY = "sk-canary-0123456789abcdef"
@@ -184,6 +187,20 @@ def test_keys_are_found_by_name_and_not_by_value(
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     (found,) = found_models()
     assert found == ("openai", "OPENAI_API_KEY", (), "LLM=openai:gpt-4o-mini")
+
+
+def test_a_secret_that_colab_does_not_grant_is_no_key_found(
+    ports: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setitem(sys.modules, "google.colab", fake_colab({}, refused=("OPENAI_API_KEY",)))
+    forget_keys()
+    try:
+        with pytest.raises(MissingKeyError, match="may not read"):
+            OpenAILLM.find_own_key()
+        assert found_models() == []
+    finally:
+        forget_keys()
 
 
 def test_a_local_server_is_found_with_its_models(ports: dict[str, str], server: MockLLM) -> None:

@@ -21,7 +21,7 @@ from distilnb.errors import (
     UnknownModelError,
     UnreachableError,
 )
-from distilnb.llms.failures import NO_CREDIT, Sign, Target, error_of, on, timed_out, unreachable
+from distilnb.llms.failures import NO_CREDIT, Sign, Target, error_of, on, quote, timed_out, unreachable
 from distilnb.llms.protocol import read_answer
 
 CANARY = "canary-0123456789"
@@ -184,3 +184,25 @@ def test_a_providers_own_table_comes_before_what_all_share() -> None:
 def test_the_wait_may_stand_in_the_body(said: object, wait_s: float | None) -> None:
     assert error_of(429, {}, json.dumps(said).encode(), TARGET).retry_after_s == wait_s
     assert error_of(429, {"retry-after": "9"}, json.dumps(said).encode(), TARGET).retry_after_s == 9
+
+
+@pytest.mark.parametrize(
+    "key, shown",
+    [
+        ("sk-proj-0123_456789abc", "sk-***"),
+        ("gsk_0123456789abcdefABCDEF", "gsk_***"),
+        ("AIzaSyA0123456789-abc_def", "AIza***"),
+        ("hf_abcdefghijKLMNOPqrst", "hf_***"),
+        ("Bearer eyJhbGciOi.J9/+x=.sig", "Bearer ***"),
+        ("bearer abc~def", "bearer ***"),
+        ("ya29.a0AfH6SMB0123456789", "ya29.***"),
+    ],
+)
+@pytest.mark.parametrize("before", ["", "key=", "'", "(", "your_"])
+def test_what_looks_like_a_key_is_not_quoted(before: str, key: str, shown: str) -> None:
+    assert quote(f"wrong: {before}{key}, try another", TARGET) == f"wrong: {before}{shown}, try another"
+
+
+def test_words_that_begin_like_a_key_are_quoted() -> None:
+    said = "hf_model is not in task-list, gsk_x, risk-averse AIzawa"
+    assert quote(said, TARGET) == said

@@ -133,6 +133,44 @@ def test_gemini_is_asked_by_a_key_and_vertex_by_a_project(monkeypatch: pytest.Mo
     assert model.is_vertex
 
 
+def test_the_credentials_of_this_machine_go_to_google_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "from-environment")
+    model = VertexAILLM(model="m")
+    for own in (None, "https://aiplatform.googleapis.com", "https://europe-west4-aiplatform.googleapis.com"):
+        assert model.updated(base_url=own).is_vertex
+    for other in (
+        "https://evil.example",
+        "http://aiplatform.googleapis.com",
+        "https://evil-aiplatform.googleapis.com.example",
+        "https://evil.example-aiplatform.googleapis.com",
+    ):
+        assert not model.updated(base_url=other).is_vertex
+        with pytest.raises(MissingKeyError, match="project 'p' go to Google's own hosts only"):
+            model.updated(base_url=other, project="p").check()
+    gateway = "https://gateway.example"
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", gateway)
+    assert model.updated(base_url=gateway, project="p").is_vertex
+
+
+def test_the_sdk_finds_no_credentials_for_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "from-environment")
+    monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
+    client: Any = VertexAILLM(model="m", base_url="https://evil.example").make_client()
+    opened = client._open()
+    assert not opened.vertexai
+    assert client.key == "no-key"
+    asyncio.run(client.close())
+
+
+@pytest.mark.parametrize("place", ["evil.example/", "evil.example?", "a@evil.example#", "a b", "EU\n"])
+def test_a_location_is_a_name_and_no_address(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SpecError, match=r"location is .* which names no location"):
+        VertexAILLM(model="m", project="p", location=place)
+    monkeypatch.setenv("GOOGLE_CLOUD_LOCATION", place)
+    with pytest.raises(SpecError, match="GOOGLE_CLOUD_LOCATION is"):
+        _ = VertexAILLM(model="m", project="p").endpoint
+
+
 # others ----------------------------------------------------------------------------------------------------
 
 

@@ -14,9 +14,12 @@ import pytest
 
 import distilnb as dn
 from distilnb.llms import catalog, inventory
+from distilnb.llms.base import LLM
+from distilnb.llms.cohere import CohereLLM
 from distilnb.llms.inventory import Offer, forget_names, is_installed, model_names, offers
 from distilnb.llms.keys import forget_keys
 from distilnb.llms.openai import LOCAL_SERVERS
+from distilnb.llms.vertexai import VertexAILLM
 from tests.llms.test_keys import VARIABLE, fake_colab, fake_keyring
 from tests.servers import mock_llm
 
@@ -75,6 +78,23 @@ def test_a_key_is_told_by_its_source_and_never_shown(place: str, monkeypatch: py
     assert found.line == 'dn.llm("openai:gpt-4o-mini")'
     table = dn.models()
     assert CANARY not in repr(table) + table._repr_html_() + repr(list(table)) + table.to_pandas().to_csv()
+
+
+@pytest.mark.parametrize("cls, variable", [(CohereLLM, "CO_API_KEY"), (VertexAILLM, "GOOGLE_API_KEY")])
+def test_a_key_under_its_other_name_is_found(
+    cls: type[LLM], variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = cls.provider
+    monkeypatch.setattr(cls, "extra_name", "")
+    monkeypatch.delenv(cls.key_variable, raising=False)
+    monkeypatch.setenv(variable, CANARY)
+    assert (offer(provider).state, offer(provider).source) == ("ready", f"env:{variable}")
+    # A name that Colab refuses hides no other.
+    colab = fake_colab({}, refused=(cls.key_variable,))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    assert offer(provider).source == f"env:{variable}"
+    monkeypatch.delenv(variable)
+    assert "Grant it access" in offer(provider).fix
 
 
 def test_what_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
