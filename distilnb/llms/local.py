@@ -100,9 +100,11 @@ class LocalLLM(LLM):
             return self.api_key.get_secret_value().strip()
         return super().key()
 
-    def _find_key(self) -> tuple[str, Found] | None:
-        found = find_key(self.token_variable) if self.token_variable else None
-        return (self.token_variable, found) if found else None
+    @classmethod
+    def find_own_key(cls) -> tuple[str, Found] | None:
+        """Return where the Hub's token is found, with the name of its variable."""
+        found = find_key(cls.token_variable) if cls.token_variable else None
+        return (cls.token_variable, found) if found else None
 
     def check(self) -> None:
         """Raise what would keep the model from loading: no package, no file, a parameter that the engine lacks."""
