@@ -191,6 +191,14 @@ def test_what_makes_another_reply_and_what_another_host(
     assert (plain.host().place() != changed.host().place()) == is_another_host
 
 
+@pytest.fixture(autouse=True)
+def no_devices_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back what `choose_devices` sets: a variable that was never there is forgotten by `delenv` alone."""
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
 def test_other_visible_devices_are_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
     before = place_of({"model": "x"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
@@ -241,7 +249,6 @@ def test_gpus_are_those_named_or_the_freest(
 ) -> None:
     monkeypatch.setattr(devices, "list_gpus", lambda: GPUS)
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     choose_devices(place_of({}), settings)
@@ -265,14 +272,12 @@ def test_a_gpu_that_another_host_has_is_taken_last(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("gpus", [4, [7]])
 def test_more_gpus_than_there_are_is_an_error(gpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "list_gpus", lambda: GPUS)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(ModelLoadError, match=r"this machine has \[0, 1, 2\]"):
         choose_devices(place_of({}), {"gpus": gpus})
 
 
 def test_without_a_gpu_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "list_gpus", list)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     choose_devices(place_of({}), {"gpus": None})
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
