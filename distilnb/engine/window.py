@@ -34,6 +34,12 @@ class Window:
             self._journal = JournalReader.open(self.run.journal)
         return self._journal
 
+    def let_go(self) -> None:
+        """Close the journal when nobody runs the run: the last look may have been while its runner still did."""
+        with self._lock:
+            if not self._n_reading and not self.run.is_locked():
+                self.close()
+
     def close(self) -> None:
         """Close the journal."""
         with self._lock:
@@ -70,8 +76,7 @@ def reading(method: Callable[Concatenate[W, P], T]) -> Callable[Concatenate[W, P
                 ) from error
             finally:
                 self._n_reading -= 1
-                if not self._n_reading and not self.run.is_locked():
-                    self.close()
+                self.let_go()
 
     return read
 

@@ -88,6 +88,7 @@ class Run:
                 on_status(status)
             if status.is_ended:
                 await_exit(self._dir, EXIT_PATIENCE_S)
+                self._reader.let_go()
                 return status
             left = _SLOWEST_POLL_S if deadline is None else deadline - time.monotonic()
             if left <= 0:
