@@ -389,16 +389,9 @@ def renderer(task: Task) -> Callable[[Row], Request]:
         for column in needed:
             if column not in row:
                 check_row(task, row)  # tells it in words
-        return request(task_row(task, row))
+        return request(task.seen(row))
 
     return render_row
-
-
-def task_row(task: Task, row: Row) -> Row:
-    """Return the row as the task sees it: columns also under the names of `input_mappings`."""
-    if not task.input_mappings:
-        return row
-    return {**row, **{name: row[actual] for name, actual in task.input_mappings.items() if actual in row}}
 
 
 def model_of(task: Task) -> LLM:

@@ -153,7 +153,7 @@ class Task(Step):
     def complaint(self, reply: Reply, row: Row) -> str:
         """Return what is wrong with a reply, as the model is told when it is asked again; "" when nothing is."""
         try:
-            self._columns_of(reply, self._seen(row), [])
+            self._columns_of(reply, self.seen(row), [])
         except (ParseError, TruncatedReplyError) as error:
             return error.what
         except Exception:  # noqa: BLE001 - a user's parser may raise anything; asking again would not help it
@@ -168,7 +168,7 @@ class Task(Step):
         """
         if not replies:
             raise ParseError("The model returned no reply.", "Ask again: run.retry().")
-        seen = self._seen(row)
+        seen = self.seen(row)
         made: list[dict[str, Any] | None] = []
         reasons: list[str] = []
         failure: Exception | None = None
@@ -211,7 +211,7 @@ class Task(Step):
             self.check()
         model = self.llm if llm is None else as_llm(llm)
         assert model is not None  # `check` has raised
-        entering = self._seen(row)
+        entering = self.seen(row)
         request = self.request(entering)
         replies = replies_now(
             model, request, lambda reply: self.complaint(reply, entering), max_reasks=self.max_reasks
@@ -222,7 +222,7 @@ class Task(Step):
         ]
         return new[0] if len(new) == 1 else new
 
-    def _seen(self, row: Row) -> Row:
+    def seen(self, row: Row) -> Row:
         """Return the row with columns also under the names that the task uses."""
         if not self.input_mappings:
             return row
