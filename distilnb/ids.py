@@ -93,10 +93,10 @@ def name_again(ids: list[RowId], again: Iterable[Sequence[int]]) -> None:
 
 
 class DigestCounter:
-    """Counts how often each digest of a source's rows came before; beyond a limit they go to disk, onto the shelf."""
+    """Counts how often each digest of a source's rows came before; beyond a limit they go to disk, into a store."""
 
-    def __init__(self, shelf: DigestStore | None = None) -> None:
-        self._shelf = shelf
+    def __init__(self, store: DigestStore | None = None) -> None:
+        self._store = store
         self._kept = _Digests()
 
     def count(self, joined: bytes) -> list[tuple[int, int]]:
@@ -105,10 +105,10 @@ class DigestCounter:
         digests = array("q", joined)
         for first in range(0, len(digests), _COUNTED_AT_ONCE):
             piece = digests[first : first + _COUNTED_AT_ONCE]
-            earlier = self._shelf.find(piece) if self._shelf is not None else {}
+            earlier = self._store.find(piece) if self._store is not None else {}
             again += [(first + place, k) for place, k in self._kept.add(piece, earlier)]
-            if self._shelf is not None and self._kept.n >= KEPT_DIGESTS:
-                self._shelf.put(*self._kept.counted())
+            if self._store is not None and self._kept.n >= KEPT_DIGESTS:
+                self._store.put(*self._kept.counted())
                 self._kept = _Digests()
         return again
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 from typing import NamedTuple
 
+from distilnb.children import is_held
 from distilnb.engine.flow import Flow
 from distilnb.engine.journal import START_AGAIN, Journal
 from distilnb.engine.plan import Plan
-from distilnb.engine.rundir import RunDir, is_held
+from distilnb.engine.rundir import RunDir
 from distilnb.errors import StoreError
 from distilnb.rows import write_text
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from distilnb.children import child_environment
 from distilnb.engine.building import literal_secrets, write_steps
 from distilnb.engine.intake import is_being_written
 from distilnb.engine.keys import key_sources, secrets_to_send
@@ -22,7 +23,7 @@ from distilnb.engine.planning import make_plan
 from distilnb.engine.reading import RunReader
 from distilnb.engine.roster import Roster
 from distilnb.engine.rundir import RunDir, all_run_dirs, make_run_dir
-from distilnb.engine.spawning import child_environment, interpreter
+from distilnb.engine.spawning import interpreter
 from distilnb.engine.spool import Spool, given_rows, is_spooled_here
 from distilnb.engine.wire import encode
 from distilnb.errors import StoreError, UnknownPriceError

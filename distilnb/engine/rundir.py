@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distilnb.children import is_held
 from distilnb.engine.plan import FORMAT, Plan
 from distilnb.engine.spawning import log_path
 from distilnb.errors import RunNotFoundError, StoreError, did_you_mean
@@ -220,23 +221,6 @@ class RunDir:
         for command in self.commands():
             if command.name != "adjust":
                 self.remove_command(command)
-
-
-def is_held(lock: Path) -> bool:
-    """Whether some process holds a lock file; False too when there is none, or it cannot be opened."""
-    try:
-        descriptor = os.open(lock, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(
-            descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB
-        )  # shared: two who look are not taken for a holder
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def runs_folder() -> Path:

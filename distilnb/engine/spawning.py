@@ -9,8 +9,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 
+from distilnb.children import child_environment
 from distilnb.engine.vitals import shared_memory
 
 _RUNNER = "distilnb.engine.runner"
@@ -24,20 +24,6 @@ def interpreter(module: str) -> list[str]:
         first = "import distilnb.engine.spawning as spawning; ahead = spawning.spawn_ahead()"
         return [sys.executable, "-c", f"{first}; from {module} import main; main(ahead)"]
     return [sys.executable, "-c", f"from {module} import main; main()"]
-
-
-def child_environment() -> Mapping[str, str]:
-    """Return the environment of runner and workers."""
-    return {
-        **os.environ,
-        "PYTHONSAFEPATH": "1",  # from Python 3.11 on: a stray `re.py` beside the notebook breaks no import
-        "PYTHONUTF8": "1",
-        "PYTHONUNBUFFERED": "1",
-        # To look for plugins (tools that trace a program) pydantic opens every installed package.
-        "PYDANTIC_DISABLE_PLUGINS": os.environ.get("PYDANTIC_DISABLE_PLUGINS", "__all__"),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }
 
 
 def log_path(folder: str, who: str) -> str:

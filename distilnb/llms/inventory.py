@@ -13,7 +13,7 @@ from distilnb.errors import MissingKeyError
 from distilnb.llms import catalog
 from distilnb.llms.base import LLM
 from distilnb.llms.keys import forget_keys, how_to_give
-from distilnb.llms.openai import _HOW_TO_START
+from distilnb.llms.openai import HOW_TO_START
 from distilnb.spec.registry import load_kind
 
 State = Literal["ready", "no key", "not running", "not installed"]
@@ -57,7 +57,7 @@ def _offer(name: str, served: Mapping[str, catalog.Served]) -> Offer:
         url, models = served[name]
         if models:
             return Offer(name, "ready", url, models, _line(f"{name}:{models[0]}"))
-        return Offer(name, "not running", url, (), _line(f"{name}:MODEL"), _HOW_TO_START.get(name, ""))
+        return Offer(name, "not running", url, (), _line(f"{name}:MODEL"), HOW_TO_START.get(name, ""))
     cls = load_kind(catalog.PROVIDERS[name])
     assert issubclass(cls, LLM)
     line = _line(catalog.proposed_model(cls) or (name if name == "rehearsal" else f"{name}:MODEL"))

@@ -22,7 +22,7 @@ LOCAL_SERVERS: Mapping[str, str] = {
     "ollama": "http://127.0.0.1:11434/v1",
     "vllm": "http://127.0.0.1:8000/v1",
 }
-_HOW_TO_START: Mapping[str, str] = {
+HOW_TO_START: Mapping[str, str] = {
     "llamacpp": "Start it: llama-server -m MODEL.gguf",
     "lmstudio": "Start it: lms server start",
     "ollama": "Start it: ollama serve",
@@ -122,7 +122,7 @@ class OpenAILLM(CompatibleLLM):
 
     def start_hint(self) -> str:
         """Return the command that starts a local server."""
-        return _HOW_TO_START.get(self._local_server(), super().start_hint())
+        return HOW_TO_START.get(self._local_server(), super().start_hint())
 
     def model_hint(self) -> str:
         """Return what to do where the model is unknown."""

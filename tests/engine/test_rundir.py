@@ -6,7 +6,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from distilnb.engine.rundir import RunDir, is_held, make_run_dir
+from distilnb.children import is_held
+from distilnb.engine.rundir import RunDir, make_run_dir
 
 
 def test_commands_are_taken_in_order_with_what_they_say(home: Path) -> None:

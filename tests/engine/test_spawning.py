@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from distilnb.engine.spawning import child_environment, interpreter, spawn_ahead
+from distilnb.children import child_environment
+from distilnb.engine.spawning import interpreter, spawn_ahead
 from distilnb.pipeline import Pipeline
 from distilnb.run import Run
 from tests.conftest import wait_until_gone

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distilnb.children import is_held
 from distilnb.errors import StoreError
 from distilnb.home import home, private_folder
 from distilnb.rows import write_text
@@ -123,17 +124,7 @@ class Place:
 
     def is_alive(self) -> bool:
         """Whether a host holds the lock."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_held(self.path / "lock")
 
     def accepts(self) -> bool:
         """Whether a host listens."""

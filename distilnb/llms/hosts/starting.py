@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from distilnb.children import child_environment
 from distilnb.errors import StoreError
 from distilnb.llms.hosts.messages import encode
 from distilnb.llms.hosts.place import MARK, Place, all_places, place_of
@@ -72,7 +73,7 @@ def _start(spec: HostSpec, place: Place) -> bool:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # neither a notebook's interrupt nor the end of a run's workers reaches it
-                env=_environment(place),
+                env={**child_environment(), MARK: str(place.path)},
             )
     except OSError as error:
         raise StoreError(
@@ -99,18 +100,6 @@ def _start(spec: HostSpec, place: Place) -> bool:
             return True
         time.sleep(_POLL_S)
     return False
-
-
-def _environment(place: Place) -> Mapping[str, str]:
-    return {
-        **os.environ,
-        MARK: str(place.path),
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUTF8": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYDANTIC_DISABLE_PLUGINS": os.environ.get("PYDANTIC_DISABLE_PLUGINS", "__all__"),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 def unload_hosts(place: Place | None = None, *, timeout_s: float = LEAVE_PATIENCE_S) -> list[str]:
