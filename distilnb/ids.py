@@ -7,7 +7,7 @@ the digests of all rows so far: the last ones in memory, and the others on disk,
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from distilnb.values import dump, is_plain
@@ -68,11 +68,11 @@ def is_below(row_id: RowId, other: RowId) -> bool:
 class DigestStore(Protocol):
     """A place on disk for digests and how often each was seen."""
 
-    def find(self, digests: Sequence[int]) -> Mapping[int, int]:
+    def find(self, digests: array[int]) -> Mapping[int, int]:
         """Return how often those of the digests that are here were seen."""
 
-    def put(self, digests: Sequence[int], counts: Sequence[int]) -> None:
-        """Keep digests, which are sorted, with how often they were seen, in place of what is here of them."""
+    def put(self, digests: Collection[int], counts: Mapping[int, int]) -> None:
+        """Keep different digests, each seen once or as often as `counts` says, in place of what is here of them."""
 
 
 def digests_in(ids: Iterable[RowId]) -> bytes:
@@ -95,8 +95,9 @@ def name_again(ids: list[RowId], again: Iterable[Sequence[int]]) -> None:
 class DigestCounter:
     """Counts how often each digest of a source's rows came before; beyond a limit they go to disk, into a store."""
 
-    def __init__(self, store: DigestStore | None = None) -> None:
-        self._store = store
+    def __init__(self, make_store: Callable[[], DigestStore] | None = None) -> None:
+        self._make_store = make_store
+        self._store: DigestStore | None = None
         self._kept = _Digests()
 
     def count(self, joined: bytes) -> list[tuple[int, int]]:
@@ -107,8 +108,9 @@ class DigestCounter:
             piece = digests[first : first + _COUNTED_AT_ONCE]
             earlier = self._store.find(piece) if self._store is not None else {}
             again += [(first + place, k) for place, k in self._kept.add(piece, earlier)]
-            if self._store is not None and self._kept.n >= KEPT_DIGESTS:
-                self._store.put(*self._kept.counted())
+            if self._make_store is not None and len(self._kept.seen) >= KEPT_DIGESTS:
+                self._store = self._make_store() if self._store is None else self._store
+                self._store.put(self._kept.seen, self._kept.counts)
                 self._kept = _Digests()
         return again
 
@@ -150,31 +152,22 @@ class _Digests:
     """Digests in memory, with a count of those that came again."""
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
-        self._counts: dict[int, int] = {}  # of what came more than once
-
-    @property
-    def n(self) -> int:
-        return len(self._seen)
+        self.seen: set[int] = set()
+        self.counts: dict[int, int] = {}  # of what came more than once
 
     def add(self, digests: Sequence[int], earlier: Mapping[int, int]) -> list[tuple[int, int]]:
         """Add digests in their order; returns the place of each that came before, here or `earlier`, and its count."""
         new = set(digests)
-        if len(new) == len(digests) and not earlier and self._seen.isdisjoint(new):
-            self._seen |= (
+        if len(new) == len(digests) and not earlier and self.seen.isdisjoint(new):
+            self.seen |= (
                 new  # as it mostly is: told by two operations on sets, a tenth of a loop over the rows
             )
             return []
         again = []
         for place, digest in enumerate(digests):
-            count = self._counts.get(digest, 1) if digest in self._seen else earlier.get(digest, 0)
-            self._seen.add(digest)
+            count = self.counts.get(digest, 1) if digest in self.seen else earlier.get(digest, 0)
+            self.seen.add(digest)
             if count:
-                self._counts[digest] = count + 1
+                self.counts[digest] = count + 1
                 again.append((place, count))
         return again
-
-    def counted(self) -> tuple[list[int], list[int]]:
-        """Return all digests, sorted, and how often each was seen."""
-        digests, counts = sorted(self._seen), self._counts
-        return digests, [counts.get(digest, 1) for digest in digests] if counts else [1] * len(digests)

@@ -9,6 +9,7 @@ import json
 import math
 import threading
 import uuid
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distilnb import ids
-from distilnb.engine import digests
-from distilnb.engine.digests import DigestLog, DigestPages
+from distilnb.engine import digest_pages
+from distilnb.engine.digest_pages import DigestPages
+from distilnb.engine.digests import DigestLog
 from distilnb.errors import InputError, StoreError
 from distilnb.ids import row_digests
 from distilnb.rows import (
@@ -218,18 +220,18 @@ def test_pages_have_what_was_put_on_them(
     tmp_path_factory: pytest.TempPathFactory, rounds: list[dict[int, int]]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digests, "_FIRST_PAGE_BITS", 1)
-        patch.setattr(digests, "_ENTRIES_PER_PAGE", 8)
-        patch.setattr(digests, "_PAGE_ENTRIES", 12)
-        patch.setattr(digests, "_PAGE_BYTES", 12 * 16)
+        patch.setattr(digest_pages, "_FIRST_PAGE_BITS", 1)
+        patch.setattr(digest_pages, "_ENTRIES_PER_PAGE", 8)
+        patch.setattr(digest_pages, "_PAGE_ENTRIES", 12)
+        patch.setattr(digest_pages, "_PAGE_BYTES", 12 * 16)
         pages, expected = DigestPages(tmp_path_factory.mktemp("pages")), dict[int, int]()
         for seen in rounds:
-            found = pages.find([*seen, 17])
+            found = pages.find(array("q", [*seen, 17]))
             assert found == {digest: expected[digest] for digest in {*seen, 17} & expected.keys()}
-            new = {digest: n_seen + found.get(digest, 0) for digest, n_seen in sorted(seen.items())}
-            pages.put([*new], [*new.values()])
+            new = {digest: n_seen + found.get(digest, 0) for digest, n_seen in seen.items()}
+            pages.put(new, {digest: count for digest, count in new.items() if count > 1})
             expected |= new
-        assert pages.find([*expected]) == expected
+        assert pages.find(array("q", expected)) == expected
 
 
 def test_many_digests_are_told_apart() -> None:

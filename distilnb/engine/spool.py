@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distilnb.engine.digests import DigestPages
+from distilnb.engine.digests import pages_in
 from distilnb.engine.intake import LOCK, tell_reason
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.rundir import RunDir
@@ -123,7 +124,7 @@ class _Writer:
             step.output_mappings
         )  # then the digests of the list are not those of the rows
         # A long list has its rows in memory; their digests need not be there too.
-        self._ids = IdMaker(stage.name, counter=DigestCounter(DigestPages(run.path)))
+        self._ids = IdMaker(stage.name, counter=DigestCounter(partial(pages_in, run.path)))
 
     @property
     def is_done(self) -> bool:

@@ -30,6 +30,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
@@ -129,7 +130,12 @@ def _write_files(run: RunDir, stage: str, batch: Batch, batch_rows: int) -> list
 
 
 def _new_path(run: RunDir, stage: str, end: str) -> Path:
-    return run.batches(stage) / f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}{end}"
+    return _folder(run, stage) / f"{time.time_ns():x}-{os.getpid()}-{next(_serial)}{end}"
+
+
+@lru_cache(maxsize=256)  # it is made once
+def _folder(run: RunDir, stage: str) -> Path:
+    return run.batches(stage)
 
 
 def failed_message(step: str, error: BaseException, trace: str = "") -> Message:
