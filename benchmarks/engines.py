@@ -2,6 +2,7 @@
 
     python -m benchmarks.engines transformers MODEL_FOLDER
     python -m benchmarks.engines gguf MODEL.gguf
+    python -m benchmarks.engines vllm MODEL_FOLDER
 
 Both are measured in turn, in processes that hold the model already. On a busy machine the processor's seconds tell more
 than the clock's: they are of the bare process, and of host and client together.
@@ -11,23 +12,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 
-from distilnb.llms import LlamaCppLLM, TransformersLLM
+from distilnb.llms import LlamaCppLLM, TransformersLLM, vLLM
 from distilnb.llms.calling import Caller
 from distilnb.llms.hosts.starting import unload_hosts
 from distilnb.llms.local import LocalLLM
 from distilnb.llms.request import Request
 
 BATCH = 32
+VLLM = {"enforce_eager": True, "max_model_len": 512, "max_num_seqs": BATCH, "enable_prefix_caching": True}
 Prompts = list[str]
 
 
@@ -82,16 +85,39 @@ def bare_gguf(path: str, limit: int) -> Callable[[Prompts], int]:
     return generate
 
 
-BARE = {"transformers": bare_transformers, "gguf": bare_gguf}
+def bare_vllm(path: str, limit: int) -> Callable[[Prompts], int]:
+    import vllm
+
+    model = vllm.LLM(model=path, **VLLM)
+    sampling = vllm.SamplingParams(max_tokens=limit, temperature=0)
+
+    def generate(prompts: Prompts) -> int:
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        made = model.chat(chats, sampling, use_tqdm=False)
+        return sum(len(one.outputs[0].token_ids) for one in made)
+
+    return generate
+
+
+BARE = {"transformers": bare_transformers, "gguf": bare_gguf, "vllm": bare_vllm}
+
+
+def cpu_s(pid: int | None = None) -> float:
+    """Return the processors' seconds of a process and of all below it."""
+    process = psutil.Process(pid)
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(one.user + one.system for one in times))
 
 
 def serve_bare(kind: str, path: str, limit: int, line: Connection) -> None:
     generate = BARE[kind](path, limit)
     generate(["warm up"] * BATCH)
     while (prompts := line.recv()) is not None:
-        began, began_cpu = time.perf_counter(), time.process_time()
+        began, began_cpu = time.perf_counter(), cpu_s()
         n_tokens = generate(prompts)
-        line.send(Took(n_tokens, time.perf_counter() - began, time.process_time() - began_cpu))
+        line.send(Took(n_tokens, time.perf_counter() - began, cpu_s() - began_cpu))
+    del generate  # vLLM's processes end with its model, and this one waits for them
+    gc.collect()
 
 
 # --- through the host ---------------------------------------------------------------
@@ -101,16 +127,17 @@ def model_of(kind: str, path: str, limit: int) -> LocalLLM:
     wanted = {"max_new_tokens": limit, "temperature": 0}
     if kind == "transformers":
         return TransformersLLM(model=path, batch_size=BATCH, generation_kwargs=wanted)
+    if kind == "vllm":
+        return vLLM(model=path, extra_kwargs=VLLM, generation_kwargs=wanted)
     return LlamaCppLLM(model_path=path, n_ctx=1024, extra_kwargs={"n_threads": 1}, generation_kwargs=wanted)
 
 
 def hosted(llm: LocalLLM, prompts: Prompts) -> Took:
     info = llm.host().place().info()
-    host = psutil.Process(info.pid if info else os.getpid())
+    host = info.pid if info else os.getpid()
 
-    def cpu_s() -> float:
-        times: Any = host.cpu_times()
-        return float(times.user + times.system) + time.process_time()
+    def both_s() -> float:
+        return cpu_s(host) + time.process_time()  # not of the bare process, which waits below this one
 
     async def ask() -> int:
         caller = Caller.of(llm)
@@ -124,9 +151,9 @@ def hosted(llm: LocalLLM, prompts: Prompts) -> Took:
         finally:
             await caller.close()
 
-    began, began_cpu = time.perf_counter(), cpu_s()
+    began, began_cpu = time.perf_counter(), both_s()
     n_tokens = asyncio.run(ask())
-    return Took(n_tokens, time.perf_counter() - began, cpu_s() - began_cpu)
+    return Took(n_tokens, time.perf_counter() - began, both_s() - began_cpu)
 
 
 def main() -> None:
@@ -143,7 +170,9 @@ def main() -> None:
     prompts = [f"Name {n} uses of argon, and say why." for n in range(options.prompts)]
     mine, theirs = get_context("spawn").Pipe()
     arguments = (options.kind, options.path, options.tokens, theirs)
-    bare = get_context("spawn").Process(target=serve_bare, args=arguments, daemon=True)
+    bare = get_context("spawn").Process(
+        target=serve_bare, args=arguments
+    )  # not a daemon: vLLM starts processes
     bare.start()
     llm = model_of(options.kind, options.path, options.tokens)
     llm.ask("warm up")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distilnb.llms.hosts.place import Place, remove_socket
+from distilnb.llms.hosts.place import Place
 from tests.conftest import end_processes_of
 from tests.llms.engines.tiny_model import make_tiny_model, write_gguf
 
@@ -19,9 +19,7 @@ def engines_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
     end_processes_of(folder)
     for path in (folder / "hosts").glob("*/host.json"):
-        info = Place(path.parent).info()
-        if info is not None:
-            remove_socket(path.parent, info.socket)
+        Place(path.parent).kill()  # vLLM's processes hide their command line, and outlive the host
 
 
 @pytest.fixture(autouse=True)
