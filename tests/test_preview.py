@@ -417,3 +417,17 @@ def test_a_home_of_its_own_has_a_cache_of_its_own(
     monkeypatch.setenv("DISTILNB_HOME", str(tmp_path_factory.mktemp("other")))
     p.preview(2)
     assert asked(server) == {"writer": 2, "judge": 2}
+
+
+def test_a_preview_says_what_was_saved_as_exactly_as_what_was_paid(server: MockLLM) -> None:
+    """What a second preview says that it saved is what the first one paid, in all and row by row."""
+    llm = model(server, price=(100, 400))
+    p = Pipeline("saved", llm=llm).from_dicts(rows(3)).generate("answer", k=2)
+    (first,) = p.preview(3)["answer"].data().steps
+    (again,) = p.preview(3)["answer"].data().steps
+    assert first.cost_usd
+    assert (first.saved_usd, again.cost_usd) == (0, 0)
+    assert again.saved_usd == pytest.approx(first.cost_usd)
+    assert {use.n_asked for use in first.uses.values()} == {2}
+    assert [use.saved_usd for use in again.uses.values()] == [use.cost_usd for use in first.uses.values()]
+    assert f"asked 0, reused 3, saved ${first.cost_usd:.2f}" in repr(p.preview(3)["answer"])

@@ -6,6 +6,7 @@ Preview and worker share it, so that a preview's replies are the full run's repl
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,7 @@ class Asker:
     at: At = nowhere
     # By the first key that each request on its way asks for; a future where an equal one waits for it.
     _in_flight: dict[Key, asyncio.Future[None] | None] = field(default_factory=dict)
+    _flying: dict[int, str] = field(default_factory=dict)  # steps of requests on their way, by their tally
     _longest_reply: int = USUAL_REPLY_TOKENS
     _is_stopped: bool = False
     _budget_reached: BudgetReached | None = None
@@ -90,6 +92,10 @@ class Asker:
         """Go on where `pause` left off."""
         self._may_send.set()
         self.models.resume()
+
+    def in_flight(self) -> dict[str, int]:
+        """Return how many requests of each step were sent and are not answered; those to be sent again count."""
+        return dict(Counter(self._flying.values()))
 
     async def ask_rows(
         self,
@@ -295,7 +301,7 @@ class Asker:
         tally.n_bought += 1
         try:
             async with errand.caller.asking(
-                request, before=lambda: self._before(errand.llm, request, tally)
+                request, before=lambda: self._before(errand, request, tally)
             ) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
                 cost, tokens = spent(errand.price, answer.replies[: len(missing)])
@@ -309,6 +315,7 @@ class Asker:
                     pairs = [(key, replace(stored.get(key, own), is_cached=False)) for key, own in pairs]
             return pairs
         finally:
+            self._flying.pop(id(tally), None)
             if tally.hold:
                 tally.hold.settle(cost, tokens)
                 tally.hold = None
@@ -325,19 +332,20 @@ class Asker:
             awaited = self._in_flight[key] = asyncio.get_running_loop().create_future()
         await asyncio.wait([awaited])
 
-    async def _before(self, llm: LLM, request: Request, tally: Tally) -> None:
+    async def _before(self, errand: Errand, request: Request, tally: Tally) -> None:
         """Decide, whenever a request has its slot, whether it may be sent."""
         if self._is_stopped:
             raise NotStarted
         if self.budget.is_limited:  # which a change of limits may have made it while the request waited
             if tally.hold is None:
-                tally.hold = self.budget.hold(*estimate(llm, request, self._longest_reply))
+                tally.hold = self.budget.hold(*estimate(errand.llm, request, self._longest_reply))
             await tally.hold.take()
         if not self._may_send.is_set():
             await self._may_send.wait()
         if self._is_stopped:  # meanwhile: a stop ends a pause
             raise NotStarted
         tally.n_sent += 1
+        self._flying[id(tally)] = errand.task.name
 
     def _finish(
         self,

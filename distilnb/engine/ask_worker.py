@@ -111,6 +111,7 @@ class AskWorker:
     _places: dict[int, tuple[int, int]] = field(
         default_factory=dict
     )  # batch at work → (stage number, batch id)
+    _told_flying: dict[str, int] | None = None
     _n_at_work: Counter[str] = field(default_factory=Counter)  # batches, by stage
 
     def __post_init__(self) -> None:
@@ -200,12 +201,18 @@ class AskWorker:
                 asker.models.adjust(model_of(self.steps[name]), of_model)
 
     def _tell_refusals(self) -> None:
-        """Tell once a second which models refused requests, how far that has lowered their concurrency, which load."""
+        """Tell once a second which models refused requests, how far that lowered their concurrency, which load.
+
+        And how many requests of each step are on their way.
+        """
         if self.asker is not None:
             for refusals in self.asker.models.take_refusals():
                 self.say({"say": "limited", **refusals._asdict()})
             for waiting in self.asker.models.take_waiting():
                 self.say({"say": "waiting", **waiting._asdict()})
+            if (flying := self.asker.in_flight()) != self._told_flying:
+                self._told_flying = flying
+                self.say({"say": "flying", "steps": flying})
         asyncio.get_running_loop().call_later(REFUSALS_EVERY_S, self._tell_refusals)
 
     async def _ask(self, stage: Stage, message: Message) -> None:

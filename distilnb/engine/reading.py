@@ -14,8 +14,9 @@ from distilnb.engine.limits import RunLimits
 from distilnb.engine.lineage import Lineage
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.ranges import from_ranges
-from distilnb.engine.status import ENDED, GOING, ROUTED, RunState, RunStatus, StepStatus
+from distilnb.engine.status import COUNTED, ENDED, GOING, ROUTED, RunState, RunStatus, StepStatus
 from distilnb.engine.tracing import Trace, went_on_facts
+from distilnb.engine.traffic import in_flight, refusals
 from distilnb.engine.versions import FIRST, folder_of, names_in, read_versions
 from distilnb.engine.window import Window, reading
 from distilnb.errors import InputError, RunError, UnknownStepError, did_you_mean
@@ -173,6 +174,7 @@ class RunReader(Window):
             steps=self._steps(facts, journal.counts()),
             notes=notes,
             ran_s=facts.get("ran_s", 0.0),
+            refusals=refusals(facts),
             **common,
         )
 
@@ -303,7 +305,8 @@ class RunReader(Window):
                 if name.startswith(_DROPPED)
             },
             rows_per_s=self._rate(step, ended, facts) if state == "running" else 0.0,
-            **{name: int(figures.get(name, 0)) for name in _COUNTED},
+            in_flight=in_flight(facts, step) if state == "running" and facts.get("state") in GOING else 0,
+            **{name: int(figures.get(name, 0)) for name in COUNTED},
         )
 
     def _rate(self, step: str, ended: int, facts: dict[str, Any]) -> float:
@@ -420,22 +423,6 @@ class RunReader(Window):
             kinds = {step["name"]: str(step["kind"]) for step in steps}
         unknown = {*kinds.values()} - KINDS.keys()
         return load(path, classes={kind: stand_in(kind) for kind in unknown})
-
-
-_COUNTED = (
-    "done",
-    "failed",
-    "dropped",
-    "made",
-    "partial",
-    "asked",
-    "cached",
-    "truncated",
-    "retries",
-    "reasked",
-    "input_tokens",
-    "output_tokens",
-)
 
 
 def _extend(whole: Batch, more: Batch) -> None:

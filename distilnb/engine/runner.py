@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from distilnb.engine import events
+from distilnb.engine import events, traffic
 from distilnb.engine.admission import Admissions
 from distilnb.engine.control import Control, Ending
 from distilnb.engine.crew import Crew, Death
@@ -215,14 +215,8 @@ class Runner:
             self._fail(message)
         elif kind == "budget":
             self._begin_stop(Ending("stopped", f"budget: {message['reason']}", reached=message["reached"]))
-        elif kind == "limited":
-            self.journal.add_event(
-                events.Limited(
-                    model=message["model"],
-                    n_refused=message["n_refused"],
-                    concurrency=message["concurrency"],
-                )
-            )
+        elif kind in ("limited", "flying"):
+            traffic.note(self.journal, self.reader, worker.name, message)
         elif kind == "waiting":  # for a local model, which is being loaded; no words: it is
             self._note(worker.name, message["words"])
         elif kind == "drained":

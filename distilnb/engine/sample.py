@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distilnb.errors import InputError, NoRowsError
-from distilnb.home import folder_name, private_folder
+from distilnb.home import folder_name, home, private_folder
 from distilnb.rows import Batch, IdMaker, Row, dump_json, load_json, write_text
 from distilnb.spec.step import GeneratorStep
 
@@ -42,6 +42,11 @@ def pinned_sample(pipeline: str, source: GeneratorStep, n_rows: int) -> Batch:
         ),
     )
     return pinned.select(range(min(n_rows, len(pinned))))
+
+
+def stored_sample(pipeline: str, source: GeneratorStep) -> Batch:
+    """Return the rows that are pinned, which may be none; neither is the source looked at nor a file made."""
+    return _read(home() / "pipelines" / folder_name(pipeline) / _file_name(source.name))[0]
 
 
 def find_row(source: GeneratorStep, wanted: int | str) -> Batch:
@@ -135,4 +140,8 @@ def _read(path: Path) -> tuple[Batch, str]:
 
 def _path(pipeline: str, source: str) -> Path:
     folder = private_folder("pipelines", folder_name(pipeline))
-    return folder / f"sample-{folder_name(source)}.json"
+    return folder / _file_name(source)
+
+
+def _file_name(source: str) -> str:
+    return f"sample-{folder_name(source)}.json"

@@ -6,12 +6,27 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from distilnb.engine.limits import RunLimits
+from distilnb.engine.traffic import Refusal
 
 RunState = Literal["starting", "running", "paused", "stopping", "finished", "stopped", "failed", "lost"]
 StepState = Literal["waiting", "running", "finished", "failed"]
 
 GOING: frozenset[str] = frozenset({"running", "paused", "stopping"})  # as a living runner writes it
 ENDED: frozenset[str] = frozenset({"finished", "stopped", "failed", "lost"})
+COUNTED = (  # the figures of a step that the journal counts under the same names
+    "done",
+    "failed",
+    "dropped",
+    "made",
+    "partial",
+    "asked",
+    "cached",
+    "truncated",
+    "retries",
+    "reasked",
+    "input_tokens",
+    "output_tokens",
+)
 ROUTED = "routed:"  # with a step's name behind it: the figure of a route, how many rows go there
 
 
@@ -35,6 +50,7 @@ class StepStatus:
     reasked: int = 0  # requests for a reply in place of one that did not have the shape asked for
     input_tokens: int = 0
     output_tokens: int = 0
+    in_flight: int = 0  # requests sent and not answered, those that wait to be sent again among them
     cost_usd: float | None = 0.0
     drop_reasons: dict[str, int] = field(default_factory=dict)
     rows_per_s: float = 0.0  # recent rate of ended input rows
@@ -61,6 +77,7 @@ class RunStatus:
     notes: tuple[str, ...] = ()
     ran_s: float = 0.0  # seconds of running over its whole life; pauses and stops are left out
     limits: RunLimits = field(default_factory=RunLimits)
+    refusals: tuple[Refusal, ...] = ()  # models that asked for fewer requests (HTTP 429)
 
     @property
     def is_ended(self) -> bool:

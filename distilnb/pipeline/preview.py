@@ -7,18 +7,21 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from distilnb.engine.ask import render
+from distilnb.engine.asked import spent
 from distilnb.engine.launch import is_rehearsed
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.engine.sample import find_row, pinned_sample
+from distilnb.engine.standing import note
 from distilnb.errors import InputError, SpecError, UnknownStepError, did_you_mean
 from distilnb.export.frames import frame_of
+from distilnb.llms.prices import price_of
 from distilnb.llms.request import Message
 from distilnb.rows import Batch, Row, root_id
 from distilnb.spec.check import check_graph
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep, Step
 from distilnb.tasks.base import Task
-from distilnb.view.preview import Failure, PreviewData, StepPreview, preview_bundle, preview_live
+from distilnb.view.preview import Failure, PreviewData, RowUse, StepPreview, preview_bundle, preview_live
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,6 +135,7 @@ def run_preview(pipeline: str, graph: Graph, n_rows: int, *, show: bool, is_whol
             results.append(result)
             if show:
                 update(Preview(pipeline, graph, results, samples).data())
+    note(pipeline, graph, results)
     return Preview(pipeline, graph, results, samples)
 
 
@@ -152,6 +156,8 @@ def describe(graph: Graph, result: StepResult, sampled: Mapping[str, int]) -> St
         for row_id, order in zip(result.incoming.ids, result.incoming.orders, strict=True)
     }
     failed = [failure for failure in result.failures if not failure.is_partial]
+    uses = {ordinals[row_id]: use for row_id, use in _uses(step, result).items()}
+    saved = [use.saved_usd for use in uses.values()]
     return StepPreview(
         name=result.name,
         kind=result.kind,
@@ -177,6 +183,8 @@ def describe(graph: Graph, result: StepResult, sampled: Mapping[str, int]) -> St
         reused=int(result.counts.get("cached", 0)),
         reasked=int(result.counts.get("reasked", 0)),
         cost_usd=result.counts.get("cost_usd", 0.0) if result.is_priced else None,
+        saved_usd=None if None in saved else sum(amount or 0.0 for amount in saved),
+        uses=uses,
         seconds=result.seconds,
         prompts={ordinals[row_id]: messages for row_id, messages in result.messages.items()},
         replies={
@@ -192,6 +200,21 @@ def describe(graph: Graph, result: StepResult, sampled: Mapping[str, int]) -> St
         else 0,
         words=result.words,
     )
+
+
+def _uses(step: Step, result: StepResult) -> dict[str, RowUse]:
+    """Return for each row, by its id, where its replies are from."""
+    if not isinstance(step, Task) or step.llm is None:
+        return {}
+    price = price_of(step.llm)
+    found = {}
+    for row_id, replies in result.brought.items():
+        reused = [reply for reply in replies if reply.is_cached]
+        asked = [reply for reply in replies if not reply.is_cached]
+        if replies:
+            costs = [spent(price, part)[0] if price else None for part in (asked, reused)]
+            found[row_id] = RowUse(len(asked), len(reused), *costs)
+    return found
 
 
 class StepView:

@@ -10,6 +10,7 @@ from distilnb.engine.building import literal_secrets
 from distilnb.engine.launch import check_models, find_running, launch, one_start_at_a_time
 from distilnb.engine.limits import BUDGET, check_limit
 from distilnb.engine.spool import given_rows
+from distilnb.engine.standing import note
 from distilnb.engine.status import RunStatus
 from distilnb.errors import InputError, did_you_mean
 from distilnb.export.distiset import Distiset
@@ -41,6 +42,7 @@ def start(graph: Graph, *, name: str, text: Callable[[], str], options: dict[str
             run.note = f"{running.run_id} is {hint}; new=True starts another."
             return run
         run_dir = launch(graph, pipeline=name, text=text, options=options)
+    note(name, graph)
     return Run(run_dir, secrets=literal_secrets(graph))
 
 

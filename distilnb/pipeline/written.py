@@ -9,6 +9,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from distilnb.engine.standing import standing
 from distilnb.errors import SpecError
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
@@ -120,9 +121,11 @@ class Written:
 
     def __repr__(self) -> str:
         notes = "".join(f"\n{note}" for note in self.notes)
-        return f"{self.name}\n{outline(self.graph)}{notes}"
+        stands = standing(self.name, self.graph)
+        return f"{self.name}\n{outline(self.graph, standing=stands)}{notes}"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         graph = self.graph
         columns = graph.columns() if graph.steps else None
-        return dict(graph_bundle(graph, columns, title=self.name, notes=self.notes))
+        stands = standing(self.name, graph)
+        return dict(graph_bundle(graph, columns, title=self.name, notes=self.notes, standing=stands))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from distilnb.review.argilla import Pushed
+    from distilnb.spec.graph import Graph
     from distilnb.view.story import RowStory
 
 _FIRST_POLL_S = 0.005  # a short run must not wait for a long poll
@@ -51,6 +52,7 @@ class Run:
         self._reader = RunReader(run_dir)
         self._secrets = dict(secrets or {})  # literal keys, for a resume from this kernel
         self.note = note
+        self._graph: Graph | None = None
 
     @property
     def id(self) -> str:
@@ -336,6 +338,12 @@ class Run:
         what = f"Run {self.id!r} is {status.state}{reason}."
         return RunNotFinishedError(what, f"{fix} {rest}", run_id=self.id)
 
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, partial: bool = False, **options: Any
+    ) -> str:
+        """Push the result to the Hugging Face Hub and return its address: `distiset(partial=…).push_to_hub(…)`."""
+        return self.distiset(partial=partial).push_to_hub(repo_id, private, **options)
+
     # --- review ---
 
     def review(
@@ -391,7 +399,7 @@ class Run:
             self._graph_svg,
             attach_line=f"run {self.id} started · attach from anywhere: %distil attach {self.id}",
             actions=run_actions(self),
-            panes=panes_of(self._reader, self.logs),
+            panes=panes_of(self._reader, self.logs, lambda step: self.retry(step).note),
             registry=registry,
             below=lambda status: trouble_html(self._reader, status),
         )
@@ -399,7 +407,9 @@ class Run:
     def _graph_svg(self, status: RunStatus) -> str:
         from distilnb.view.graph import draw_svg
 
-        return draw_svg(self.pipeline_file().graph, status=status)
+        if self._graph is None:  # it never changes, and a panel draws it some times a second
+            self._graph = self.pipeline_file().graph
+        return draw_svg(self._graph, status=status, use_dot=False)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         status = self.status()

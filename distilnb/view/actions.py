@@ -24,16 +24,24 @@ class Controlled(Protocol):
     def retry(self) -> object:
         """Do the failed rows again."""
 
+    def push_to_hub(self, repo_id: str, *, private: bool, partial: bool) -> object:
+        """Push what is finished; return where it is."""
+
 
 @dataclass(frozen=True)
 class Action:
-    """A button. `fits` tells for a status whether it can be pressed; what `do` raises is shown beside it."""
+    """A button. `fits` tells for a status whether it can be pressed; what `do` raises is shown beside it.
+
+    Where it `asks`, it shows a field with these words in it first, and `do` gets the answer, in a thread of its own:
+    what it returns is shown.
+    """
 
     label: str
     tooltip: str
     told: str  # once it was pressed
     fits: Callable[[RunStatus], bool]
-    do: Callable[[], object]
+    do: Callable[..., object]
+    asks: str = ""
 
 
 def run_actions(run: Controlled) -> tuple[Action, ...]:
@@ -66,5 +74,13 @@ def run_actions(run: Controlled) -> tuple[Action, ...]:
             "Failed rows are done again.",
             lambda status: status.state in ("running", "paused") and any(s.failed for s in status.steps),
             run.retry,
+        ),
+        Action(
+            "Push",
+            "Push the rows that are finished to the Hugging Face Hub, as a private dataset",
+            "Pushing what is finished, as a private dataset.",
+            lambda status: any(step.made for step in status.steps[-1:]),
+            lambda repo_id: run.push_to_hub(repo_id, private=True, partial=True),
+            asks="owner/name on the Hub",
         ),
     )

@@ -7,7 +7,18 @@ import time
 from distilnb.engine.status import RunStatus, StepStatus
 from distilnb.view import figures
 from distilnb.view.html import MAX_BYTES, Bundle, badge, escape, fold, icon, marked, muted, page, size_bytes
-from distilnb.view.looks import WARNING, Look, Tone, eta_s, progress, remarks, run_look, step_cost, step_look
+from distilnb.view.looks import (
+    WARNING,
+    Look,
+    Tone,
+    eta_s,
+    progress,
+    refused,
+    remarks,
+    run_look,
+    step_cost,
+    step_look,
+)
 from distilnb.view.text import clip, one_line, pad, visible, width
 
 _WIDTHS = ("18%", "10%", "19%", "11%", "8%", "12%", "22%")
@@ -72,7 +83,7 @@ def status_text(status: RunStatus, now: float | None = None) -> str:
             if w
         ]
         told.append(("  " + "  ".join(cells)).rstrip())
-    told += [f"  ⚠ {visible(note)}" for note in status.notes]
+    told += [f"  ⚠ {visible(note)}" for note in [*status.notes, *refused(status)]]
     if status.error:
         told += [f"  ✕ {line}" for line in visible(status.error).splitlines()]
     return "\n".join(told)
@@ -141,19 +152,30 @@ def run_card(
 def _card_html(
     status: RunStatus, graph_svg: str, remark: str, below: str, now: float | None, n_rows: int
 ) -> str:
-    rows = "".join(step_row(step, status) for step in status.steps[:n_rows])
-    more = len(status.steps) - n_rows
     return page(
         f'<div class="dnb-card" role="group" aria-label="run {escape(status.id)}">',
+        figures_html(status, graph_svg, now, n_rows),
+        below,
+        f"<div>{muted(remark)}</div>" if remark else "",
+        "</div>",
+    )
+
+
+def figures_html(
+    status: RunStatus, graph_svg: str = "", now: float | None = None, n_rows: int | None = None
+) -> str:
+    """Return how a run stands: head, graph, a row for each step (the first `n_rows`), and what is to be noted."""
+    n_rows = len(status.steps) if n_rows is None else n_rows
+    rows = "".join(step_row(step, status) for step in status.steps[:n_rows])
+    more = len(status.steps) - n_rows
+    parts = (
         header_html(status, now),
         f'<div class="dnb-graph">{graph_svg}</div>' if graph_svg else "",
         f'<div class="dnb-scroll">{steps_table(head_row(status) + rows)}</div>' if rows else "",
         f"<div>{muted(f'… {more} more steps')}</div>" if more > 0 else "",
         notes_html(status),
-        below,
-        f"<div>{muted(remark)}</div>" if remark else "",
-        "</div>",
     )
+    return "".join(parts)
 
 
 def header_html(status: RunStatus, now: float | None = None) -> str:
@@ -239,7 +261,8 @@ def bar_html(step: StepStatus, status: RunStatus) -> str:
 def notes_html(status: RunStatus) -> str:
     """Return what the run has to say: remarks, and what failed with the tail of the log folded."""
     told = "".join(
-        f"<div>{icon(WARNING)} {escape(one_line(note, 240))}</div>" for note in status.notes[:MAX_NOTES]
+        f"<div>{icon(WARNING)} {escape(one_line(note, 240))}</div>"
+        for note in [*status.notes, *refused(status)][:MAX_NOTES]
     )
     if status.error:
         first, _, rest = status.error.strip().partition("\n")

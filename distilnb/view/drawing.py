@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from distilnb.engine.standing import Standing
 from distilnb.engine.status import RunStatus
 from distilnb.errors import SpecError
 from distilnb.spec.columns import Columns
 from distilnb.spec.graph import Graph
 from distilnb.steps.route import RouteRows
-from distilnb.view.looks import Look, progress, step_cost, step_look
+from distilnb.view import figures
+from distilnb.view.looks import Look, progress, standing_look, step_cost, step_look
 from distilnb.view.text import ELLIPSIS, clip, one_line, visible, width
 
 MAX_NAME = 28  # columns of text on a card
@@ -33,6 +35,7 @@ class Card:
     makes: tuple[str, ...]  # the same as lines, cut, where no one edge carries them
     warns: bool
     full: str
+    is_touched: bool = False  # it, or what it is made of, was edited since it was seen last
 
     @property
     def state(self) -> str:
@@ -61,6 +64,7 @@ class Drawing:
     cards: tuple[Card, ...]
     links: tuple[Link, ...]
     summary: str
+    is_still: bool = True  # it stays as it is for a while: a step may have the keyboard's focus
 
 
 def describe(
@@ -68,11 +72,19 @@ def describe(
     columns: Mapping[str, Columns] | None = None,
     status: RunStatus | None = None,
     warnings: Sequence[str] = (),
+    standing: Mapping[str, Standing] | None = None,
 ) -> Drawing:
-    """Return what a drawing of the graph says. A warning marks the step whose quoted name it holds."""
+    """Return what a drawing of the graph says. A warning marks the step whose quoted name it holds.
+
+    Without a status `standing` says what is there already and what has changed.
+    """
     made = made_columns(graph, columns)
     is_roomy = len(graph.steps) <= ROOMY
-    cards = tuple(_card(graph, name, made[name], status, warnings, is_roomy) for name in graph.order())
+    known = standing or {}
+    cards = tuple(
+        _card(graph, name, made[name], status, warnings, is_roomy, None if status else known.get(name))
+        for name in graph.order()
+    )
     links = tuple(
         Link(
             before,
@@ -84,7 +96,8 @@ def describe(
         for before, after in graph.edges
     )
     chain = ", ".join(f"{card.name} {card.state}".rstrip() for card in cards)
-    return Drawing(cards, links, clip(visible(f"{len(cards)} steps: {chain}"), 500))
+    summary = clip(visible(f"{len(cards)} steps: {chain}"), 500)
+    return Drawing(cards, links, summary, is_still=status is None or not status.id or status.is_ended)
 
 
 def made_columns(graph: Graph, columns: Mapping[str, Columns] | None = None) -> dict[str, list[str]]:
@@ -114,16 +127,24 @@ def _card(
     status: RunStatus | None,
     warnings: Sequence[str],
     is_roomy: bool,
+    stands: Standing | None,
 ) -> Card:
     kind = graph.steps[name].kind()
     step = next((one for one in status.steps if one.name == name), None) if status else None
     look = step_look(step, status) if step and status else None
     counts = progress(step) if step and status and status.id else ""
     cost = step_cost(step) if step else ""
+    if stands:
+        look = standing_look(stands)
+        cost = f"{figures.money(stands.spent_usd)} in previews" if stands.spent_usd else ""
     if cost and not is_roomy:
         counts, cost = f"{counts} · {cost}", ""
     own = [warning for warning in warnings if repr(name) in warning]
     told = [f"{name} ({kind})", *own]
+    if look and not (
+        status and status.id and not status.is_ended
+    ):  # a run that goes on changes it every moment
+        told.append(" ".join(filter(None, (look.word, counts, cost))))
     has_edge = len(graph.successors(name)) == 1
     if made:
         told.append(f"makes {', '.join(made)}")
@@ -138,6 +159,7 @@ def _card(
         makes=_made_lines(made) if is_roomy and not has_edge else (),
         warns=bool(own),
         full=one_line(" · ".join(told), 400),
+        is_touched=stands is not None and (stands.is_edited or stands.is_stale),
     )
 
 

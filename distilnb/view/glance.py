@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from distilnb.engine.failures import unpack_failure
 from distilnb.engine.reading import RunReader
 from distilnb.engine.status import RunStatus
 from distilnb.rows import Row
@@ -22,33 +23,57 @@ from distilnb.view.text import one_line
 MAX_GROUPS = 8
 MAX_SHOWN = 3  # rows that are told of by name in a group of errors
 MAX_ROWS = 5
+MAX_TEXT = 900  # characters of a prompt, a reply, or the rest of a reason
+ALL_STEPS = "all steps"
 LOG_LINES = 30
 LOG_CHARACTERS = 6_000
 _REASON_CHARACTERS = 200
+Whole: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 _VARYING = re.compile(r"\d+(?:\.\d+)?|'[^']{0,200}'|\"[^\"]{0,200}\"")
 
 
 @dataclass(frozen=True)
 class Pane:
-    """A view that can be chosen in a panel. `html` makes it anew, for one of `choices` where there are some."""
+    """A view that can be chosen in a panel. `html` makes it anew, for one of `choices` where there are some.
+
+    `act` is what a button beside the choice does with it, where the button has a `verb`.
+    """
 
     label: str
     html: Callable[[str], str]
     choices: tuple[str, ...] = ()
+    verb: str = ""
+    act: Callable[[str], object] | None = None
 
 
-def panes_of(reader: RunReader, logs: Callable[[int], str]) -> tuple[Pane, ...]:
-    """Return what can be looked at of a run; `logs` returns the last n lines of each of its processes."""
+def panes_of(
+    reader: RunReader, logs: Callable[[int], str], retry: Callable[[str | None], object]
+) -> tuple[Pane, ...]:
+    """Return what can be looked at of a run.
+
+    `logs` returns the last n lines of each of its processes, `retry` does failed rows of a step, or of all, again.
+    """
 
     def newest(step: str) -> str:
         batch = reader.newest(step, MAX_ROWS)
         made = {one.name: one.made or one.done for one in reader.status().steps}
         return newest_rows_html(batch.rows, [order[0] for order in batch.orders], made.get(step, len(batch)))
 
+    def errors(step: str) -> str:
+        every = reader.errors()
+        return errors_html([e for e in every if step in (ALL_STEPS, e["step"])], _whole(reader))
+
     stages = tuple(stage.name for stage in reader.plan.stages if not stage.is_route)
+    steps = tuple(step for stage in reader.plan.stages for step in stage.steps)
     return (
         Pane("Newest rows", newest, stages),
-        Pane("Errors", lambda _: errors_html(reader.errors())),
+        Pane(
+            "Errors",
+            errors,
+            (*steps, ALL_STEPS),
+            "Retry these",
+            lambda step: retry(None if step == ALL_STEPS else step),
+        ),
         Pane("Log", lambda _: log_html(logs(LOG_LINES))),
     )
 
@@ -56,7 +81,11 @@ def panes_of(reader: RunReader, logs: Callable[[int], str]) -> tuple[Pane, ...]:
 def trouble_html(reader: RunReader, status: RunStatus) -> str:
     """Return the errors of a run in groups, nothing when there are none, as safe HTML."""
     has_some = any(step.failed or step.partial for step in status.steps)
-    return errors_html(reader.errors()) if has_some else ""
+    return errors_html(reader.errors(), _whole(reader)) if has_some else ""
+
+
+def _whole(reader: RunReader) -> Whole:
+    return lambda error: unpack_failure(dict(error), reader.run.path)
 
 
 class ErrorGroup(NamedTuple):
@@ -97,8 +126,8 @@ def _name(error: Mapping[str, Any]) -> str:
     return str(error["row_id"] if error.get("row") is None else error["row"])
 
 
-def errors_html(errors: Sequence[Mapping[str, Any]]) -> str:
-    """Return the errors of a run in groups, as safe HTML."""
+def errors_html(errors: Sequence[Mapping[str, Any]], whole: Whole = lambda error: error) -> str:
+    """Return the errors of a run in groups, as safe HTML; `whole` adds to an error texts that are kept elsewhere."""
     groups = group_errors(errors)
     if not groups:
         return muted("No row has failed.")
@@ -107,11 +136,21 @@ def errors_html(errors: Sequence[Mapping[str, Any]]) -> str:
         look = PARTIAL_ROW if group.is_partial else FAILED_ROW
         shown = ", ".join(group.rows[:MAX_SHOWN]) + ", …" * (len(group.rows) > MAX_SHOWN)
         told += f"<div>{icon(look)} {escape(str(group))} {muted(f'(row {shown})')}</div>"
-        rest = str(group.first["reason"]).partition("\n")[2].strip()
-        told += fold("more", rest, 2_000) if rest else ""
+        told += _texts_html(group.rows[0], whole(group.first))
     left_out = len(groups) - MAX_GROUPS
     told += f"<div>{muted(f'… {left_out} more kinds: run.errors() has all')}</div>" if left_out > 0 else ""
     return told
+
+
+def _texts_html(row: str, error: Mapping[str, Any]) -> str:
+    """Return the rest of the reason, and what was sent and came back, each behind a triangle."""
+    texts = {
+        "more": str(error["reason"]).partition("\n")[2].strip(),
+        f"prompt of row {row}": str(error.get("prompt") or ""),
+        "raw reply": str(error.get("reply") or ""),
+    }
+    folds = "".join(fold(title, text, MAX_TEXT) for title, text in texts.items() if text)
+    return f'<div class="dnb-folds">{folds}</div>' if folds else ""
 
 
 def newest_rows_html(rows: Sequence[Row], ordinals: Sequence[int], n_rows: int) -> str:

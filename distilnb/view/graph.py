@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from distilnb.engine.standing import Standing
 from distilnb.engine.status import RunStatus
 from distilnb.optional import optional
 from distilnb.spec.columns import Columns
@@ -30,16 +31,17 @@ def graph_bundle(
     *,
     title: str = "",
     notes: Sequence[str] = (),
+    standing: Mapping[str, Standing] | None = None,
 ) -> Bundle:
     """Return a graph as text and as HTML, with its title above and notes, lines of plain text, below it."""
-    told = [visible(title)] * bool(title) + [outline(graph, columns, status)]
+    told = [visible(title)] * bool(title) + [outline(graph, columns, status, standing)]
     told += [f"{WARNING.icon} {visible(warning)}" for warning in warnings] + [visible(note) for note in notes]
     head = f"<div><b>{escape(title)}</b></div>" if title else ""
-    drawn = draw_svg(graph, columns, status, warnings) if graph.steps else muted("no steps yet")
+    drawn = draw_svg(graph, columns, status, warnings, standing) if graph.steps else muted("no steps yet")
     below = "".join(f"<div>{escape(note)}</div>" for note in notes)
     shown = page(head, f'<div class="dnb-graph">{drawn}</div>', lines(warnings, WARNING), below)
     if size_bytes(shown) > MAX_BYTES:
-        text = escape(outline(graph, columns, status)[:MAX_OUTLINE])
+        text = escape(outline(graph, columns, status, standing)[:MAX_OUTLINE])
         shown = page(head, f"<pre>{text}</pre>", lines(warnings[:20], WARNING), below)
     return {"text/plain": "\n".join(told), "text/html": shown}
 
@@ -48,12 +50,15 @@ def graph_bundle(
 
 
 def outline(
-    graph: Graph, columns: Mapping[str, Columns] | None = None, status: RunStatus | None = None
+    graph: Graph,
+    columns: Mapping[str, Columns] | None = None,
+    status: RunStatus | None = None,
+    standing: Mapping[str, Standing] | None = None,
 ) -> str:
     """Return a graph as text: how the steps follow each other, then a line on each."""
     if not graph.steps:
         return "no steps yet"
-    drawing = describe(graph, columns, status)
+    drawing = describe(graph, columns, status, standing=standing)
     return "\n".join([*_chains(graph), *_step_lines(drawing)])
 
 
@@ -126,11 +131,15 @@ def draw_svg(
     columns: Mapping[str, Columns] | None = None,
     status: RunStatus | None = None,
     warnings: Sequence[str] = (),
+    standing: Mapping[str, Standing] | None = None,
     *,
     use_dot: bool | None = None,
 ) -> str:
-    """Return a graph as SVG: laid out by `dot` where it is installed (or `use_dot` says so), else by us."""
-    drawing = describe(graph, columns, status, warnings)
+    """Return a graph as SVG: laid out by `dot` where it is installed (or `use_dot` says so), else by us.
+
+    Of a run that goes on, whose drawing is soon replaced, no step can have the keyboard's focus.
+    """
+    drawing = describe(graph, columns, status, warnings, standing)
     if use_dot or (use_dot is None and shutil.which("dot")):
         with optional("lab", what="The drawing of a graph"):
             from graphviz import ExecutableNotFound, Source
@@ -139,7 +148,8 @@ def draw_svg(
         titles |= {_edge_title(drawing, index): link.full for index, link in enumerate(drawing.links)}
         try:
             drawn = Source(dot_source(drawing)).pipe(format="svg", encoding="utf-8", quiet=True)
-            return restyle(drawn, drawing, titles)
+            cards = {_node_id(index): card for index, card in enumerate(drawing.cards)}
+            return restyle(drawn, drawing, titles, cards)
         except (ExecutableNotFound, subprocess.CalledProcessError):
             if use_dot:
                 raise

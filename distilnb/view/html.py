@@ -47,7 +47,8 @@ font-variant-numeric:tabular-nums;white-space:nowrap}}
 .dnb details[open]>summary .dnb-clip{{display:none}}
 .dnb .dnb-text{{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate}}
 .dnb.dnb pre{{white-space:pre-wrap;overflow-wrap:anywhere;margin:3px 0 6px;padding:6px 9px;background:none;
-color:inherit;border:1px solid {_LINE};border-radius:4px;max-height:300px;overflow-y:auto;line-height:1.4}}
+color:inherit;word-break:normal;border:1px solid {_LINE};border-radius:4px;max-height:300px;
+overflow-y:auto;line-height:1.4}}
 .dnb.dnb ol.dnb-items{{margin:0;padding-left:2.1em}}
 .dnb.dnb ol.dnb-items>li{{margin:0;padding:0}}
 .dnb .dnb-folds{{display:flex;flex-wrap:wrap;gap:0 16px;font-size:12px}}
@@ -56,7 +57,8 @@ color:inherit;border:1px solid {_LINE};border-radius:4px;max-height:300px;overfl
 margin-top:5px}}
 .dnb .dnb-bar>i{{display:block;height:100%}}
 .dnb .dnb-told>span{{display:inline-block;margin-right:12px}}
-.dnb .dnb-graph{{overflow-x:auto;margin:2px 0}}
+.dnb .dnb-graph{{overflow-x:auto;margin:2px 0;padding:3px}}
+.dnb g.node:focus{{outline:2px solid {COLOURS["busy"]};outline-offset:2px}}
 {"".join(f".dnb .dnb-{tone}{{color:{c}}}.dnb i.dnb-{tone}{{background:{c}}}" for tone, c in COLOURS.items())}
 </style>""".replace("\n", "")
 

@@ -40,7 +40,7 @@ def draw_layers(drawing: Drawing) -> str:
     _untangle(layers)
     size = _place(layers, drawing, is_right)
     shapes = [_draw_link(link, path, is_right) for link, path in zip(drawing.links, paths, strict=True)]
-    shapes += [_draw_card(box, box.card) for layer in layers for box in layer if box.card]
+    shapes += [_draw_card(box, box.card, drawing.is_still) for layer in layers for box in layer if box.card]
     return svg_root(drawing, *size, "".join(shapes))
 
 
@@ -146,10 +146,10 @@ def _height(card: Card) -> float:
     return lines * LINE + 2 * PAD - 4
 
 
-def _draw_card(box: Box, card: Card) -> str:
+def _draw_card(box: Box, card: Card, is_still: bool) -> str:
     left, top = box.x - box.width / 2, box.y - box.height / 2
     colour = COLOURS[card.look.tone] if card.look else EDGE
-    frame = svg_frame(left, top, left + box.width, top + box.height, colour)
+    frame = svg_frame(left, top, left + box.width, top + box.height, colour, is_touched=card.is_touched)
     x, y = left + PAD, top + PAD + 9
     texts = [svg_text(x, y, card.title, bold=True)]
     if card.warns:
@@ -163,7 +163,7 @@ def _draw_card(box: Box, card: Card) -> str:
     for line in ([card.cost] if card.cost else []) + list(card.makes):
         y += LINE
         texts.append(svg_text(x, y, line, small=True))
-    return svg_group("node", card.full, frame + "".join(texts))
+    return svg_group("node", card.full, frame + "".join(texts), card=card, is_still=is_still)
 
 
 def _draw_link(link: Link, path: list[Box], is_right: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,19 +10,21 @@ from typing import Any
 from distilnb.engine.status import RunStatus
 from distilnb.optional import optional
 from distilnb.view.actions import Action
-from distilnb.view.card import head_row, header_html, notes_html, step_row, steps_table
+from distilnb.view.card import figures_html, status_line
 from distilnb.view.glance import Pane
-from distilnb.view.html import muted, page
+from distilnb.view.html import STYLE, escape, muted
 
 PANE_S = 1.0  # between two makings of the open pane: it reads files
+SPOKEN_S = 5.0  # between two sentences for a screen reader
 NO_PANE = "Steps only"
 _AS_WIDE_AS_ITS_WORDS = {"width": "auto", "flex": "0 0 auto"}
 
 
 class LiveWidgets:
-    """Header, buttons, graph, a line for each step, and one pane that can be chosen.
+    """Buttons, all figures, and one pane that can be chosen.
 
-    Each part is a widget of its own, and only a value that changed is sent.
+    Every figure, the graph among them, is in one trait of one widget: a look at the run sends one message at most, and
+    nothing when nothing has changed. What a person works with, buttons and pane, are widgets of their own.
     """
 
     def __init__(self, actions: Sequence[Action], panes: Sequence[Pane] = ()) -> None:
@@ -29,19 +32,20 @@ class LiveWidgets:
             import ipywidgets
 
         self._kit: Any = ipywidgets
-        self._header = self._html()
-        self._graph = self._html()
-        self._heads = self._html()
-        self._notes = self._html()
+        self._style = self._html()
+        self._style.value = STYLE
+        self._figures = self._html()
+        self._spoken = self._html()
+        self._spoken_at = float("-inf")
         self._said = self._html()
         self._said.layout.width, self._said.layout.flex = "auto", "1 1 auto"
-        self._steps: dict[str, Any] = {}
-        self._rows = ipywidgets.VBox([])
         self._buttons = {action.label: _Button(self, action) for action in actions}
-        buttons = ipywidgets.HBox([*(button.widget for button in self._buttons.values()), self._said])
+        of_actions = [button.widget for button in self._buttons.values()]
+        questions = [button.question for button in self._buttons.values() if button.question]
+        buttons = ipywidgets.HBox([*of_actions, self._said], layout={"flex_flow": "row wrap"})
         self._pane = _PaneChooser(self, panes) if panes else None
-        parts = [self._header, buttons, self._graph, self._rows, self._notes]
-        self._box = ipywidgets.VBox([*parts, *([self._pane.box] if self._pane else [])])
+        below = [self._pane.box] if self._pane else []
+        self._box = ipywidgets.VBox([self._style, buttons, *questions, self._figures, *below, self._spoken])
 
     def view(self) -> dict[str, Any]:
         """Return what makes a front end draw the widgets."""
@@ -50,16 +54,10 @@ class LiveWidgets:
 
     def update(self, status: RunStatus, graph: str) -> None:
         """Show a newer status, and the open pane anew."""
-        _set(self._header, page(header_html(status)))
-        drawn = f'<div class="dnb"><div class="dnb-graph">{graph}</div></div>' if graph else ""
-        _set(self._graph, drawn)
-        _set(self._heads, f'<div class="dnb">{steps_table(head_row(status))}</div>')
-        for step in status.steps:
-            if step.name not in self._steps:
-                self._steps[step.name] = self._html()
-                self._rows.children = (self._heads, *self._steps.values())
-            _set(self._steps[step.name], f'<div class="dnb">{steps_table(step_row(step, status))}</div>')
-        _set(self._notes, f'<div class="dnb">{notes_html(status)}</div>')
+        _set(self._figures, f'<div class="dnb">{figures_html(status, graph)}</div>')
+        if time.monotonic() - self._spoken_at >= SPOKEN_S:
+            self._spoken_at = time.monotonic()
+            _set(self._spoken, _for_ears(status_line(status)))
         for button in self._buttons.values():
             button.update(status)
         if status.state == "stopping":  # whoever said so: this panel, a cell, a shell
@@ -69,7 +67,7 @@ class LiveWidgets:
 
     def say(self, text: str) -> None:
         """Show a remark beside the buttons."""
-        _set(self._said, f'<div class="dnb">{muted(text)}</div>')
+        _set(self._said, f'<div class="dnb" role="status">{muted(text)}</div>')
 
     def close(self) -> None:
         """Take the widgets away; they are no longer shown."""
@@ -80,8 +78,14 @@ class LiveWidgets:
         return self._kit.HTML(layout=self._kit.Layout(width="100%", margin="0"))
 
 
+def _for_ears(line: str) -> str:
+    """Return a line that a screen reader says when it changes, and that nobody sees."""
+    hidden = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap"
+    return f'<div role="status" aria-live="polite" style="{hidden}">{escape(line)}</div>'
+
+
 class _Button:
-    """One button, and whether it was pressed since the last status."""
+    """One button, and whether it was pressed since the last status; perhaps with a question before it acts."""
 
     def __init__(self, panel: LiveWidgets, action: Action) -> None:
         self._panel = panel
@@ -91,6 +95,14 @@ class _Button:
             description=action.label, tooltip=action.tooltip, disabled=True, layout=_AS_WIDE_AS_ITS_WORDS
         )
         self.widget.on_click(self._press)
+        self.question: Any = None
+        if action.asks:
+            kit = panel._kit
+            self._answer = kit.Text(placeholder=action.asks, layout={"width": "280px"})
+            self._go = kit.Button(description=f"{action.label} now", layout=_AS_WIDE_AS_ITS_WORDS)
+            self._go.on_click(self._take_answer)
+            self._thread: threading.Thread | None = None
+            self.question = kit.HBox([self._answer, self._go], layout={"display": "none"})
 
     def update(self, status: RunStatus) -> None:
         """Let it be pressed as far as the status allows."""
@@ -102,6 +114,10 @@ class _Button:
     def _press(self, _: Any) -> None:
         if self._is_pressed or self.widget.disabled:  # again, before the front end had drawn it disabled
             return
+        if self.question is not None:
+            is_hidden = self.question.layout.display == "none"
+            self.question.layout.display = "" if is_hidden else "none"
+            return
         self._is_pressed = self.widget.disabled = True
         try:
             self._action.do()
@@ -110,6 +126,25 @@ class _Button:
             self._panel.say(f"{self._action.label}: {str(error) or type(error).__name__}")
             return
         self._panel.say(self._action.told)
+
+    def _take_answer(self, _: Any) -> None:
+        answer = self._answer.value.strip()
+        if not answer or self._go.disabled:
+            return
+        self._go.disabled = True
+        self._panel.say(self._action.told)
+        self._thread = threading.Thread(target=self._do, args=(answer,), name="distilnb button", daemon=True)
+        self._thread.start()
+
+    def _do(self, answer: str) -> None:
+        """Do what may take long beside the kernel's own work."""
+        try:
+            told = str(self._action.do(answer) or "")
+            self.question.layout.display = "none"
+        except Exception as error:  # noqa: BLE001 - as above
+            told = str(error) or type(error).__name__
+        self._go.disabled = False
+        self._panel.say(f"{self._action.label}: {told}")
 
 
 class _PaneChooser:
@@ -120,11 +155,15 @@ class _PaneChooser:
         self._panes = {pane.label: pane for pane in panes}
         self._which = kit.ToggleButtons(options=[NO_PANE, *self._panes], style={"button_width": "auto"})
         self._choice = kit.Dropdown(options=[], layout={**_AS_WIDE_AS_ITS_WORDS, "display": "none"})
+        self._panel = panel
+        self._act = kit.Button(layout={**_AS_WIDE_AS_ITS_WORDS, "display": "none"})
+        self._act.on_click(self._acted)
         self._shown = panel._html()
         self._made_at = 0.0
         self._which.observe(self._changed, names="value")
         self._choice.observe(self._chosen, names="value")
-        self.box = kit.VBox([kit.HBox([self._which, self._choice]), self._shown])
+        choosing = kit.HBox([self._which, self._choice, self._act], layout={"flex_flow": "row wrap"})
+        self.box = kit.VBox([choosing, self._shown])
 
     def update(self) -> None:
         """Make the open pane anew, if it is time."""
@@ -140,11 +179,22 @@ class _PaneChooser:
         self._choice.options = choices
         self._choice.value = choices[-1] if choices else None
         self._choice.layout.display = "" if len(choices) > 1 else "none"
+        self._act.description = pane.verb if pane else ""
+        self._act.layout.display = "" if pane and pane.verb else "none"
         _set(self._shown, "")
         self._made_at = 0.0
 
     def _chosen(self, _: Any) -> None:
         self._made_at = 0.0
+
+    def _acted(self, _: Any) -> None:
+        pane = self._panes.get(self._which.value)
+        if pane is None or pane.act is None:
+            return
+        try:
+            self._panel.say(str(pane.act(self._choice.value or "") or ""))
+        except Exception as error:  # noqa: BLE001 - nobody is there to raise to; it is shown beside the buttons
+            self._panel.say(f"{pane.verb}: {str(error) or type(error).__name__}")
 
 
 def _told(pane: Pane, choice: str) -> str:

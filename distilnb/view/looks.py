@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from distilnb.engine.standing import Standing
 from distilnb.engine.status import RunState, RunStatus, StepState, StepStatus
 from distilnb.view import figures
 
@@ -46,6 +47,7 @@ _RUNS: dict[RunState, Look] = {
     "failed": Look("✕", "failed", "bad"),
     "lost": Look("✕", "lost", "bad"),
 }
+EDITED = Look("✎", "edited", "warn")
 WARNING = Look("⚠", "warning", "warn")
 FAILED_ROW = Look("✕", "failed", "bad")
 PARTIAL_ROW = Look("◐", "partial", "warn")
@@ -79,6 +81,36 @@ def step_look(step: StepStatus, run: RunStatus) -> Look:
     return _STEPS[step.state]
 
 
+def standing_look(standing: Standing) -> Look:
+    """Return the look of a step before a run: what is there of it already, what is to run, what has changed."""
+    if standing.n_rows is not None:
+        look = Look("●", figures.plural(standing.n_rows, "row"), "idle")
+    elif standing.looked_at and standing.cached >= standing.looked_at and not standing.failed:
+        look = Look("✓", f"cached {_share(standing)}", "ok")
+        if standing.is_of_sample or (standing.total or 0) > standing.looked_at:
+            look = look._replace(word=f"{look.word}, rest to run")
+    elif standing.failed:
+        look = Look("✕", f"failed {_share(standing, standing.failed)}", "bad")
+    elif standing.cached:
+        look = Look("◐", f"cached {_share(standing)}, rest to run", "busy")
+    elif standing.is_stale:
+        look = Look("↻", "stale, to run", "warn")
+    else:
+        look = Look("○", "to run", "idle")
+    if not standing.is_edited:
+        return look
+    return Look(EDITED.icon, f"{EDITED.word}, {look.word.removeprefix('stale, ')}", EDITED.tone)
+
+
+def _share(standing: Standing, n: int | None = None) -> str:
+    """Return of how many rows something is known to hold, as in 5/412."""
+    of = standing.total if standing.total is not None and n is None else standing.looked_at
+    told = figures.count(standing.cached if n is None else n)
+    if of:
+        told += f"/{figures.count(of)}"
+    return told + " of the sample" * standing.is_of_sample
+
+
 def step_cost(step: StepStatus) -> str:
     """Return what a step has cost; "" when it asked no model, "free" when the model is."""
     if step.cost_usd == 0 and not step.asked:
@@ -101,6 +133,15 @@ def eta_s(step: StepStatus) -> float | None:
     return max(0, step.total - step.ended) / step.rows_per_s
 
 
+def refused(status: RunStatus) -> list[str]:
+    """Return what is to be told of models that asked for fewer requests."""
+    return [
+        f"{model} asked for fewer requests {figures.plural(n, 'time')} (HTTP 429)"
+        + ("" if status.is_ended else f"; at most {figures.count(concurrency)} at once now")
+        for model, n, concurrency in status.refusals
+    ]
+
+
 def remarks(step: StepStatus) -> list[tuple[str, Tone]]:
     """Return what else is to be told of a step's rows, the worst first."""
     told: list[tuple[str, Tone]] = []
@@ -110,6 +151,8 @@ def remarks(step: StepStatus) -> list[tuple[str, Tone]]:
         told.append((f"◐ {figures.count(step.partial)} partial", "warn"))
     if step.truncated:
         told.append((f"✂ {figures.count(step.truncated)} cut off", "warn"))
+    if step.in_flight:
+        told.append((f"{figures.count(step.in_flight)} in flight", "idle"))
     if step.cached:
         told.append((f"{figures.count(step.cached)} cached", "idle"))
     if step.dropped:

@@ -25,7 +25,6 @@ from distilnb.view.text import visible
 __all__ = ["RunPanel", "follow", "run_card", "status_line", "status_text"]
 
 HTML_HZ = 1.0  # static HTML is sent whole each time
-GRAPH_S = 2.0  # between two drawings of the graph with new counts; a new state is drawn at once
 MAX_MISSES = 8  # readings of the status that may fail in a row
 MOVED = "The panel of this run moved to a later cell."
 
@@ -77,8 +76,6 @@ class RunPanel:
         self._output: Output | None = None
         self._widgets: LiveWidgets | None = None
         self._seen: Seen | None = None
-        self._drawn_of: object = None
-        self._drawn_at = 0.0
 
     @property
     def is_live(self) -> bool:
@@ -157,15 +154,10 @@ class RunPanel:
             ended.set()
 
     def _look(self) -> Seen:
-        """Read the status and draw it. Drawing is the dearest part, so new counts alone wait a little."""
+        """Read the status and draw it."""
         status = self._read_status()
-        graph = self._seen.graph if self._seen else ""
-        states = (status.state, tuple(step.state for step in status.steps))
-        if states != self._drawn_of or time.monotonic() - self._drawn_at >= GRAPH_S:
-            graph = self._graph_svg(status)
-            self._drawn_of, self._drawn_at = states, time.monotonic()
         below = self._below(status) if self._below and status.is_ended else ""
-        self._seen = Seen(status, graph, below)
+        self._seen = Seen(status, self._graph_svg(status), below)
         return self._seen
 
     def _update(self, seen: Seen) -> None:

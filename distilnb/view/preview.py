@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from distilnb.rows import Row
 from distilnb.view.figures import duration, money, plural
@@ -18,7 +18,7 @@ from distilnb.view.text import one_line, value_text
 if TYPE_CHECKING:
     from distilnb.llms.request import Message
 
-LIMITS = Limits(rows=12, chars=220, folded=2_500)
+LIMITS = Limits(rows=50, chars=220, folded=2_500)
 STEP_BYTES = 15_000  # of one step's table; a notebook holds many previews
 
 
@@ -30,6 +30,15 @@ class Failure:
     reason: str
     prompt: Sequence[Message] = ()
     reply: str = ""
+
+
+class RowUse(NamedTuple):
+    """Where the replies for a row are from; the amounts are in USD, None where the price is unknown."""
+
+    n_asked: int
+    n_reused: int
+    cost_usd: float | None
+    saved_usd: float | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ class StepPreview:
     reused: int = 0
     reasked: int = 0  # of those asked, for a reply in place of one that did not fit
     cost_usd: float | None = 0.0
+    saved_usd: float | None = 0.0  # what the reused replies have cost when they were asked for
+    uses: Mapping[int, RowUse] = field(default_factory=dict)
     seconds: float = 0.0
     prompts: Mapping[int, Sequence[Message]] = field(default_factory=dict)
     replies: Mapping[int, Sequence[str]] = field(default_factory=dict)
@@ -98,7 +109,9 @@ def _heading(preview: PreviewData) -> str:
     told = [
         preview.pipeline,
         f"preview of {plural(preview.sample_size, 'row')}",
-        f"asked {asked}, reused {reused}" + (f", re-asked {reasked}" if reasked else ""),
+        f"asked {asked}, reused {reused}"
+        + _saved([step.saved_usd for step in preview.steps])
+        + (f", re-asked {reasked}" if reasked else ""),
     ]
     told.append(money(None if None in costs else known, is_free=asked > 0 or not reused))
     return one_line(" · ".join(told), 200)
@@ -118,7 +131,7 @@ def step_header(step: StepPreview) -> str:
     )
     if step.asks:
         reasked = f", re-asked {step.reasked}" if step.reasked else ""
-        told.append(f"asked {step.asked}, reused {step.reused}{reasked}")
+        told.append(f"asked {step.asked}, reused {step.reused}{_saved([step.saved_usd])}{reasked}")
     told.append(f"{duration(step.seconds)}, {money(step.cost_usd, is_free=step.asked > 0 or not step.asks)}")
     told += [f"{plural(len(step.failures), 'row')} failed"] * bool(step.failures)
     told += [f"{plural(len(step.partial), 'row')} partial"] * bool(step.partial)
@@ -127,6 +140,23 @@ def step_header(step: StepPreview) -> str:
     told += [step.words] * bool(step.words)
     told += ["rehearsed"] * step.is_rehearsed
     return one_line(" · ".join(told), 400)
+
+
+def _saved(amounts: Sequence[float | None]) -> str:
+    known = sum(amount for amount in amounts if amount is not None)
+    return f", saved {money(known)}" if known else ""
+
+
+def _use_text(use: RowUse | None) -> str:
+    """Return whether the replies for a row were asked for now, and what that cost or saved."""
+    if use is None:
+        return ""
+    asked = "asked" + (f" {money(use.cost_usd)}" if use.cost_usd else "")
+    reused = "reused" + (f", saved {money(use.saved_usd)}" if use.saved_usd else "")
+    if use.n_asked and use.n_reused:
+        n = use.n_asked + use.n_reused
+        return f"{use.n_asked} of {plural(n, 'reply', 'replies')} {asked}, the others {reused}"
+    return asked if use.n_asked else reused
 
 
 def _header_html(step: StepPreview) -> str:
@@ -160,13 +190,16 @@ def _entries(step: StepPreview) -> list[Entry]:
     for failure in step.failures:
         prompt = failure.prompt or step.prompts.get(failure.ordinal, ())
         replies = [failure.reply] if failure.reply else list(step.replies.get(failure.ordinal, ()))
-        entries.append(Entry({}, failure.ordinal, FAILED_ROW, failure.reason, _folds(prompt, replies)))
+        use = _use_text(step.uses.get(failure.ordinal))
+        entries.append(Entry({}, failure.ordinal, FAILED_ROW, failure.reason, _folds(prompt, replies), use))
     told: set[int] = set()
     for row, ordinal in zip(step.rows, step.ordinals, strict=True):
         folds = _folds(step.prompts.get(ordinal, ()), step.replies.get(ordinal, ()))
         reason = step.partial.get(ordinal, "")
         look = PARTIAL_ROW if reason and ordinal not in told else None
-        entries.append(Entry(row, ordinal, look, reason, () if ordinal in told else folds))
+        use = _use_text(step.uses.get(ordinal))
+        first = ordinal not in told
+        entries.append(Entry(row, ordinal, look, reason, folds if first else (), use if first else ""))
         told.add(ordinal)  # of the several rows that one became, the first tells
     return entries
 

@@ -15,6 +15,9 @@ from distilnb.view.text import ELLIPSIS, clip, one_line, pad, value_text, visibl
 MAX_BYTES = 16_000  # of one table; with header and style an output stays below 20 KB
 MAX_ITEMS = 8  # of a list
 MAX_COLUMNS = 12
+PAGE_ROWS = 10  # of a table that are open to see; further pages are folded
+# What is left of a table that is too large: first less behind triangles, then less at once.
+TIGHTER = ((300, 1600), (220, 900), (150, 900), (150, 500), (80, 500), (60, 300), (24, 144))
 TEXT_WIDTH = 110
 
 
@@ -27,6 +30,7 @@ class Entry:
     look: Look | None = None
     reason: str = ""
     folds: tuple[tuple[str, str], ...] = field(default=())  # (title, text) behind triangles under the row
+    remark: str = ""  # said quietly beside them
 
 
 class Limits(NamedTuple):
@@ -103,7 +107,7 @@ def table_html(
     """Return a table of at most `max_bytes`: texts are cut shorter, then rows left out; it says so."""
     total = len(entries) if total is None else total
     chosen = in_rank(entries)[: limits.rows]
-    tries = [limits, *(limits._replace(chars=min(limits.chars, n), folded=n * 6) for n in (150, 60, 24))]
+    tries = [limits, *(Limits(limits.rows, min(limits.chars, n), min(limits.folded, m)) for n, m in TIGHTER)]
     for cut in tries:
         drawn = _draw(chosen, columns, cut, highlight, total, is_cut=cut is not limits)
         if size_bytes(drawn) <= max_bytes:
@@ -133,7 +137,12 @@ def _draw(
             ' <span class="dnb-busy" aria-hidden="true">+</span>' * bool(new)
         )
         head += f'<th scope="col"{" class=dnb-num" * (name in numeric)}{new}>{label}</th>'
-    body = "".join(_draw_entry(entry, shown, numeric, limits, has_numbers) for entry in entries)
+    drawn = [_draw_entry(entry, shown, numeric, limits, has_numbers) for entry in entries]
+    pages = [_page(head, drawn[start : start + PAGE_ROWS]) for start in range(0, len(drawn), PAGE_ROWS)]
+    table = pages[0] if pages else _page(head, [])
+    for number, one in enumerate(pages[1:], start=1):
+        told = f"rows {number * PAGE_ROWS + 1} to {min((number + 1) * PAGE_ROWS, len(drawn))} of {total:,}"
+        table += f'<details class="dnb-page"><summary>{told}</summary>{one}</details>'
     notes = []
     if total > len(entries):
         notes.append(f"{plural(total - len(entries), 'more row')} not shown")
@@ -142,8 +151,12 @@ def _draw(
     if is_cut:
         notes.append("long texts are cut to keep the notebook small")
     foot = f"<div>{muted('… ' + ' · '.join(notes))}</div>" if notes else ""
-    table = f'<table class="dnb-t"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div class="dnb-scroll">{table}</div>{foot}'
+    return table + foot
+
+
+def _page(head: str, rows: Sequence[str]) -> str:
+    table = f'<table class="dnb-t"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="dnb-scroll">{table}</div>'
 
 
 def _draw_entry(
@@ -160,8 +173,10 @@ def _draw_entry(
     if entry.look:
         reason = escape(entry.reason[: limits.folded])
         under += f'<div class="dnb-text"><b>{marked(entry.look)}</b>: {reason}</div>'
-    if entry.folds:
-        under += f'<div class="dnb-folds">{"".join(fold(t, b, limits.folded) for t, b in entry.folds)}</div>'
+    if entry.folds or entry.remark:
+        folds = "".join(fold(title, body, limits.folded) for title, body in entry.folds)
+        remark = f"<div>{muted(entry.remark)}</div>" if entry.remark else ""
+        under += f'<div class="dnb-folds">{folds}{remark}</div>'
     if not any(name in entry.row for name in columns):  # a row that failed before it had anything to show
         return f'<tr class="dnb-line">{number}<td colspan="{max(1, span)}">{under}</td></tr>'
     cells = ""

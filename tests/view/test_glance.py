@@ -24,6 +24,18 @@ def test_errors_that_differ_in_numbers_and_quotes_only_are_one_group() -> None:
     assert "see the prompt" in told
 
 
+def test_a_group_shows_what_was_sent_and_came_back_of_its_first_row() -> None:
+    asked: list[int] = []
+
+    def whole(one: Any) -> dict[str, Any]:
+        asked.append(one["row"])
+        return {**one, "prompt": "user:\nRate it. <b>", "reply": "Rating: 7"}
+
+    told = check_html(errors_html([error(n, f"rating {n} is outside") for n in (12, 8)], whole))
+    assert asked == [12]
+    assert told.index("prompt of row 12") < told.index("Rate it. <b>") < told.index("Rating: 7")
+
+
 def test_a_row_without_an_ordinal_is_named_by_its_id() -> None:
     assert group_errors([error(None, "lost")])[0].rows == ("load:None:0",)
 

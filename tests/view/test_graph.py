@@ -96,7 +96,7 @@ def test_a_drawing_tells_states_in_words_and_columns_on_edges(use_dot: bool) -> 
 def test_a_drawing_fits_any_page(use_dot: bool) -> None:
     svg = draw_svg(large(), None, use_dot=use_dot)
     root = ElementTree.fromstring(svg)
-    assert root.get("role") == "img"
+    assert root.get("role") == "group"
     assert "max-width:100%" in root.get("style", "")
     assert "white" not in svg
     assert "#fff" not in svg

@@ -14,9 +14,11 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from distilnb.engine.status import RunStatus
+from distilnb.engine.traffic import Refusal
 from distilnb.view import display, panel
 from distilnb.view import live as live_module
 from distilnb.view.actions import run_actions
+from distilnb.view.card import status_text
 from distilnb.view.glance import Pane
 from distilnb.view.live import LiveWidgets
 from distilnb.view.panel import MOVED, RunPanel, follow
@@ -54,6 +56,7 @@ class FakeRun:
     def __init__(self, last: int = 5) -> None:
         self.looks, self.last, self.state = 0, last, "finished"
         self.stops = self.retries = 0
+        self.pushed: list[tuple[str, bool, bool]] = []
         self.error: Exception | None = None
 
     def status(self) -> RunStatus:
@@ -79,6 +82,12 @@ class FakeRun:
 
     def retry(self) -> None:
         self.retries += 1
+
+    def push_to_hub(self, repo_id: str, *, private: bool, partial: bool) -> str:
+        if repo_id.startswith("nobody"):
+            raise OSError("there is no <nobody>")
+        self.pushed.append((repo_id, private, partial))
+        return f"pushed to {repo_id}"
 
     def panel(self, form: Any = "widgets", **options: Any) -> RunPanel:
         draw: Callable[[RunStatus], str] = lambda run: f"<svg><title>{run.state}</title></svg>"  # noqa: E731
@@ -242,6 +251,35 @@ def test_what_an_action_raises_is_shown_and_it_can_be_pressed_again(captured: An
     assert live.wait(10)
 
 
+def test_what_a_pane_offers_is_done_for_the_choice() -> None:
+    done: list[str] = []
+
+    def retry(step: str) -> str:
+        if step == "load":
+            raise OSError("<none>")
+        done.append(step)
+        return f"3 rows of {step} are done again"
+
+    widgets = LiveWidgets(
+        (), (Pane("Errors", lambda step: step, ("load", "all"), "Retry these", retry), Pane("Log", str))
+    )
+    chooser = widgets._pane
+    assert chooser is not None
+    assert chooser._act.layout.display == "none"
+    chooser._which.value = "Errors"
+    assert (chooser._act.description, chooser._act.layout.display) == ("Retry these", "")
+    chooser._act.click()
+    assert "3 rows of all are done again" in widgets._said.value
+    chooser._choice.value = "load"
+    chooser._act.click()
+    assert "Retry these: &lt;none&gt;" in widgets._said.value
+    chooser._which.value = "Log"
+    assert chooser._act.layout.display == "none"
+    chooser._act.click()
+    assert done == ["all"]
+    widgets.close()
+
+
 def test_only_what_fits_the_status_can_be_pressed() -> None:
     run = FakeRun()
     widgets = LiveWidgets(run_actions(run))
@@ -251,10 +289,10 @@ def test_only_what_fits_the_status_can_be_pressed() -> None:
         widgets.update(replace(now, steps=tuple(replace(one, failed=n_failed) for one in now.steps)), "")
         return [label for label, one in widgets._buttons.items() if not one.widget.disabled]
 
-    assert pressable("running") == ["Pause", "Stop"]
-    assert pressable("running", n_failed=1) == ["Pause", "Stop", "Retry failed"]
-    assert pressable("paused") == ["Resume", "Stop"]
-    assert pressable("stopping", n_failed=1) == []
+    assert pressable("running") == ["Pause", "Stop", "Push"]
+    assert pressable("running", n_failed=1) == ["Pause", "Stop", "Retry failed", "Push"]
+    assert pressable("paused") == ["Resume", "Stop", "Push"]
+    assert pressable("stopping", n_failed=1) == ["Push"]
     assert "Stopping" in widgets._said.value
     pressable("running", n_failed=1)
     widgets._buttons["Retry failed"].widget.click()
@@ -295,20 +333,67 @@ def test_the_open_pane_alone_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     widgets.close()
 
 
-def test_only_what_changed_is_sent() -> None:
-    widgets = LiveWidgets(())
+def test_a_look_at_the_run_sends_one_trait_and_only_when_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "SPOKEN_S", 0.0)
+    widgets = LiveWidgets(run_actions(FakeRun()))
     run = status(started_at=0.0)
     widgets.update(run, "<svg></svg>")
     changed: list[str] = []
-    for name, widget in [*widgets._steps.items(), ("head", widgets._header), ("graph", widgets._graph)]:
-        widget.observe(lambda _, name=name: changed.append(name), names="value")
+    for number, widget in enumerate(live_module._with_children(widgets._box)):
+        if widget not in (widgets._figures, widgets._spoken):
+            widget.observe(lambda change, number=number: changed.append(f"{number} {change['name']}"))
+    widgets._figures.observe(lambda _: changed.append("figures"), names="value")
+    widgets._spoken.observe(lambda _: changed.append("spoken"), names="value")
     widgets.update(run, "<svg></svg>")
     assert changed == []
     steps = (run.steps[0], replace(run.steps[1], done=307), run.steps[2])
     widgets.update(replace(run, steps=steps), "<svg></svg>")
-    assert changed == ["answer"]
-    for widget in (*widgets._steps.values(), widgets._header, widgets._graph, widgets._notes, widgets._heads):
-        check_html(widget.value)
+    assert changed == ["figures"]
+    assert "310/412" in check_html(widgets._figures.value)
+    steps = (*run.steps[:2], replace(run.steps[2], done=318))
+    widgets.update(replace(run, steps=steps), "<svg></svg>")
+    assert changed == ["figures", "figures", "spoken"]  # a screen reader hears of the step that ends last
+    assert "judge 321/1000" in check_html(widgets._spoken.value)
+    widgets.close()
+
+
+def test_requests_in_flight_and_refusals_are_told() -> None:
+    run = status(started_at=0.0, refusals=(Refusal("openai:<b>", 12, 6),))
+    run = replace(run, steps=(run.steps[0], replace(run.steps[1], in_flight=64), run.steps[2]))
+    widgets = LiveWidgets(())
+    widgets.update(run, "")
+    told = check_html(widgets._figures.value)
+    assert "64 in flight" in told
+    assert "openai:<b> asked for fewer requests 12 times (HTTP 429); at most 6 at once now" in told
+    assert "HTTP 429); at most 6 at once now" in status_text(run)
+    assert "at once now" not in status_text(replace(run, state="finished", ended_at=9.0))
+    widgets.close()
+
+
+def test_push_asks_where_to_and_says_what_came_of_it() -> None:
+    run = FakeRun()
+    widgets = LiveWidgets(run_actions(run))
+    push = widgets._buttons["Push"]
+    now = status(started_at=0.0)
+    widgets.update(replace(now, steps=(*now.steps[:2], replace(now.steps[2], made=0))), "")
+    assert push.widget.disabled
+    widgets.update(now, "")
+    assert push.question.layout.display == "none"
+    push.widget.click()
+    assert push.question.layout.display == ""
+    push._go.click()
+    assert run.pushed == []
+    for answer in ("nobody/prefs", "me/prefs"):
+        push._answer.value = answer
+        push._go.click()
+        push._thread.join(10)
+        assert not push._go.disabled
+        if answer == "nobody/prefs":
+            assert "Push: there is no &lt;nobody&gt;" in widgets._said.value
+            assert push.question.layout.display == ""
+    assert run.pushed == [("me/prefs", True, True)]
+    assert "Push: pushed to me/prefs" in widgets._said.value
+    assert push.question.layout.display == "none"
     widgets.close()
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from distilnb.view.preview import Failure, PreviewData, StepPreview, preview_bundle, step_header
+from distilnb.view.preview import Failure, PreviewData, RowUse, StepPreview, preview_bundle, step_header
 from tests.view.samples import HOSTILE, check_html
 
 PROMPT = [
@@ -141,3 +141,32 @@ def test_a_step_is_small_however_long_the_texts() -> None:
     check_html(html)
     assert len(html.encode()) < 20_000
     assert "cut to keep the notebook small" in html
+
+
+def test_each_row_says_whether_it_was_asked_or_reused_and_what_that_saved() -> None:
+    uses = {17: RowUse(2, 0, 0.0007, 0.0), 4: RowUse(0, 2, 0.0, 0.88)}
+    step = replace(ANSWER, asked=1, reused=1, saved_usd=0.88, uses=uses)
+    assert "asked 1, reused 1, saved $0.88" in step_header(step)
+    bundle = preview_bundle(PreviewData("prefs", (step, replace(JUDGE, saved_usd=0.12)), 2))
+    assert bundle["text/plain"].startswith("prefs · preview of 2 rows · asked 1, reused 3, saved $1.00 ·")
+    told = check_html(bundle["text/html"])
+    assert told.index("asked $0.0007") < told.index("reused, saved $0.88")
+    mixed = replace(step, uses={17: RowUse(1, 2, None, None)})
+    assert (
+        "1 of 3 replies asked, the others reused"
+        in preview_bundle(PreviewData("p", (mixed,), 2))["text/html"]
+    )
+
+
+def test_what_does_not_fit_a_page_is_behind_a_triangle_failed_rows_first() -> None:
+    rows = [{"a": f"text {n}"} for n in range(25)]
+    step = StepPreview(
+        "map", "MapRows", 26, 25, ["a"], rows, list(range(25)), failures=[Failure(25, "broke")]
+    )
+    html = preview_bundle(PreviewData("p", (step,), 26))["text/html"]
+    told = check_html(html)
+    assert html.count('<details class="dnb-page">') == 2
+    assert (
+        told.index("broke") < told.index("text 8") < told.index("rows 11 to 20 of 26") < told.index("text 9")
+    )
+    assert told.index("rows 21 to 26 of 26") < told.index("text 24")
