@@ -350,7 +350,10 @@ def test_versions_are_completed(notebook: Notebook) -> None:
     assert "answer@1" in notebook.completions("%distil diff ")
     assert "answer@1" in notebook.completions("%distil prompt ")
     for line in ("%distil use answer@", "%distil use prefs.answer@", "%distil show answer@1"):
-        assert notebook.shell.complete(None, line, len(line))[1] == ["1"]  # what stands behind the @
+        completer = notebook.shell.Completer
+        completer.line_buffer = completer.text_until_cursor = line
+        # What stands behind the @ is the word, for IPython.
+        assert completer.dispatch_custom_completer(line.rpartition("@")[2]) == ["1"]
 
 
 @pytest.mark.parametrize(
