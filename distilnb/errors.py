@@ -6,6 +6,7 @@
     │   ├── CycleError                    the steps form a circle
     │   ├── DuplicateStepError            two steps have one name
     │   ├── UnknownStepError              no step has that name
+    │   ├── UnknownVersionError           the prompt of a step has no version of that number
     │   ├── StepConnectionError           steps are joined in a way that cannot run
     │   ├── UnknownParameterError         a parameter path leads nowhere
     │   ├── TemplateError                 a prompt or an expression cannot be read
@@ -110,6 +111,10 @@ class DuplicateStepError(SpecError):
 
 class UnknownStepError(SpecError):
     """No step has the name that was asked for."""
+
+
+class UnknownVersionError(SpecError):
+    """The prompt of a step has no version of that number."""
 
 
 class StepConnectionError(SpecError):

@@ -54,8 +54,11 @@ def _with_source(pipeline: Pipeline, source: str, session: Session) -> Pipeline:
 
 
 def use(session: Session, options: Namespace) -> Pipeline:
-    """Make a pipeline the current one."""
-    return session.pipeline(options.pipeline).pipeline
+    """Make a pipeline the current one; `use answer@1` gives a step the prompt of that version again."""
+    if "@" not in options.target:
+        return session.pipeline(options.target).pipeline
+    target = session.target(options.target, options.pipeline)
+    return session.assign(target.variable, target.pipeline)
 
 
 def add(session: Session, options: Namespace) -> Pipeline:
@@ -139,7 +142,14 @@ COMMANDS = (
             LLM,
         ),
     ),
-    Command("use", use, (argument("pipeline", metavar="PIPELINE", completes="pipeline"),)),
+    Command(
+        "use",
+        use,
+        (
+            argument("target", metavar="PIPELINE|STEP@N", help="a pipeline, or a version", completes="use"),
+            PIPELINE,
+        ),
+    ),
     Command(
         "add",
         add,

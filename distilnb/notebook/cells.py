@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from distilnb.notebook.look import SAMPLE_ROWS
 from distilnb.notebook.options import (
     AFTER,
     GENERATIONS,
@@ -98,7 +97,7 @@ def _keep(session: Session, target: Target, changed: Pipeline, options: Namespac
         f"{target.variable} · {options.name} {said} · reads {_listed(view.step.needed())}"
         f" · makes {_listed(view.step.made())}"
     )
-    return view if options.no_preview else view.preview(options.rows or SAMPLE_ROWS, show=True)
+    return view if options.no_preview else view.preview(options.rows, show=True)
 
 
 def _listed(columns: list[str]) -> str:

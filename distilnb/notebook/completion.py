@@ -33,7 +33,16 @@ def complete(session: Session, event: Any) -> list[str]:
         return []
     if expected.completes == "model":
         return _model_words(session, event)
+    word = event.text_until_cursor.rpartition(" ")[2]
+    if "@" in word:
+        return _behind_at(session, word, event.symbol)
     return sorted(set(_candidates(session, expected, event.symbol)))
+
+
+def _behind_at(session: Session, word: str, symbol: str) -> list[str]:
+    """Return the versions that are begun; IPython takes only what stands behind the @ for the word."""
+    kept = word[: len(word) - len(symbol)] if word.endswith(symbol) else word
+    return [name.removeprefix(kept) for name in _versions(session, word) if name.startswith(kept)]
 
 
 def _expected(command: Command, words: list[str]) -> Argument | None:
@@ -56,7 +65,9 @@ def _expected(command: Command, words: list[str]) -> Argument | None:
 def _candidates(session: Session, argument: Argument, begun: str) -> Iterable[str]:
     find: Mapping[Completes, Callable[[], Iterable[str]]] = {
         "pipeline": session.pipelines,
-        "step": lambda: _steps(session, begun),
+        "step": lambda: [*_steps(session, begun), *_versions(session, begun)],
+        "version": lambda: _versions(session, begun) or _steps(session, begun),
+        "use": lambda: [*session.pipelines(), *_versions(session, begun)],
         "target": lambda: [*session.pipelines(), *_steps(session, begun)],
         "run": lambda: [*_runs(), *session.pipelines()],
         "verb": verbs,
@@ -75,6 +86,19 @@ def _steps(session: Session, begun: str) -> Iterable[str]:
     except UsageError:  # there is no such pipeline: nothing to offer
         return ()
     return [f"{variable}.{name}" if dot else name for name in graph.steps]
+
+
+def _versions(session: Session, begun: str) -> list[str]:
+    """Return the versions of prompts, such as `answer@2`."""
+    from distilnb.pipeline.versions import version_names
+
+    variable, dot, _ = begun.partition(".")
+    try:
+        pipeline = session.pipeline(variable if dot else None).pipeline
+    except UsageError:
+        return []
+    names = version_names(pipeline.name, pipeline.graph)
+    return [f"{variable}.{name}" if dot else name for name in names]
 
 
 def _columns(session: Session) -> Iterable[str]:

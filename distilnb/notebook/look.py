@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     from distilnb.view.models import ModelTable
     from distilnb.view.story import RowStory
 
-SAMPLE_ROWS = 5
 OF_RUN = argument("--run", metavar="RUN", help="id or variable; else the current run", completes="run")
 
 
 def preview(session: Session, options: Namespace) -> Preview:
     """Run a pipeline, or one up to a step, on a few pinned rows; a run will use the same replies."""
     target = session.target(options.target, options.pipeline)
-    n, parameters = options.rows or SAMPLE_ROWS, session.parameters(options.param)
+    n, parameters = options.rows, session.parameters(options.param)
     whole = target.pipeline
     if not target.step:
         return whole.preview(n, parameters=parameters, show=True)

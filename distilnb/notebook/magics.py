@@ -9,12 +9,14 @@ from typing import Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
-from distilnb.notebook import build, cells, look, runs
+from distilnb.notebook import build, cells, iterate, look, runs
 from distilnb.notebook.options import Command, HelpShown, nearest
 from distilnb.notebook.session import Session
 from distilnb.notebook.words import split_words, unquoted
 
-LINES: Mapping[str, Command] = {one.name: one for one in (*build.COMMANDS, *look.COMMANDS, *runs.COMMANDS)}
+LINES: Mapping[str, Command] = {
+    one.name: one for one in (*build.COMMANDS, *look.COMMANDS, *iterate.COMMANDS, *runs.COMMANDS)
+}
 CELLS: Mapping[str, Command] = {one.name: one for one in cells.COMMANDS}
 
 
@@ -31,8 +33,8 @@ class DistilMagics(Magics):
     def distil(self, line: str, cell: str | None = None) -> object:
         """Build, look at and run pipelines: `%distil VERB [TARGET] [options]`; `%distil VERB -h` tells more.
 
-        Lines: new, use, add, show; preview, prompt, rows, why, models; estimate, run, ps, attach, pause, resume,
-        stop, errors, retry.
+        Lines: new, use, add, show; preview, prompt, rows, why, models; versions, diff; estimate, run, ps, attach,
+        pause, resume, stop, errors, retry.
         Cells: `%%distil prompt NAME`, `%%distil step NAME`.
         """
         silent = line.rstrip().endswith(";")

@@ -12,7 +12,9 @@ from typing import Any, Literal, NoReturn
 
 from IPython.core.error import UsageError
 
-Completes = Literal["", "pipeline", "step", "target", "run", "verb", "column", "model", "path"]
+Completes = Literal[
+    "", "pipeline", "step", "version", "use", "target", "run", "verb", "column", "model", "path"
+]
 
 
 class HelpShown(Exception):
@@ -112,3 +114,4 @@ NO_PREVIEW = argument("--no-preview", action="store_true", help="only change the
 MAX_COST = argument("--max-cost", type=float, metavar="USD", help="stop before more is spent")
 MAX_TOKENS = argument("--max-tokens", type=int, metavar="N", help="stop before more tokens are used")
 WAIT = argument("--wait", action="store_true", help="wait until the run has ended")
+YES = argument("-y", "--yes", action="store_true", help="spend without asking first")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from IPython.core.error import UsageError
 
-from distilnb.errors import StoreError
+from distilnb.errors import SpecError, StoreError
 from distilnb.notebook.options import nearest
 from distilnb.notebook.words import assignments, value_of
 from distilnb.view.display import Output
@@ -104,9 +104,9 @@ class Session:
         return pipeline
 
     def target(self, word: str | None, pipeline: str | None = None) -> Target:
-        """Return what a word names: nothing (the current pipeline), `prefs`, `prefs.answer`, or `answer`.
+        """Return what a word names: nothing (the current pipeline), `prefs`, `prefs.answer`, `answer` or `answer@2`.
 
-        Raises UsageError with the near match.
+        For a version of a prompt that is the pipeline which has it. Raises UsageError with the near match.
         """
         known = self.pipelines()
         if not word or word in known:
@@ -114,14 +114,13 @@ class Session:
         head, dot, tail = word.partition(".")
         found = self.pipeline(head if dot and head in known else pipeline)
         step = tail if dot and head in known else word
-        step, at, _ = step.partition("@")
-        if at:
-            raise UsageError(f"{word!r}: versions of prompts are not kept yet; name the step: {step!r}.")
         steps = list(found.pipeline.graph.steps)
-        if step not in steps:
-            hint = nearest(step, [*steps, *known])
-            raise UsageError(f"There is no step {step!r}; {found.variable} has {steps}.{hint}")
-        return found._replace(step=step)
+        name, at, _ = (step, "", "") if step in steps else step.rpartition("@")
+        name = name if at else step
+        if name not in steps:
+            hint = nearest(name, [*steps, *known])
+            raise UsageError(f"There is no step {name!r}; {found.variable} has {steps}.{hint}")
+        return found._replace(step=name, pipeline=_version_of(found.pipeline, step) if at else found.pipeline)
 
     # --- runs ---
 
@@ -263,6 +262,13 @@ class Session:
     def _own_variables(self) -> Iterator[tuple[str, object]]:
         """Yield the user's variables without those that IPython fills (`_`, `_12`, `In`)."""
         yield from ((name, value) for name, value in list(self.namespace.items()) if not name.startswith("_"))
+
+
+def _version_of(pipeline: Pipeline, word: str) -> Pipeline:
+    try:
+        return pipeline.use(word)
+    except SpecError as error:  # no such version, or one of another kind of task
+        raise UsageError(" ".join(str(error).split())) from error
 
 
 def _is_of(run: Run, pipeline: str) -> bool:

@@ -11,8 +11,8 @@ from distilnb.export.distiset import Distiset
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
 from distilnb.pipeline import routes, starting, wiring
+from distilnb.pipeline.iterating import Iterating
 from distilnb.pipeline.preview import Preview, run_preview
-from distilnb.pipeline.written import Written
 from distilnb.rows import Row
 from distilnb.run import Run
 from distilnb.spec.check import Checked, check_flow, check_graph
@@ -46,7 +46,7 @@ Model: TypeAlias = "LLM | str"
 AnyStep: TypeAlias = "Step | Callable[..., Any]"  # a step, or a function made one by `dn.step` or `dn.task`
 
 
-class Pipeline(Written):
+class Pipeline(Iterating):
     """An immutable graph of named steps.
 
     Verbs return a new pipeline; `llm` is the model of every task that names none.
@@ -378,9 +378,9 @@ class Pipeline(Written):
         return check_graph(self.graph)
 
     def preview(
-        self, n: int = 5, *, parameters: Mapping[str, Any] | None = None, show: bool = False
+        self, n: int | None = None, *, parameters: Mapping[str, Any] | None = None, show: bool = False
     ) -> Preview:
-        """Run every step on n pinned rows, in this process; the replies are those that a run will use.
+        """Run every step on n pinned rows (by default the Sample), in this process; a run will use the same replies.
 
         `show` displays each step as it comes. Costs what the asked requests cost; what was asked before is free.
         """

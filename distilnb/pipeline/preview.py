@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from distilnb.engine.ask import render
@@ -16,6 +17,9 @@ from distilnb.errors import InputError, SpecError, UnknownStepError, did_you_mea
 from distilnb.export.frames import frame_of
 from distilnb.llms.prices import price_of
 from distilnb.llms.request import Message
+from distilnb.pipeline.timing import Timed
+from distilnb.pipeline.version_list import Versions, find_versions
+from distilnb.pipeline.versions import note_preview, number_all, tasks_of
 from distilnb.rows import Batch, Row, root_id
 from distilnb.spec.check import check_graph
 from distilnb.spec.graph import Graph
@@ -31,12 +35,18 @@ class Preview:
     """The steps of a pipeline on the pinned sample: `preview["judge"]` is one step, the repr shows all."""
 
     def __init__(
-        self, pipeline: str, graph: Graph, results: Sequence[StepResult], sample: dict[str, Batch]
+        self,
+        pipeline: str,
+        graph: Graph,
+        results: Sequence[StepResult],
+        sample: dict[str, Batch],
+        versions: Mapping[str, int] | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._graph = graph
         self._results = {result.name: result for result in results}
         self._sample = sample
+        self._versions = versions or {}
 
     @property
     def steps(self) -> list[str]:
@@ -50,7 +60,7 @@ class Preview:
                 f"There is no step {step!r} in this preview; it has {self.steps}.",
                 did_you_mean(step, self.steps),
             )
-        return Preview(self._pipeline, self._graph, [self._results[step]], self._sample)
+        return Preview(self._pipeline, self._graph, [self._results[step]], self._sample, self._versions)
 
     def _ipython_key_completions_(self) -> list[str]:
         return self.steps
@@ -105,7 +115,10 @@ class Preview:
             for batch in self._sample.values()
             for row_id, order in zip(batch.ids, batch.orders, strict=True)
         }
-        steps = tuple(describe(self._graph, result, ordinals) for result in self._results.values())
+        steps = tuple(
+            replace(describe(self._graph, result, ordinals), version=self._versions.get(result.name))
+            for result in self._results.values()
+        )
         return PreviewData(self._pipeline, steps, size)
 
     def __repr__(self) -> str:
@@ -115,9 +128,11 @@ class Preview:
         return dict(preview_bundle(self.data()))
 
 
-def run_preview(pipeline: str, graph: Graph, n_rows: int, *, show: bool, is_whole: bool = True) -> Preview:
-    """Check a graph and run it on `n_rows` pinned rows, showing each step as it comes when asked to."""
-    if n_rows < 1:
+def run_preview(
+    pipeline: str, graph: Graph, n_rows: int | None, *, show: bool, is_whole: bool = True
+) -> Preview:
+    """Check a graph and run it on `n_rows` pinned rows (None: all), showing each step as it comes when asked to."""
+    if n_rows is not None and n_rows < 1:
         raise InputError(f"A preview of {n_rows} rows was asked for.", "Give a number above 0.")
     check_graph(graph, is_whole=is_whole)
     samples = {
@@ -125,18 +140,21 @@ def run_preview(pipeline: str, graph: Graph, n_rows: int, *, show: bool, is_whol
         for name, source in graph.steps.items()
         if isinstance(source, GeneratorStep)
     }
+    versions = note_preview(pipeline, graph)
+    timed = Timed(pipeline, graph, versions)
     results: list[StepResult] = []
     with preview_live(keeps=False) if show else _nothing_shown() as update:
 
         def on_row(current: StepResult) -> None:
-            update(Preview(pipeline, graph, [*results, current], samples).data())
+            update(Preview(pipeline, graph, [*results, current], samples, versions).data())
 
         for result in preview_graph(graph, samples, on_row=on_row if show else None):
             results.append(result)
+            timed.note(result)
             if show:
-                update(Preview(pipeline, graph, results, samples).data())
+                update(Preview(pipeline, graph, results, samples, versions).data())
     note(pipeline, graph, results)
-    return Preview(pipeline, graph, results, samples)
+    return Preview(pipeline, graph, results, samples, versions)
 
 
 @contextmanager
@@ -230,8 +248,19 @@ class StepView:
         """The step itself."""
         return self._graph.steps[self.name]
 
-    def preview(self, n: int = 5, *, show: bool = False) -> Preview:
-        """Run the pipeline up to this step on n pinned rows and return the preview of this step."""
+    @property
+    def version(self) -> int:
+        """The number of the version of its prompt; raises SpecError for a step that asks no model."""
+        tasks_of(self._graph, self.name)
+        return number_all(self._pipeline, self._graph)[self.name]
+
+    @property
+    def versions(self) -> Versions:
+        """The versions of its prompt, as far as they were seen: what each changed, who saw it, what it came to."""
+        return find_versions(self._pipeline, self._graph, self.name)
+
+    def preview(self, n: int | None = None, *, show: bool = False) -> Preview:
+        """Run the pipeline up to this step on n pinned rows (all that are pinned) and return this step's preview."""
         return run_preview(self._pipeline, self._up_to_here(), n, show=show, is_whole=False)[self.name]
 
     def prompt(self, row: int | str | Row | None = None) -> Prompt:
@@ -267,7 +296,7 @@ class StepView:
 
     def _sample_with(self, name: str, source: GeneratorStep, wanted: int | str | None) -> Batch:
         if wanted is None:
-            return pinned_sample(self._pipeline, source, 5)
+            return pinned_sample(self._pipeline, source)
         return find_row(source, wanted)
 
     def _up_to_here(self) -> Graph:

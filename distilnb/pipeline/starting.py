@@ -14,6 +14,7 @@ from distilnb.engine.standing import note
 from distilnb.engine.status import RunStatus
 from distilnb.errors import InputError, did_you_mean
 from distilnb.export.distiset import Distiset
+from distilnb.pipeline.versions import note_run
 from distilnb.rows import Row
 from distilnb.run import Run
 from distilnb.spec.check import check_graph
@@ -43,6 +44,7 @@ def start(graph: Graph, *, name: str, text: Callable[[], str], options: dict[str
             return run
         run_dir = launch(graph, pipeline=name, text=text, options=options)
     note(name, graph)
+    note_run(name, graph, run_dir.run_id)
     return Run(run_dir, secrets=literal_secrets(graph))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -68,6 +68,11 @@ class Spec(BaseModel):
         Code counts by what it does: comments, and the text around a lambda, change nothing.
         """
         return digest_of(_identity(self))
+
+    def digest_without(self, names: Collection[str]) -> str:
+        """Return the digest as if the fields of these names had their defaults."""
+        identity = _identity(self)
+        return digest_of({name: value for name, value in identity.items() if name not in names})
 
     def updated(self, **changes: Any) -> Self:
         """Return a copy with other values of some fields, validated."""

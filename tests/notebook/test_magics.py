@@ -252,7 +252,7 @@ def test_run_takes_parameters(notebook: Notebook) -> None:
         ),
         (
             "%distil show answer@2",
-            "'answer@2': versions of prompts are not kept yet; name the step: 'answer'.",
+            "Step 'answer' has no version 2; there is answer@1. Did you mean 'answer@1'?",
         ),
         ("%distil prompt prefs", "%distil prompt: name a step; prefs has ['load', 'answer']."),
         ("%distil add filtr x", "%distil add: there is no verb 'filtr'. Did you mean 'filter'?"),
@@ -318,3 +318,65 @@ def test_a_result_is_shown_once(notebook: Notebook) -> None:
     value, shown = notebook.shown("%distil show")
     assert isinstance(value, Pipeline)
     assert visible(shown).count("load → answer") == 1
+
+
+# --- versions of prompts ----------------------------------------------------------------------------------------
+
+
+def test_versions_are_made_by_cells_and_named_by_lines(notebook: Notebook) -> None:
+    notebook.cell("%%distil prompt answer -k 2\nSay {{ text }}")
+    _, shown = notebook.shown("%%distil prompt answer -k 2\nSay {{ text }} twice.")
+    assert "answer@2 after load" in visible(shown)
+    versions = notebook.cell("%distil versions answer")
+    assert [one.name for one in versions] == ["answer@1", "answer@2"]
+    assert plain(notebook.cell("%distil versions prefs.answer")[1].prompt) == "user:\nSay {{ text }} twice."
+    found = notebook.cell("%distil diff answer@1 answer@2")
+    assert (found.left, found.right, found.asked) == ("answer@1", "answer@2", 0)
+    assert repr(notebook.cell("%distil diff prefs.answer@1 -n 3")).startswith(
+        "prefs · answer@1 → answer@2 · 3 rows"
+    )
+    assert notebook.cell("%distil preview answer@1").asked == 0
+    assert "twice" not in repr(notebook.cell("%distil prompt answer@1"))
+    before = notebook.evaluate("prefs").digest
+    back = notebook.cell("%distil use answer@1")
+    assert notebook.evaluate("prefs") is back
+    assert back.digest != before
+    assert back["answer"].version == 1
+
+
+def test_versions_are_completed(notebook: Notebook) -> None:
+    notebook.cell("%%distil prompt answer -k 2 --no-preview\nSay {{ text }} twice.")
+    notebook.cell("prefs['answer'].version")
+    assert "answer@1" in notebook.completions("%distil diff ")
+    assert "answer@1" in notebook.completions("%distil prompt ")
+    for line in ("%distil use answer@", "%distil use prefs.answer@", "%distil show answer@1"):
+        completer = notebook.shell.Completer
+        completer.line_buffer = completer.text_until_cursor = line
+        # What stands behind the @ is the word, for IPython.
+        assert completer.dispatch_custom_completer(line.rpartition("@")[2]) == ["1"]
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("%distil diff answer@1 answer@9", "there is answer@1"),
+        ("%distil prompt answer@9", "Did you mean 'answer@1'?"),
+        ("%distil versions prefs", "name a step"),
+        ("%distil versions anwser", "Did you mean 'answer'?"),
+        ("%distil versions load", "asks no model"),
+    ],
+)
+def test_wrong_versions_are_told(notebook: Notebook, line: str, told: str) -> None:
+    notebook.cell("prefs['answer'].version")
+    assert told in notebook.error(line)
+
+
+def test_a_dear_difference_shows_its_quote_first(notebook: Notebook) -> None:
+    notebook.cell("dear = dn.llm('rehearsal:dear', price=(10_000, 1_000_000))")
+    notebook.cell("prefs = prefs.generate('answer', 'One {{ text }}', llm=dear)\nprefs['answer'].version")
+    notebook.cell("prefs = prefs.generate('answer', 'Two {{ text }}', llm=dear)")
+    found, shown = notebook.shown("%distil diff answer@1")
+    assert found.asked == 0
+    assert "10 requests, about $" in visible(shown)
+    assert "-y" in visible(shown)
+    assert notebook.cell("%distil diff answer@1 -y").asked == 10

@@ -1,0 +1,223 @@
+"""The history of a pipeline: the versions of its prompts, numbered as they were first seen, and who has seen them.
+
+One SQLite file under `DISTILNB_HOME/pipelines/<name>/`. Numbers never change: an old text that comes again has its old
+number.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distilnb.engine.database import open_database, telling, transaction
+from distilnb.home import folder_name, home, private_folder
+from distilnb.tasks.wording import Wording
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS versions (
+    step TEXT, number INTEGER, digest TEXT, kind TEXT, fields TEXT, at REAL,
+    PRIMARY KEY (step, number), UNIQUE (step, digest)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seen (
+    step TEXT, number INTEGER, run TEXT, n INTEGER, at REAL, PRIMARY KEY (step, number, run)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS timings (step TEXT, number INTEGER, model TEXT, seconds REAL, at REAL);
+CREATE INDEX IF NOT EXISTS timings_of_version ON timings (step, number, model);
+CREATE TABLE IF NOT EXISTS votes (
+    comparison TEXT, row_id TEXT, one TEXT, other TEXT, winner TEXT, voter TEXT, at REAL,
+    PRIMARY KEY (comparison, row_id, one, other, voter)) WITHOUT ROWID;
+"""
+_FIX = "Set DISTILNB_HOME to a folder that can be written, or free some disk space."
+_FILE = "history.sqlite"
+_PREVIEW = ""  # in the place of a run's id: the previews, which have none
+_MAX_TIMINGS = 200  # kept of a version and a model
+
+
+class Version(NamedTuple):
+    """A version of a step's prompt: its number, its wording, and when (seconds since the epoch) it was first seen."""
+
+    number: int
+    wording: Wording
+    at: float
+
+
+class Seen(NamedTuple):
+    """How many previews and runs have used a version, and when the last one did; 0 for never."""
+
+    previews: int = 0
+    runs: int = 0
+    last_at: float = 0.0
+
+
+class Vote(NamedTuple):
+    """Which of two candidates won a row; `winner` is "" for a tie. `voter` is "" for a person, else the judge."""
+
+    row_id: str
+    one: str
+    other: str
+    winner: str
+    voter: str
+
+
+class History:
+    """The history of one pipeline. Its methods may be called from any thread; they raise StoreError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()  # one connection: a transaction is of one thread
+        with self._telling("opened"):
+            self._db = open_database(path, _TABLES)
+            path.chmod(0o600)
+        weakref.finalize(self, self._db.close)
+
+    # --- versions ---
+
+    def numbers(self, wordings: Mapping[str, Wording]) -> dict[str, int]:
+        """Return the number of each step's wording; one that was never seen gets the next."""
+        found: dict[str, int] = {}
+        with self._lock, self._telling("written"):
+            for step, wording in wordings.items():
+                number = self._number(step, wording.digest)
+                if number is None:
+                    with transaction(self._db):
+                        number = self._number(step, wording.digest) or self._add(step, wording, time.time())
+                found[step] = number
+        return found
+
+    def _number(self, step: str, digest: str) -> int | None:
+        query = "SELECT number FROM versions WHERE step = ? AND digest = ?"
+        found = self._db.execute(query, (step, digest)).fetchone()
+        return found and int(found[0])
+
+    def _add(self, step: str, wording: Wording, at: float, number: int | None = None) -> int:
+        if number is None:
+            query = "SELECT COALESCE(MAX(number), 0) + 1 FROM versions WHERE step = ?"
+            number = int(self._db.execute(query, (step,)).fetchone()[0])
+        fields = json.dumps(wording.fields, ensure_ascii=True)  # half of a surrogate pair is text too
+        values = (step, number, wording.digest, wording.kind, fields, at)
+        self._db.execute("INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?)", values)
+        return number
+
+    def versions(self, step: str) -> list[Version]:
+        """Return the versions of a step's prompt in their order."""
+        query = "SELECT number, digest, kind, fields, at FROM versions WHERE step = ? ORDER BY number"
+        with self._lock, self._telling("read"):
+            rows = self._db.execute(query, (step,)).fetchall()
+        return [
+            Version(number, Wording(digest, kind, json.loads(fields)), at)
+            for number, digest, kind, fields, at in rows
+        ]
+
+    def adopt(self, step: str, versions: Iterable[Version]) -> None:
+        """Take over versions that a file brings, with their numbers as far as these are free."""
+        known = {version.number for version in self.versions(step)}
+        with self._lock, self._telling("written"), transaction(self._db):
+            for version in versions:
+                if self._number(step, version.wording.digest) is None:
+                    number = version.number if version.number > 0 and version.number not in known else None
+                    known.add(self._add(step, version.wording, version.at, number))
+
+    # --- who saw them ---
+
+    def note_preview(self, numbers: Mapping[str, int]) -> None:
+        """Count one more preview of these versions (step → number)."""
+        with self._lock, self._telling("written"), transaction(self._db):
+            for step, number in numbers.items():
+                self._db.execute(
+                    "INSERT INTO seen VALUES (?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET n = n + 1, at = excluded.at",
+                    (step, number, _PREVIEW, time.time()),
+                )
+
+    def note_run(self, numbers: Mapping[str, int], run_id: str) -> None:
+        """Note that a run uses these versions."""
+        rows = [(step, number, run_id, time.time()) for step, number in numbers.items()]
+        with self._lock, self._telling("written"), transaction(self._db):
+            self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?, ?, 1, ?)", rows)
+
+    def seen(self, step: str) -> dict[int, Seen]:
+        """Return who saw the versions of a step, by number."""
+        found: dict[int, Seen] = {}
+        query = "SELECT number, run, n, at FROM seen WHERE step = ?"
+        with self._lock, self._telling("read"):
+            rows = self._db.execute(query, (step,)).fetchall()
+        for number, run, n, at in rows:
+            old = found.get(number, Seen())
+            is_run = run != _PREVIEW
+            found[number] = Seen(old.previews + (0 if is_run else n), old.runs + is_run, max(old.last_at, at))
+        return found
+
+    def note_seconds(self, step: str, number: int, model: str, seconds: Sequence[float]) -> None:
+        """Keep how long requests of a version took, each in seconds; of many the newest."""
+        rows = [(step, number, model, one, time.time()) for one in seconds]
+        keep = (
+            "DELETE FROM timings WHERE step = ? AND number = ? AND model = ? AND rowid NOT IN (SELECT rowid FROM "
+            "timings WHERE step = ? AND number = ? AND model = ? ORDER BY rowid DESC LIMIT ?)"
+        )
+        with self._lock, self._telling("written"), transaction(self._db):
+            self._db.executemany("INSERT INTO timings VALUES (?, ?, ?, ?, ?)", rows)
+            self._db.execute(keep, (*(step, number, model) * 2, _MAX_TIMINGS))
+
+    def seconds(self, step: str, number: int, models: Iterable[str]) -> list[float]:
+        """Return how long requests of a version to these models took."""
+        query = "SELECT seconds FROM timings WHERE step = ? AND number = ? AND model = ?"
+        with self._lock, self._telling("read"):
+            return [
+                float(one) for model in models for (one,) in self._db.execute(query, (step, number, model))
+            ]
+
+    # --- votes ---
+
+    def vote(self, comparison: str, votes: Iterable[Vote]) -> None:
+        """Keep votes; a voter's earlier vote on the same row and pair is replaced."""
+        rows = [(comparison, *vote, time.time()) for vote in votes]
+        with self._lock, self._telling("written"), transaction(self._db):
+            self._db.executemany("INSERT OR REPLACE INTO votes VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def votes(self, comparison: str) -> list[Vote]:
+        """Return the votes of a comparison, the oldest first."""
+        query = "SELECT row_id, one, other, winner, voter FROM votes WHERE comparison = ? ORDER BY at"
+        with self._lock, self._telling("read"):
+            return [Vote(*row) for row in self._db.execute(query, (comparison,))]
+
+    def unvote(self, comparison: str, row_id: str, voter: str) -> None:
+        """Take back what a voter said of a row."""
+        query = "DELETE FROM votes WHERE comparison = ? AND row_id = ? AND voter = ?"
+        with self._lock, self._telling("written"), transaction(self._db):
+            self._db.execute(query, (comparison, row_id, voter))
+
+    def _telling(self, done: str) -> AbstractContextManager[None]:
+        return telling(f"The history {str(self.path)!r} cannot be {done}", _FIX)
+
+
+def history_of(pipeline: str) -> History:
+    """Return the history of the pipeline of that name; it is begun where there is none."""
+    return _open(str(private_folder("pipelines", folder_name(pipeline)) / _FILE))
+
+
+def has_history(pipeline: str) -> bool:
+    """Whether anything was noted of the pipeline of that name."""
+    return (home() / "pipelines" / folder_name(pipeline) / _FILE).is_file()
+
+
+@lru_cache(maxsize=8)
+def _open(path: str) -> History:  # by path: DISTILNB_HOME may change in a process
+    return History(Path(path))
+
+
+def as_data(versions: Iterable[Version]) -> list[dict[str, Any]]:
+    """Return versions as a pipeline's file holds them."""
+    return [
+        {
+            "number": version.number,
+            "at": version.at,
+            "digest": version.wording.digest,
+            "kind": version.wording.kind,
+            "fields": dict(version.wording.fields),
+        }
+        for version in versions
+    ]

@@ -1,0 +1,227 @@
+"""One version of a step on a few rows: what it made, what that took, and what the judges behind it say."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import NamedTuple
+
+from distilnb.engine.ask import model_of
+from distilnb.engine.budget import USUAL_REPLY_TOKENS
+from distilnb.engine.foresee import CHARACTERS_PER_TOKEN
+from distilnb.engine.preview import StepResult, preview_graph
+from distilnb.llms.prices import price_of
+from distilnb.llms.request import Message, Reply
+from distilnb.pipeline.versions import prompt_steps, tasks_of
+from distilnb.rows import Batch, Row
+from distilnb.spec.graph import Graph
+from distilnb.tasks.base import Task
+from distilnb.view.text import value_text
+
+_RATINGS = ("ratings", "rating", "result", "results", "score", "scores")
+_WHOLE = 1 << 40  # characters: a value is never cut before it is compared
+
+
+class Quote(NamedTuple):
+    """Requests that are still to be sent, and about what they cost in USD; None where a price is unknown."""
+
+    requests: int = 0
+    cost_usd: float | None = 0.0
+
+    def plus(self, other: Quote) -> Quote:
+        """Return both together."""
+        costs = (self.cost_usd, other.cost_usd)
+        return Quote(self.requests + other.requests, None if None in costs else sum(c or 0.0 for c in costs))
+
+
+@dataclass
+class Measured:
+    """What a step did with rows. Mappings are by the id of the row that came in."""
+
+    incoming: Batch = field(default_factory=Batch)
+    texts: dict[str, dict[str, str]] = field(default_factory=dict)  # by row, then by column and place
+    failures: dict[str, str] = field(default_factory=dict)  # why a row failed, or its replies are not known
+    messages: dict[str, tuple[Message, ...]] = field(default_factory=dict)
+    replies: dict[str, tuple[Reply, ...]] = field(default_factory=dict)
+    cut_off: set[str] = field(default_factory=set)  # rows with a reply that hit the token limit
+    partial: dict[str, str] = field(default_factory=dict)
+    ratings: dict[str, float] = field(default_factory=dict)  # the mean of what judges say of a row
+    n_missing: int = 0  # rows whose replies nobody has asked for
+    asked: int = 0
+    reused: int = 0
+    cost_usd: float | None = 0.0  # of what was asked now
+    reply_cost_usd: float | None = 0.0  # of all replies, whenever they were paid for
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    quote: Quote = field(default_factory=Quote)
+
+    @property
+    def rating(self) -> float | None:
+        """The mean rating of the rows that have one."""
+        return mean(self.ratings.values()) if self.ratings else None
+
+
+def measure(
+    graph: Graph, step: str, samples: Mapping[str, Batch], *, asks: bool = True, judges: bool = True
+) -> Measured:
+    """Run the graph up to a step, and the judges that read what it makes, on these rows.
+
+    Unless it `asks`, what the reply cache does not hold is missing, and quoted.
+    """
+    watching = judges_of(graph, step) if judges else {}
+    wanted = {step, *watching}
+    wanted |= set().union(*(graph.ancestors(name) for name in wanted))
+    results = {result.name: result for result in preview_graph(graph.keeping(wanted), samples, asks=asks)}
+    measured = _of_step(graph, step, results)
+    if not asks:
+        measured.quote = _quote(graph, results)
+    owners = _Owners(measured.incoming.ids)
+    ratings: dict[str, list[float]] = defaultdict(list)
+    for judge, columns in watching.items():
+        batch = results[judge].outgoing
+        for row, row_id in zip(batch.rows, batch.ids, strict=True):
+            for column in columns:
+                ratings[owners.of(row_id)] += _numbers(row.get(column))
+    measured.ratings = {row_id: mean(found) for row_id, found in ratings.items() if found and row_id}
+    for result in results.values():
+        measured.asked += int(result.counts.get("asked", 0))
+        measured.reused += int(result.counts.get("cached", 0))
+        cost = result.counts.get("cost_usd", 0.0) if result.is_priced else None
+        measured.cost_usd = (
+            None if cost is None or measured.cost_usd is None else measured.cost_usd + float(cost)
+        )
+    return measured
+
+
+def judges_of(graph: Graph, step: str) -> dict[str, list[str]]:
+    """Return the tasks behind a step that rate what comes to them, each with the columns of its ratings."""
+    found: dict[str, list[str]] = {}
+    for name, task in graph.steps.items():
+        if isinstance(task, Task) and step in graph.ancestors(name) and (columns := rating_columns(task)):
+            found[name] = columns
+    return found
+
+
+def rating_columns(task: Task) -> list[str]:
+    """Return the columns of a task that hold ratings, as they are called downstream."""
+    return [task.output_mappings.get(name, name) for name in task.outputs if name in _RATINGS]
+
+
+def text_columns(graph: Graph, step: str) -> list[str]:
+    """Return the columns that a step makes of replies, without those that name the model."""
+    task = tasks_of(graph, step)[0]
+    model = task.output_mappings.get("model_name", "model_name")
+    return [name for name in task.made() if name != model]
+
+
+class _Owners:
+    """Finds the row that came in for the id of one that was made of it: the same, or with child indices behind it."""
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._ids = set(ids)
+
+    def of(self, row_id: str) -> str:
+        while row_id and row_id not in self._ids:
+            row_id = row_id.rpartition(".")[0]
+        return row_id
+
+
+def _of_step(graph: Graph, step: str, results: Mapping[str, StepResult]) -> Measured:
+    names = prompt_steps(graph)[step]
+    parts = [results[name] for name in names]
+    measured = Measured(incoming=parts[0].incoming)
+    owners = _Owners(measured.incoming.ids)
+    columns = text_columns(graph, step)
+    outgoing = results[step].outgoing
+    for row, row_id in zip(outgoing.rows, outgoing.ids, strict=True):
+        texts = measured.texts.setdefault(owners.of(row_id), {})
+        texts.update(_texts_of(row, columns, len(texts)))
+    for result in [*parts, *([] if step in names else [results[step]])]:
+        for failure in result.failures:
+            kept = measured.partial if failure.is_partial else measured.failures
+            kept.setdefault(owners.of(failure.row_id), failure.reason)
+        for row_id in result.missing:
+            measured.failures.setdefault(row_id, "not asked yet")
+    measured.n_missing = len(set().union(*(result.missing for result in parts)))
+    _add_replies(measured, graph, parts)
+    return measured
+
+
+def _texts_of(row: Row, columns: Sequence[str], n_before: int) -> dict[str, str]:
+    """Return the texts of a row, by column and by the place in a list; `n_before` are there of rows made beside it."""
+    found: dict[str, str] = {}
+    for column in columns:
+        value = row.get(column)
+        name = column if not n_before else f"{column} ({n_before + 1})"
+        if isinstance(value, list) and len(value) != 1:
+            found.update({f"{name}[{i}]": value_text(item, _WHOLE) for i, item in enumerate(value)})
+        else:
+            found[name] = value_text(value[0] if isinstance(value, list) else value, _WHOLE)
+    return found
+
+
+def _add_replies(measured: Measured, graph: Graph, parts: Sequence[StepResult]) -> None:
+    for result in parts:
+        task = graph.steps[result.name]
+        assert isinstance(task, Task)
+        price = price_of(model_of(task))
+        for row_id, replies in result.replies.items():
+            if not replies:
+                continue
+            measured.messages.setdefault(row_id, result.messages[row_id])
+            measured.replies[row_id] = (*measured.replies.get(row_id, ()), *replies)
+            if any(reply.is_truncated for reply in replies):
+                measured.cut_off.add(row_id)
+        brought = [reply for replies in result.brought.values() for reply in replies]
+        n_in, n_out = (
+            sum(reply.input_tokens or 0 for reply in brought),
+            sum(reply.output_tokens or 0 for reply in brought),
+        )
+        if any(reply.output_tokens is not None for reply in brought):
+            measured.input_tokens = (measured.input_tokens or 0) + n_in
+            measured.output_tokens = (measured.output_tokens or 0) + n_out
+        if price is None and brought:
+            measured.reply_cost_usd = None
+        elif price is not None and measured.reply_cost_usd is not None:
+            measured.reply_cost_usd += price.cost_usd(n_in, n_out)
+
+
+def _numbers(value: object) -> list[float]:
+    values = value if isinstance(value, list) else [value]
+    return [float(one) for one in values if isinstance(one, (int, float)) and not isinstance(one, bool)]
+
+
+# --- what is still to be asked ----------------------------------------------------
+
+
+def _quote(graph: Graph, results: Mapping[str, StepResult]) -> Quote:
+    """Return what the steps still ask: each lacking row once, also where it waits for a step before."""
+    total = Quote()
+    for name, result in results.items():
+        task = graph.steps[name]
+        if isinstance(task, Task):
+            before = graph.ancestors(name)
+            waiting = {row for step in before if step in results for row in results[step].missing}
+            total = total.plus(_quote_task(task, result, len(waiting)))
+    return total
+
+
+def _quote_task(task: Task, result: StepResult, n_waiting: int) -> Quote:
+    llm = model_of(task)
+    n_each = -(-task.num_generations // (llm.max_n or task.num_generations))
+    n_missing = sum(-(-len(keys) // (llm.max_n or len(keys))) for _, keys in result.missing.values())
+    n_requests = n_missing + n_waiting * n_each
+    if not n_requests:
+        return Quote()
+    price = price_of(llm)
+    if price is None:
+        return Quote(n_requests, None)
+    brought = [reply for replies in result.brought.values() for reply in replies]
+    known_out = [reply.output_tokens for reply in brought if reply.output_tokens is not None]
+    out_each = (mean(known_out) if known_out else USUAL_REPLY_TOKENS) * task.num_generations / n_each
+    texts = [request.messages for request, _ in result.missing.values()] or list(result.messages.values())
+    lengths = [sum(len(str(message.get("content") or "")) for message in messages) for messages in texts]
+    in_each = mean(lengths) / CHARACTERS_PER_TOKEN if lengths else USUAL_REPLY_TOKENS
+    return Quote(n_requests, price.cost_usd(in_each * n_requests, out_each * n_requests))
