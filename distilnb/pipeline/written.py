@@ -14,6 +14,8 @@ from distilnb.errors import SpecError
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
 from distilnb.pipeline.preview import StepView
+from distilnb.pipeline.script import script_of
+from distilnb.rows import write_text
 from distilnb.spec.draft import Draft, drafting
 from distilnb.spec.files import PipelineFile, from_text, save, to_text
 from distilnb.spec.graph import Graph
@@ -102,9 +104,22 @@ class Written:
         """Return the pipeline as text that `Pipeline.from_yaml` reads back to an equal one."""
         return to_text(self._file())
 
-    def save(self, path: str | Path) -> None:
-        """Write the pipeline to a file, YAML or JSON by its suffix."""
-        save(Path(path), self._file())
+    def to_script(self) -> str:
+        """Return the source of a Python script that builds an equal pipeline, and runs it when it is the program.
+
+        Functions and classes of cells are in it by source; keys are not. Raises SpecError naming what cannot be
+        written (a lambda without source, a live object), UnsafeFileError when the text would hold a secret.
+        """
+        return script_of(self._file())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the pipeline to a file and return where it is: a script for .py, JSON for .json, else YAML."""
+        path = Path(path)
+        if path.suffix == ".py":
+            write_text(path, self.to_script())
+        else:
+            save(path, self._file())
+        return path
 
     @classmethod
     def from_yaml(

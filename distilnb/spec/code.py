@@ -38,6 +38,7 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     functools.cached_property: ("func",),
     functools._lru_cache_wrapper: ("__wrapped__",),
 }
+_KINDS_OF_CODE = 0x3AC  # `*args`, `**kwargs`, generator, coroutine; the other flags tell of the text around
 _SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _SECRET_PREFIXES = re.compile(
     rb"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|gsk_[A-Za-z0-9]{16,}|ghp_[A-Za-z0-9]{20,})"
@@ -250,8 +251,8 @@ def _describe_bytecode(code: types.CodeType, docstring: str | None = None) -> li
     ]
     if docstring and code.co_consts[0] == docstring:
         constants[0] = "None"
-    sizes = ("argcount", "posonlyargcount", "kwonlyargcount", "flags")
-    signs = [getattr(code, f"co_{name}") for name in ("names", "varnames", "freevars", "cellvars", *sizes)]
+    names = ("names", "varnames", "freevars", "cellvars", "argcount", "posonlyargcount", "kwonlyargcount")
+    signs = [*(getattr(code, f"co_{name}") for name in names), code.co_flags & _KINDS_OF_CODE]
     table = getattr(code, "co_exceptiontable", b"")  # since Python 3.11
     return [code.co_code.hex(), table.hex(), constants, signs, sys.version_info[:2]]
 

@@ -67,15 +67,20 @@ def to_text(file: PipelineFile, format: Literal["yaml", "json"] = "yaml", *, qui
 
     Raises UnsafeFileError when the text would hold a secret, by its look or by the name of its field.
     """
-    _refuse_named_secrets(file)
     document = _document(file)
     text = _dump_json(document) if format == "json" else dump_yaml(document, quickly=quickly)
+    refuse_secrets(file, text)
+    return text
+
+
+def refuse_secrets(file: PipelineFile, text: str) -> None:
+    """Raise UnsafeFileError when the text of a file holds a secret, by its look or by the name of its field."""
+    _refuse_named_secrets(file)
     if secret := find_secret(text):
         raise UnsafeFileError(
             f"The file of pipeline {file.name!r} would hold {secret}.",
             "Take it out of prompts, rows and functions; read it from the environment where it is used.",
         )
-    return text
 
 
 def _refuse_named_secrets(file: PipelineFile) -> None:

@@ -93,3 +93,15 @@ def _merged(old: Any, change: Any, path: str) -> Any:
             for i, item in enumerate(old)
         ]
     return change
+
+
+def paths_in(graph: Graph) -> list[str]:
+    """Return the dotted paths of what can be set: the fields of each step, and those of its model."""
+    paths = []
+    for name, step in graph.steps.items():
+        for key in sorted(_keys_of(step)):
+            value = getattr(step, key, None)
+            paths.append(f"{name}.{key}")
+            if isinstance(value, Spec):
+                paths += [f"{name}.{key}.{inner}" for inner in sorted(_keys_of(value))]
+    return paths

@@ -9,6 +9,7 @@ import linecache
 import os
 import re
 import sys
+import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,7 +34,30 @@ _OWN_DECORATORS = {"routing_batch_function", "step", "task"}  # what they wrap i
 
 def source_in(value: object) -> str:
     """Return the source of a class or function, also of one that came from a file."""
-    return str(getattr(value, "__dict__", {}).get(_SOURCE_MARK, "")) or source_of(value)
+    marked = str(getattr(value, "__dict__", {}).get(_SOURCE_MARK, ""))
+    return marked or source_of(value) or (_source_beside(value) if isinstance(value, type) else "")
+
+
+def _source_beside(cls: type) -> str:
+    """Return the source of a class of a cell, which is where its methods have theirs, or ""."""
+    for method in vars(cls).values():
+        method = getattr(method, "fget", None) or getattr(method, "__func__", method)
+        code = getattr(method, "__code__", None)
+        if code is None or getattr(method, "__qualname__", "").split(".")[0] != cls.__qualname__:
+            continue
+        text = "".join(linecache.getlines(code.co_filename))
+        try:
+            nodes = ast.walk(ast.parse(text))
+        except SyntaxError:
+            continue
+        for node in nodes:
+            if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+                first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+                if first <= code.co_firstlineno <= (node.end_lineno or 0):
+                    return textwrap.dedent(
+                        "".join(text.splitlines(keepends=True)[first - 1 : node.end_lineno])
+                    )
+    return ""
 
 
 def digest_in(value: object) -> str:
@@ -53,25 +77,26 @@ def needs_of(value: object, source: str) -> str:
 
 
 def _collect_needs(value: object, source: str, lines: list[str], seen: set[int]) -> None:
-    namespace = _namespace_of(value)
-    tree = _parse(source)
+    namespace = namespace_of(value)
+    tree = parse_definition(source)
     if tree is None:
         return
-    for name in sorted(_free_names(tree)):
+    for name in sorted(free_names(tree)):
         if name not in namespace or id(namespace[name]) in seen:
             continue
         needed = namespace[name]
-        if _is_users_code(needed):
+        if is_users_code(needed):
             seen.add(id(needed))
             its_source = source_in(needed)
             if its_source and needed.__name__ == name:
                 _collect_needs(needed, its_source, lines, seen)
                 lines.append(its_source.rstrip("\n"))
-        elif (line := _definition(name, needed)) and line not in lines:
+        elif (line := definition_of(name, needed)) and line not in lines:
             lines.append(line)
 
 
-def _namespace_of(value: object) -> Mapping[str, Any]:
+def namespace_of(value: object) -> Mapping[str, Any]:
+    """Return what the names mean that the code of a function or class reads."""
     functions = [value] if isinstance(value, types.FunctionType) else list(vars(value).values())
     for function in functions:
         if isinstance(function, types.FunctionType):
@@ -81,14 +106,15 @@ def _namespace_of(value: object) -> Mapping[str, Any]:
     return vars(module) if module else {}
 
 
-def _is_users_code(value: Any) -> bool:
+def is_users_code(value: Any) -> bool:
+    """Whether a value is a function or class that the user wrote."""
     if not isinstance(value, (types.FunctionType, type)):
         return False
     module = sys.modules.get(value.__module__ or "")
     return module is None or module.__name__ == "__main__" or is_users_module(module)
 
 
-def _definition(name: str, value: Any) -> str:
+def definition_of(name: str, value: Any) -> str:
     """Return the line that makes `name` mean `value` again, or "" where there is none."""
     if isinstance(value, types.ModuleType):
         return f"import {name}" if value.__name__ == name else f"import {value.__name__} as {name}"
@@ -128,8 +154,8 @@ def make_live(name: str, source: str, needs: str = "", digest: str = "") -> Any:
             f"The file names {name!r} but holds no source of it.",
             "Save it from where the code can be read: a cell, a script or a module.",
         )
-    tree = _parse(source)
-    missing = sorted(_free_names(tree) - _bound_names(ast.parse(needs))) if tree else []
+    tree = parse_definition(source)
+    missing = sorted(free_names(tree) - _bound_names(ast.parse(needs))) if tree else []
     if tree is None or missing:
         raise SpecError(
             f"The source of {name!r} in the file is not whole: "
@@ -165,7 +191,7 @@ def _readable(source: str) -> str:
     return name
 
 
-def _parse(source: str) -> ast.Module | None:
+def parse_definition(source: str) -> ast.Module | None:
     """Return the syntax tree of one def, class or lambda, without our own decorators, else None."""
     try:
         tree = ast.parse(source)
@@ -175,14 +201,13 @@ def _parse(source: str) -> ast.Module | None:
         tree.body[0], (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     ):
         definition = tree.body[0]
-        definition.decorator_list = [
-            item for item in definition.decorator_list if not _is_own_decorator(item)
-        ]
+        definition.decorator_list = [item for item in definition.decorator_list if not is_own_decorator(item)]
         return tree
     return _parse_lambda(source)
 
 
-def _is_own_decorator(node: ast.expr) -> bool:
+def is_own_decorator(node: ast.expr) -> bool:
+    """Whether a decorator is one of the library, whose result is used by the function that it wraps."""
     node = node.func if isinstance(node, ast.Call) else node
     name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
     return name in _OWN_DECORATORS
@@ -204,7 +229,7 @@ def _parse_lambda(source: str) -> ast.Module | None:
     return None
 
 
-def _free_names(tree: ast.AST) -> set[str]:
+def free_names(tree: ast.AST) -> set[str]:
     """Return the names that code reads and neither binds itself nor finds among the builtins."""
     read = {
         node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
