@@ -30,6 +30,7 @@ from distilnb.values import (
     tagged,
     untagged,
 )
+from distilnb.vectors import pack_column, unpack_column
 
 __all__ = [
     "Batch",
@@ -358,6 +359,8 @@ def _encode(batch: Batch, columns: ColumnLists) -> bytes:
     import orjson
 
     lists, tagged_at = list(columns.values()), list[int]()
+    packed = {place: texts for place, values in enumerate(lists) if (texts := pack_column(values))}
+    lists = [packed.get(place, values) for place, values in enumerate(lists)]
     if not (batch._are_plain and columns is batch._columns):
         lists, tagged_at = dump_columns(lists)
     document = {
@@ -366,6 +369,7 @@ def _encode(batch: Batch, columns: ColumnLists) -> bytes:
         "names": [name if type(name) is str else key_text(name) for name in columns],
         "columns": lists,
         "tagged": tagged_at,
+        "packed": list(packed),
         "gone": batch.gone,
         "routes": batch.routes,
     }
@@ -383,6 +387,7 @@ def _with_all_tags(document: dict[str, Any]) -> dict[str, Any]:
         "names": tagged(document["names"]),
         "columns": [values if at in tagged_at else tagged(values) for at, values in enumerate(lists)],
         "tagged": list(range(len(lists))),
+        "packed": document["packed"],
         "gone": tagged(document["gone"]),
         "routes": tagged(document["routes"]),
         "is_all_tagged": True,
@@ -398,6 +403,8 @@ def read_batch(path: Path) -> Batch:
         lists, tagged_at = document["columns"], document["tagged"]
         for place in tagged_at:
             lists[place] = untagged(lists[place])
+        for place in document.get("packed", ()):
+            lists[place] = unpack_column(lists[place])
         columns = dict(zip(document["names"], lists, strict=True))
         gone = [Gone(*entry) for entry in document["gone"]]
         routes = document["routes"]

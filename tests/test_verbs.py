@@ -45,7 +45,7 @@ from distilnb.steps import (
     TakeRows,
 )
 from distilnb.steps.best import BestGeneration
-from distilnb.tasks import PrometheusEval, TextGeneration, UltraFeedback
+from distilnb.tasks import EmbeddingGeneration, PrometheusEval, TextGeneration, UltraFeedback
 from tests.servers import fake_hub
 
 ROWS: list[dict[str, Any]] = [
@@ -182,6 +182,12 @@ VERBS: dict[str, Case] = {
     ),
     "generate, several models": Case(
         lambda _: load().generate(llm=MODELS), [*COLUMNS, "generations", "generation_models"]
+    ),
+    "embed": Case(
+        lambda _: load().embed("topic", model="rehearsal"), [*COLUMNS, "embedding", "embedding_model"]
+    ),
+    "embed, into": Case(
+        lambda _: load().embed("topic", model="rehearsal", into="near"), [*COLUMNS, "near", "near_model"]
     ),
     "judge": Case(
         lambda _: load().generate(k=2).judge(),
@@ -326,6 +332,11 @@ CLASSES: dict[str, Case] = {
     "PrometheusEval, relative": Case(
         following(PrometheusEval(mode="relative"), JUDGED),
         ["instruction", "generations", "feedback", "result", "model_name"],
+        1,
+    ),
+    "EmbeddingGeneration": Case(
+        following(EmbeddingGeneration(embeddings="rehearsal"), [{"text": "A kite."}]),
+        ["text", "embedding", "model_name"],
         1,
     ),
     "BestGeneration": Case(following(BestGeneration(), RATED), [*UF, "generation", "generation_model"], 1),

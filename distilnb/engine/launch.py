@@ -249,6 +249,7 @@ def models_of(graph: Graph) -> dict[str, dict[str, Any]]:
                 "max_concurrency": llm.max_concurrency,
                 "rpm": llm.rpm,
                 "tpm": llm.tpm,
+                "texts_per_request": llm.texts_per_request,
             }
     return models
 

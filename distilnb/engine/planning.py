@@ -108,7 +108,8 @@ def _new_stage(graph: Graph, name: str, stage_of: dict[str, str], columns: Mappi
     replicas = _replicas(step) if kind == "rows" else 1
     window, worker = (_row_window(replicas), "rows") if kind == "rows" else (0, "rows")
     if isinstance(step, Task) and kind == "ask":
-        window, worker = ask_window(step.llm.max_concurrency if step.llm else 64), "ask"
+        at_once = step.llm.max_concurrency * step.llm.texts_per_request if step.llm else 64
+        window, worker = ask_window(at_once), "ask"
     expected = step.n_rows() if isinstance(step, GeneratorStep) else None
     brought = tuple(columns[before].names for before in graph.predecessors(name)) if kind == "join" else ()
     return Stage(

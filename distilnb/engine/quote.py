@@ -135,6 +135,8 @@ def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 def _output_tokens(outlook: Outlook, requests: Interval | None, llm: LLM) -> Interval | None:
     if requests is None:
         return None
+    if llm.makes == "vector":
+        return NOTHING
     n_replies = sum(unsent.n_replies for unsent in outlook.unsent) * outlook.scale
     lengths = [one.output_tokens / one.n_replies for one in outlook.answered]
     total = sum_of(
@@ -230,9 +232,9 @@ def _model_seconds(works: Sequence[Work]) -> Interval | None:
         return None
     ends = []
     for index in range(3):
-        n_requests = requests[index]
+        n_requests = requests[index] / llm.texts_per_request
         slots = min(float(llm.max_concurrency), max(1.0, n_requests))
-        seconds = [in_flight_s[index] / slots]
+        seconds = [in_flight_s[index] / llm.texts_per_request / slots]
         if llm.rpm:
             seconds.append(60 * n_requests / llm.rpm)
         if llm.tpm and tokens is not None:

@@ -27,7 +27,7 @@ from distilnb.engine.intake import Intake
 from distilnb.engine.journal import Journal
 from distilnb.engine.limits import PER_MODEL
 from distilnb.engine.orders import first_order, order_for
-from distilnb.engine.plan import Stage, ask_window
+from distilnb.engine.plan import Stage
 from distilnb.engine.ranges import listed
 from distilnb.engine.restoring import begin_again, refill
 from distilnb.engine.retrying import Changes, Retrying
@@ -392,7 +392,7 @@ class Runner:
         for step, limits in self.control.limits.models.items():
             stage = self.plan.stage_of(step)
             if stage.kind == "ask":
-                self.flow.set_window(stage.name, ask_window(limits["max_concurrency"] or 1))
+                self.flow.set_window(stage.name, self.plan.ask_window(step, limits["max_concurrency"] or 1))
 
     def _begin_stop(self, ending: Ending) -> None:
         if self.control.stop(ending):

@@ -14,7 +14,7 @@ from distilnb.export.info import RunInfo
 from distilnb.rows import Row
 from distilnb.spec.files import read_data
 from distilnb.spec.plain_yaml import dump_yaml
-from distilnb.spec.registry import LLMS, TASKS, load_kind
+from distilnb.spec.registry import MODELS, TASKS, load_kind
 from distilnb.spec.trust import without_secrets
 from distilnb.view import figures
 from distilnb.view.text import pad, visible, width
@@ -180,7 +180,7 @@ def _models_of(step: Mapping[str, Any], default: Any) -> str:
 
 def _model_label(model: Mapping[str, Any]) -> str:
     kind, name = str(model.get("kind", "")), str(model.get("model", ""))
-    provider = getattr(load_kind(kind), "provider", "") if kind in LLMS else ""
+    provider = getattr(load_kind(kind), "provider", "") if kind in MODELS else ""
     return ":".join(part for part in (provider or kind, name) if part)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distilnb.errors import InputError, SchemaConflictError
 from distilnb.rows import Row, dump_json, load_json
+from distilnb.vectors import join_vectors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,7 @@ _KINDS: Mapping[type, str] = {
     dict: "dict",
 }
 _NESTED = frozenset({"list", "dict"})
+SHORTEST_VECTOR = 64  # a column of lists of equal length that is shorter may be anything
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def _make_array(name: str, values: list[Any]) -> tuple[pa.Array, bool]:
         kind = _common_kind(values)
     except _MixedError as mixed:
         raise _conflict(name, values, mixed.kinds) from None
+    if kind == "list" and (vectors := _vectors(values)) is not None:
+        return vectors, False
     try:
         arrow_type = _arrow_type(values, kind)
         return pa.array(_plain(values, kind), arrow_type), False
@@ -147,6 +151,23 @@ def _make_array(name: str, values: list[Any]) -> tuple[pa.Array, bool]:
     except (_MixedError, pa.ArrowException, OverflowError):
         pass  # members differ, or a number is too large for Arrow
     return pa.array([_as_json(value) for value in values], pa.string()), True
+
+
+def _vectors(values: Sequence[Any]) -> pa.Array | None:
+    """Return a column of embeddings as Arrow keeps vectors: each as long as the others, with 32 bits a number.
+
+    None for any other column: what is shorter than most embeddings, or would lose something.
+    """
+    import pyarrow as pa
+
+    first = values[0]
+    if not isinstance(first, list) or len(first) < SHORTEST_VECTOR:
+        return None
+    data = join_vectors(values)
+    if data is None:
+        return None
+    numbers = pa.Array.from_buffers(pa.float32(), len(values) * len(first), [None, pa.py_buffer(data)])
+    return pa.FixedSizeListArray.from_arrays(numbers, len(first))
 
 
 def _common_kind(values: Iterable[Any]) -> str:

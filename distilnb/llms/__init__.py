@@ -28,8 +28,8 @@ def __dir__() -> list[str]:
 
 def _where() -> dict[str, str]:
     from distilnb.spec.registry import (
-        LLMS,  # it loads pydantic, which who asks for another module may not need
+        MODELS,  # it loads pydantic, which who asks for another module may not need
     )
 
-    models = {name: path.partition(":")[0] for name, path in LLMS.items()}
+    models = {name: path.partition(":")[0] for name, path in MODELS.items()}
     return {"LLM": "distilnb.llms.base", "llm": "distilnb.llms.catalog", **models}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from pydantic import Field, SecretStr, ValidationError
 
@@ -14,6 +14,10 @@ from distilnb.llms.parameters import Wire, unify_parameters
 from distilnb.llms.request import Client, Message
 from distilnb.llms.shape import ReplyShape, ShapeKind
 from distilnb.spec.base import Spec, explain_validation
+
+if TYPE_CHECKING:
+    from distilnb.llms.calling import Caller
+    from distilnb.llms.limits import Gate
 
 # The unified set. A provider maps each, or refuses it by name.
 GENERATION_PARAMETERS = frozenset(
@@ -45,6 +49,7 @@ class LLM(Spec):
     title: ClassVar[str] = ""  # the provider's name in sentences
     extra_name: ClassVar[str] = ""  # the extra that installs its SDK, if one is needed
     parameters: ClassVar[Mapping[str, Wire]] = {}  # what it takes, unified names first, and how it calls each
+    makes: ClassVar[Literal["text", "vector", "image"]] = "text"  # what its replies hold
     max_n: ClassVar[int | None] = None  # the most replies that one request brings; more are asked for again
     failures: ClassVar[tuple[Sign, ...]] = ()  # its errors, where they mean another thing than everybody's
     key_variable: ClassVar[str] = ""  # the environment variable that holds the API key, if one is needed
@@ -89,6 +94,10 @@ class LLM(Spec):
         raise SpecError(
             f"{type(self).__name__} has no `make_client`.", "Return an object with `send` and `close`."
         )
+
+    def make_caller(self, gate: Gate) -> Caller | None:
+        """Return what asks this model within the limits of a gate; None: whatever asks all others."""
+        return None
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the replies this model's own: provider, endpoint, model, sampling parameters."""
@@ -178,10 +187,14 @@ class LLM(Spec):
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether equal requests have equal replies: at temperature 0, or with a seed."""
-        return (
-            self.generation_kwargs.get("temperature") == 0 or self.generation_kwargs.get("seed") is not None
-        )
+        """Whether equal requests have equal replies: vectors, and texts at temperature 0 or with a seed."""
+        given = self.generation_kwargs
+        return self.makes == "vector" or given.get("temperature") == 0 or given.get("seed") is not None
+
+    @property
+    def texts_per_request(self) -> int:
+        """How many rows' texts share one request; `max_concurrency` and `rpm` count requests."""
+        return 1
 
     @property
     def endpoint(self) -> str:

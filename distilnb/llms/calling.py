@@ -45,6 +45,7 @@ class Model(Protocol):
     @property
     def max_retries(self) -> int: ...
     def make_client(self) -> Client: ...
+    def make_caller(self, gate: Gate) -> Caller | None: ...
     def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]: ...
     def check(self) -> None: ...
     def probe(self) -> None: ...
@@ -85,6 +86,8 @@ class Caller:
     def of(cls, model: Model) -> Caller:
         """Make a caller with the model's own client and limits, for the running event loop."""
         gate = Gate(model.max_concurrency, rpm=model.rpm, tpm=model.tpm)
+        if (own := model.make_caller(gate)) is not None:
+            return own
         return cls(model.make_client(), gate, max_retries=model.max_retries, modes=model.shape_modes)
 
     def asking(self, request: Request, *, before: Before | None = None) -> Asking:
@@ -293,7 +296,7 @@ def _retrying(max_attempts: int) -> AsyncRetrying:
     return AsyncRetrying(
         stop=stop_after_attempt(max_attempts),
         retry=retry_if_exception(_may_pass),
-        wait=_Waits(),
+        wait=Waits(),
         reraise=True,
     )
 
@@ -302,7 +305,7 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, ModelError) and error.retryable
 
 
-class _Waits:
+class Waits:
     """How long to wait before each retry of one request, in seconds.
 
     What the server asked for, else a random time that grows with each failure for which it asked nothing: who was
@@ -313,7 +316,10 @@ class _Waits:
         self._longest_s = FIRST_WAIT_S[1]
 
     def __call__(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome is not None else None
+        return self.after(state.outcome.exception() if state.outcome is not None else None)
+
+    def after(self, error: BaseException | None) -> float:
+        """Return how long to wait after one more failure."""
         shortest_s = FIRST_WAIT_S[0]
         if isinstance(error, ModelError) and error.retry_after_s is not None:
             # A little more, and not all at the same moment.

@@ -14,13 +14,23 @@ from distilnb.errors import MissingKeyError, UnknownKindError, did_you_mean
 from distilnb.llms.base import GENERATION_PARAMETERS, LLM
 from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
 from distilnb.llms.parameters import OTHER_NAMES, unknown_parameter
-from distilnb.spec.registry import LLMS, build, load_kind
+from distilnb.spec.registry import EMBEDDINGS, LLMS, build, load_kind
 
 # Provider → the name of its class in the registry. A provider is called as its module; local servers speak
 # OpenAI's protocol.
 PROVIDERS: Mapping[str, str] = {
     **{path.partition(":")[0].rpartition(".")[2]: kind for kind, path in LLMS.items()},
     **dict.fromkeys(LOCAL_SERVERS, "OpenAILLM"),
+}
+
+# The same for models that make vectors; those on this machine are called as their library.
+EMBEDDING_PROVIDERS: Mapping[str, str] = {
+    **{
+        path.partition(":")[0].rpartition(".")[2].removesuffix("_embeddings").replace("_", "-"): kind
+        for kind, path in EMBEDDINGS.items()
+    },
+    "vllm_engine": "vLLMEmbeddings",
+    **dict.fromkeys(LOCAL_SERVERS, "OpenAIEmbeddings"),
 }
 
 # The model that is proposed where a key is set and nothing else is known.
@@ -51,15 +61,35 @@ def llm(
     >>> llm("openai:gpt-4o-mini", temperature=0.7, rpm=500).generation_kwargs
     {'temperature': 0.7}
     """
-    provider, model = _split(name)
-    cls = _class_of(provider)
-    fields: dict[str, Any] = {"max_concurrency": max_concurrency, "rpm": rpm, "tpm": tpm}
+    limits = {"max_concurrency": max_concurrency, "rpm": rpm, "tpm": tpm}
+    return _model(PROVIDERS, name, {**limits, "base_url": base_url, "api_key": api_key}, generation)
+
+
+def embeddings(name: str, **fields: Any) -> LLM:
+    """Return the embedding model of that name: "provider:model", or "rehearsal"; `fields` are those of its class.
+
+    Raises what `llm` raises.
+
+    >>> embeddings("openai:text-embedding-3-small", dimensions=256).dimensions
+    256
+    """
+    own: dict[str, Any] = {key: fields.pop(key) for key in ("base_url", "api_key") if key in fields}
+    return _model(EMBEDDING_PROVIDERS, name, own, fields)
+
+
+def _model(
+    providers: Mapping[str, str], name: str, own: Mapping[str, Any], keywords: Mapping[str, Any]
+) -> LLM:
+    provider, model = _split(name, providers)
+    cls = _class_of(provider, providers)
+    fields = dict(own)
     if model:
         fields["model"] = model
-    fields["api_key"] = SecretStr(api_key) if isinstance(api_key, str) else api_key
-    fields["base_url"] = base_url or LOCAL_SERVERS.get(provider)
+    if isinstance(fields.get("api_key"), str):
+        fields["api_key"] = SecretStr(fields["api_key"])
+    fields["base_url"] = fields.get("base_url") or LOCAL_SERVERS.get(provider)
     given = {key: value for key, value in fields.items() if value is not None}
-    return cls(**given, **_sort_keywords(cls, generation))
+    return cls(**given, **_sort_keywords(cls, keywords))
 
 
 def as_llm(value: object) -> LLM:
@@ -81,31 +111,42 @@ def as_llm(value: object) -> LLM:
     )
 
 
-def _split(name: str) -> tuple[str, str]:
+def as_embeddings(value: object) -> LLM:
+    """Return the embedding model that a field or an argument stands for; raises UnknownKindError for anything else."""
+    found = embeddings(value) if isinstance(value, str) else as_llm(value)
+    if found.makes != "vector":
+        raise UnknownKindError(
+            f"{found.label} ({found.kind()}) writes {found.makes}, and no vectors.",
+            "Give a model that makes vectors ('openai:text-embedding-3-small', SentenceTransformerEmbeddings(...)).",
+        )
+    return found
+
+
+def _split(name: str, providers: Mapping[str, str]) -> tuple[str, str]:
     provider, colon, model = name.partition(":")
     provider = provider.strip().lower()
     model = model.strip()
-    if provider == "rehearsal" or (provider in PROVIDERS and model):
+    if provider == "rehearsal" or (provider in providers and model):
         return provider, model
-    if provider in PROVIDERS:
+    if provider in providers:
         raise UnknownKindError(f"{name!r} names a provider and no model.", f"Write '{provider}:MODEL'.")
     if not colon:
         raise UnknownKindError(
-            f"{name!r} names no provider; there are {sorted(PROVIDERS)}.",
-            did_you_mean(provider, PROVIDERS, f"Write 'provider:model', for instance 'openai:{name}'."),
+            f"{name!r} names no provider; there are {sorted(providers)}.",
+            did_you_mean(provider, providers, f"Write 'provider:model', for instance 'openai:{name}'."),
         )
     raise UnknownKindError(
-        f"There is no provider {provider!r}; there are {sorted(PROVIDERS)}.",
+        f"There is no provider {provider!r}; there are {sorted(providers)}.",
         did_you_mean(
             provider,
-            PROVIDERS,
+            providers,
             f"If its server speaks OpenAI's protocol: llm('openai:{model}', base_url='https://…').",
         ),
     )
 
 
-def _class_of(provider: str) -> type[LLM]:
-    cls = load_kind(PROVIDERS[provider])
+def _class_of(provider: str, providers: Mapping[str, str]) -> type[LLM]:
+    cls = load_kind(providers[provider])
     assert issubclass(cls, LLM)
     return cls
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,8 +14,11 @@ from distilnb.llms.base import LLM
 from distilnb.llms.chat import JSON_MODES, TEXT_MODES, BodyMaker
 from distilnb.llms.parameters import Wire, names, on_the_wire
 from distilnb.llms.remote import RemoteLLM
-from distilnb.llms.request import Client
+from distilnb.llms.request import Client, Request
 from distilnb.llms.shape import ReplyShape
+
+if TYPE_CHECKING:
+    from distilnb.llms.transport import Connection, Reader
 
 # Everything that OpenAI's chat takes of the unified set.
 OPENAI_PARAMETERS: Mapping[str, Wire] = names(
@@ -65,18 +68,27 @@ class CompatibleLLM(RemoteLLM):
 
     def make_client(self) -> Client:
         """Return a client over the chosen transport."""
-        from distilnb.llms.transport import Connection, HttpClient, SdkClient
+        from distilnb.llms.protocol import read_answer
+        from distilnb.llms.transport import HttpClient, SdkClient
 
-        connection = Connection(
+        connection = self.connection("/chat/completions", self._body_maker(), read_answer)
+        return SdkClient(connection) if self.transport == "sdk" else HttpClient(connection)
+
+    def connection(self, path: str, body_of: Callable[[Request], dict[str, Any]], read: Reader) -> Connection:
+        """Return what a transport needs: where to send, with which headers, and how to write and read it."""
+        from distilnb.llms.transport import Connection
+
+        return Connection(
             endpoint=self.endpoint,
             headers={**self.default_headers, **self.key_headers(self.key())},
             timeout_s=self.timeout,
             uses_proxies=not is_loopback(self.endpoint),
             target=self.target(),
-            body_of=self._body_maker(),
+            body_of=body_of,
             query=self.query(),
+            path=path,
+            read=read,
         )
-        return SdkClient(connection) if self.transport == "sdk" else HttpClient(connection)
 
     # --- what a provider may say in another way ---
 

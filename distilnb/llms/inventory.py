@@ -13,7 +13,7 @@ from distilnb.errors import MissingKeyError
 from distilnb.llms import catalog
 from distilnb.llms.base import LLM
 from distilnb.llms.keys import forget_keys, how_to_give
-from distilnb.llms.openai import HOW_TO_START
+from distilnb.llms.openai import HOW_TO_START, LOCAL_SERVERS
 from distilnb.spec.registry import load_kind
 
 State = Literal["ready", "no key", "not running", "not installed"]
@@ -61,6 +61,25 @@ def _offer(name: str, served: Mapping[str, catalog.Served]) -> Offer:
     cls = load_kind(catalog.PROVIDERS[name])
     assert issubclass(cls, LLM)
     line = _line(catalog.proposed_model(cls) or (name if name == "rehearsal" else f"{name}:MODEL"))
+    return _offer_of(cls, name, line)
+
+
+def vector_offers() -> list[Offer]:
+    """Return every provider of embedding models, those that are ready first; servers are among `offers`."""
+    found = []
+    for name, kind in catalog.EMBEDDING_PROVIDERS.items():
+        if name not in LOCAL_SERVERS:
+            cls = load_kind(kind)
+            assert issubclass(cls, LLM)
+            model = _PROPOSED_VECTORS.get(name, name if name == "rehearsal" else f"{name}:MODEL")
+            found.append(_offer_of(cls, f"{name} (vectors)", f'p.embed("text", model="{model}")'))
+    return sorted(found, key=lambda offer: (_RANK[offer.state], offer.provider))
+
+
+_PROPOSED_VECTORS = {"openai": "openai:text-embedding-3-small"}
+
+
+def _offer_of(cls: type[LLM], name: str, line: str) -> Offer:
     extra = str(getattr(cls, "extra_name", ""))
     if extra and not is_installed(extra):
         return Offer(name, "not installed", "", (), line, f"pip install 'distilnb[{extra}]'")

@@ -1,4 +1,4 @@
-"""Two ways to send a chat request, aiohttp and OpenAI's SDK, with the same answers and the same errors."""
+"""Two ways to send a request of OpenAI's protocol, aiohttp and OpenAI's SDK, with the same answers and errors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import orjson
 
 from distilnb.errors import MalformedReplyError, RefusedRequestError
 from distilnb.llms.address import proxy_of
 from distilnb.llms.failures import Target, error_of, request_id_of, timed_out, unreachable
-from distilnb.llms.protocol import read_answer
 from distilnb.llms.request import Answer, Request
 
 if TYPE_CHECKING:
@@ -30,16 +29,28 @@ CONNECT_TIMEOUT_S = 30.0
 _SDK_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
 
 
+class Posted(NamedTuple):
+    """The body of a good response, and the server's name for the request ("" without one)."""
+
+    raw: bytes
+    request_id: str
+
+
+Reader: TypeAlias = "Callable[[bytes, Target, str], Answer]"
+
+
 @dataclass(frozen=True)
 class Connection:
-    """What both transports need to know."""
+    """What both transports need to know; requests are posted to `path` below `endpoint`, and `read` reads answers."""
 
-    endpoint: str  # without /chat/completions
+    endpoint: str
     headers: Mapping[str, str]
     timeout_s: float
     uses_proxies: bool  # those that the environment names; never for this machine itself
     target: Target
     body_of: Callable[[Request], dict[str, Any]]
+    path: str
+    read: Reader
     query: Mapping[str, str] = field(default_factory=dict)  # what follows the path of each request
 
     @property
@@ -58,18 +69,24 @@ class HttpClient:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._url: yarl.URL | str = connection.endpoint + "/chat/completions"
+        self._url: yarl.URL | str = connection.endpoint + connection.path
         self._proxy: str | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def send(self, request: Request) -> Answer:
         """Send one request once."""
+        connection = self._connection
+        posted = await self.post(connection.body_of(request))
+        return connection.read(posted.raw, connection.target, posted.request_id)
+
+    async def post(self, fields: Mapping[str, Any]) -> Posted:
+        """Post one body once; raises ModelError for a response that is not good."""
         import aiohttp
 
         connection = self._connection
         session = self._session or self._open()
         # As a payload, or aiohttp would look for the one that fits its type.
-        body = aiohttp.BytesPayload(_as_json(connection.body_of(request), connection.target))
+        body = aiohttp.BytesPayload(_as_json(fields, connection.target))
         posting = session.post(self._url, data=body, allow_redirects=False, proxy=self._proxy)
         try:
             async with posting as response:
@@ -86,7 +103,7 @@ class HttpClient:
             raw = _decompress(raw, connection.target)
         if status != 200:
             raise error_of(status, headers, raw, connection.target)
-        return read_answer(raw, connection.target, request_id_of(headers))
+        return Posted(raw, request_id_of(headers))
 
     async def close(self) -> None:
         """Close the session and its connections."""
@@ -122,20 +139,26 @@ class SdkClient:
 
     async def send(self, request: Request) -> Answer:
         """Send one request once."""
+        connection = self._connection
+        posted = await self.post(connection.body_of(request))
+        return connection.read(posted.raw, connection.target, posted.request_id)
+
+    async def post(self, fields: Mapping[str, Any]) -> Posted:
+        """Post one body once; raises ModelError for a response that is not good."""
+        import httpx
         import openai
 
         target = self._connection.target
         client = self._client or self._open()
-        body = self._connection.body_of(request)
-        _as_json(body, target)  # the SDK's own error would not say what is wrong
+        _as_json(fields, target)  # the SDK's own error would not say what is wrong
         unset = {name: openai.Omit() for name in _SDK_HEADERS if name not in self._connection.headers}
         try:
-            # Through extra_body, so that the SDK neither refuses nor drops what other servers take.
-            answered = await client.chat.completions.with_raw_response.create(
-                model=body.pop("model"),
-                messages=list(body.pop("messages")),
-                extra_body=body,
-                extra_headers=unset,
+            # Not by the method of an endpoint: those drop, refuse or turn into numbers what other servers say.
+            response = await client.post(
+                self._connection.path,
+                cast_to=httpx.Response,
+                body=dict(fields),
+                options={"headers": unset},
             )
         # `from None` below: the SDK's errors carry the request's headers, and with them the key.
         except openai.APITimeoutError:
@@ -145,8 +168,7 @@ class SdkClient:
         except openai.APIStatusError as error:
             refused = error.response
             raise error_of(refused.status_code, refused.headers, refused.content, target) from None
-        response = answered.http_response
-        return read_answer(response.content, target, request_id_of(response.headers))
+        return Posted(response.content, request_id_of(response.headers))
 
     async def close(self) -> None:
         """Close the client and its connections."""

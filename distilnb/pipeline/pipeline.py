@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from distilnb.errors import SpecError, StepConnectionError
+from distilnb.errors import StepConnectionError
 from distilnb.export.distiset import Distiset
 from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
@@ -27,7 +27,6 @@ from distilnb.steps.dedup import ExactDedup
 from distilnb.steps.filter import FilterRows, TakeRows
 from distilnb.steps.function import MapRows, as_step
 from distilnb.steps.join import CombineOutputs, GroupColumns, How
-from distilnb.steps.route import RouteRows
 from distilnb.steps.sources import (
     LoadDataFromDicts,
     LoadDataFromDisk,
@@ -74,7 +73,7 @@ class Pipeline(Iterating):
         wired = wiring.wire(self._graph, self._heads, step, verb=verb, name=name, after=after)
         pipeline = self._with(wired.graph, wired.heads, note=wired.note)
         check_flow(pipeline.graph)
-        if verb in ("generate", "judge"):
+        if verb in ("generate", "judge", "embed"):
             wiring.check_new_columns(pipeline.graph, wired.heads)
         return pipeline
 
@@ -121,35 +120,15 @@ class Pipeline(Iterating):
         >>> p.graph.predecessors("combine")
         ['map', 'route']
         """
-        with drafting(None):
-            chosen = {"n": n, "weights": weights, "when": when, "default": default, "function": by}
-            given: dict[str, Any] = {
-                field: value for field, value in chosen.items() if value not in (None, "")
-            }
-            step = RouteRows(seed=seed, **given)
-        old = self._graph.steps.get(name)
-        if isinstance(old, RouteRows):
-            if isinstance(branches, Mapping) and branches:
-                raise SpecError(
-                    f"Route {name!r} has its branches {list(old.branches)} already.",
-                    "Leave them out, and change their steps by name; or give the route another name.",
-                )
-            step = step.updated(branches=old.branches)
+        chosen = {"n": n, "weights": weights, "when": when, "default": default, "function": by, "seed": seed}
+        step = routes.route_step(self._graph, name, branches, chosen)
         start = self._append(step, verb="route", name=name, after=after)
         route = name or next(
             (new for new in start.graph.steps if new not in self._graph.steps), start._heads[-1]
         )
         if not isinstance(branches, Mapping):
             return start._with(start.graph, [route]) >> branches if branches else start
-        graph = start.graph
-        ends: list[str] = []
-        for branch, make in branches.items():
-            begun = start._with(graph, [route])
-            with drafting(None):
-                made = routes.build(begun, begun.then, branch, make)
-            graph = routes.with_branch(graph, made.graph, route, branch)
-            ends += made._heads
-        pipeline = start._with(graph, [*dict.fromkeys(ends)])
+        pipeline = start._with(*routes.with_branches(start._with, start.graph, route, branches))
         check_flow(pipeline.graph)
         return pipeline
 
@@ -342,6 +321,25 @@ class Pipeline(Iterating):
             if llm is not None:
                 step = step.updated(llm=as_llm(llm))
         return self._append(step, verb="ask", name=name, after=after)
+
+    def embed(
+        self,
+        column: str,
+        *,
+        model: Model,
+        into: str = "embedding",
+        prefix: str = "",
+        normalize: bool = False,
+        name: str = "",
+        after: str = "",
+    ) -> Pipeline:
+        """Make a vector of the text in a column: `p.embed("instruction", model="openai:text-embedding-3-small")`.
+
+        `prefix` stands before each text; `normalize` gives each vector the length 1. Makes: `into` (list[float]) and
+        `<into>_model`.
+        """
+        step = wiring.embedding_task(column, model, into, prefix=prefix, normalize=normalize)
+        return self._append(step, verb="embed", name=name, after=after)
 
     # --- training data ---
 

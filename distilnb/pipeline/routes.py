@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from distilnb.errors import DistilnbError, SpecError
 from distilnb.pipeline.written import Written
+from distilnb.spec.draft import drafting
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import Step
 from distilnb.steps.function import as_step
@@ -15,6 +16,35 @@ from distilnb.steps.route import RouteRows
 P = TypeVar("P", bound=Written)
 
 Branch: TypeAlias = "Step | Callable[[Any], Written]"  # a step, or a function from a pipeline to a longer one
+
+
+def route_step(graph: Graph, name: str, branches: object, fields: Mapping[str, Any]) -> RouteRows:
+    """Return the step of a route; one that is there already keeps its branches."""
+    with drafting(None):
+        step = RouteRows(**{field: value for field, value in fields.items() if value not in (None, "")})
+    old = graph.steps.get(name)
+    if not isinstance(old, RouteRows):
+        return step
+    if isinstance(branches, Mapping) and branches:
+        raise SpecError(
+            f"Route {name!r} has its branches {list(old.branches)} already.",
+            "Leave them out, and change their steps by name; or give the route another name.",
+        )
+    return step.updated(branches=old.branches)
+
+
+def with_branches(
+    pipeline_of: Callable[[Graph, Sequence[str]], Any], graph: Graph, route: str, branches: Mapping[str, Any]
+) -> tuple[Graph, list[str]]:
+    """Return the graph with these branches behind a route, and the steps at their ends."""
+    ends: list[str] = []
+    for branch, make in branches.items():
+        begun = pipeline_of(graph, [route])
+        with drafting(None):
+            made = build(begun, begun.then, branch, make)
+        graph = with_branch(graph, made.graph, route, branch)
+        ends += made._heads
+    return graph, list(dict.fromkeys(ends))
 
 
 def build(begun: P, then: Callable[..., P], name: str, make: Any) -> P:

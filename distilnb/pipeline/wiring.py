@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from distilnb.errors import DuplicateStepError, SpecError, StepConnectionError, UnknownKindError, did_you_mean
 from distilnb.llms.base import LLM
-from distilnb.llms.catalog import as_llm
+from distilnb.llms.catalog import as_embeddings, as_llm
 from distilnb.pipeline.routes import dropping, followed
 from distilnb.rows import Row
 from distilnb.spec.check import check_flow, takes_several
@@ -20,6 +20,7 @@ from distilnb.steps.function import as_step
 from distilnb.steps.join import GroupColumns
 from distilnb.steps.route import RouteRows
 from distilnb.tasks.base import Task
+from distilnb.tasks.embedding import EmbeddingGeneration
 from distilnb.tasks.generation import TextGeneration
 from distilnb.tasks.prometheus import PrometheusEval
 from distilnb.tasks.prompt import parse_prompt
@@ -243,7 +244,7 @@ def rows_by_source(graph: Graph, dataset: object) -> Mapping[str, object]:
 
 def with_default_model(step: Step, llm: LLM | None) -> Step:
     """Return a task with the pipeline's model when it names none."""
-    if isinstance(step, Task) and step.llm is None and llm is not None:
+    if isinstance(step, Task) and step.llm is None and llm is not None and llm.makes == step.asks_for:
         with drafting(None):
             return step.updated(llm=llm)
     return step
@@ -308,6 +309,17 @@ def group_generations(task: TextGeneration) -> Step:
     columns = [columns[0], columns[-1], *columns[1:-1]]
     with drafting(None):
         return GroupColumns(columns=columns, output_columns=columns, flatten=True)
+
+
+def embedding_task(column: str, model: LLM | str, into: str, **fields: Any) -> EmbeddingGeneration:
+    """Return the task that makes vectors of a column."""
+    with drafting(None):
+        return EmbeddingGeneration(
+            llm=as_embeddings(model),
+            input_mappings={} if column == "text" else {"text": column},
+            output_mappings={"embedding": into, "model_name": f"{into}_model"},
+            **fields,
+        )
 
 
 def judge_task(

@@ -38,6 +38,7 @@ STEPS: Mapping[str, str] = {
 }
 
 TASKS: Mapping[str, str] = {
+    "EmbeddingGeneration": "distilnb.tasks.embedding:EmbeddingGeneration",
     "FunctionTask": "distilnb.tasks.function:FunctionTask",
     "PrometheusEval": "distilnb.tasks.prometheus:PrometheusEval",
     "TextGeneration": "distilnb.tasks.generation:TextGeneration",
@@ -65,7 +66,17 @@ LLMS: Mapping[str, str] = {
     "vLLM": "distilnb.llms.vllm_engine:vLLM",
 }
 
-KINDS: Mapping[str, str] = {**STEPS, **TASKS, **LLMS}
+EMBEDDINGS: Mapping[str, str] = {
+    "LlamaCppEmbeddings": "distilnb.llms.gguf_embeddings:LlamaCppEmbeddings",
+    "OpenAIEmbeddings": "distilnb.llms.openai_embeddings:OpenAIEmbeddings",
+    "RehearsalEmbeddings": "distilnb.llms.rehearsal_embeddings:RehearsalEmbeddings",
+    "SentenceTransformerEmbeddings": "distilnb.llms.sentence_transformers:SentenceTransformerEmbeddings",
+    "vLLMEmbeddings": "distilnb.llms.vllm_embeddings:vLLMEmbeddings",
+}
+
+MODELS: Mapping[str, str] = {**LLMS, **EMBEDDINGS}  # whatever a task may ask
+
+KINDS: Mapping[str, str] = {**STEPS, **TASKS, **MODELS}
 
 
 def load_kind(kind: str, classes: Mapping[str, type[Spec]] | None = None) -> type[Spec]:

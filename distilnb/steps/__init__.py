@@ -69,12 +69,15 @@ _WHERE = {
     "sources": ("LoadDataFromDicts", "LoadDataFromDisk", "LoadDataFromFileSystem", "LoadDataFromHub"),
     "training": ("FormatTextGenerationDPO", "FormatTextGenerationSFT"),
 }
+_OF_TASKS = frozenset({"EmbeddingGeneration"})  # they ask models, and pipelines of 1.x import them from here
 
 
 def __getattr__(name: str) -> object:
     for module, names in _WHERE.items():
         if name in names:
             return getattr(import_module(f"distilnb.steps.{module}"), name)
+    if name in _OF_TASKS:
+        return getattr(import_module("distilnb.tasks"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

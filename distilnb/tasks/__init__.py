@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from distilnb.tasks.base import Task
+    from distilnb.tasks.embedding import EmbeddingGeneration
     from distilnb.tasks.function import task
     from distilnb.tasks.generation import TextGeneration
     from distilnb.tasks.prometheus import PrometheusEval
     from distilnb.tasks.ultrafeedback import UltraFeedback
 
-__all__ = ["PrometheusEval", "Task", "TextGeneration", "UltraFeedback", "task"]
+__all__ = ["EmbeddingGeneration", "PrometheusEval", "Task", "TextGeneration", "UltraFeedback", "task"]
 
 _WHERE = {
+    "EmbeddingGeneration": "embedding",
     "PrometheusEval": "prometheus",
     "Task": "base",
     "TextGeneration": "generation",

@@ -19,6 +19,12 @@ from distilnb.rows import Row
 from distilnb.spec.step import Step
 from distilnb.spec.template import is_missing, missing_value
 
+_GIVE_ONE = {
+    "text": "Give it one (llm='openai:gpt-4o-mini'), or the pipeline: Pipeline('name', llm=...).",
+    "vector": "Give it one: model='openai:text-embedding-3-small'.",
+    "image": "Give it one: model='openai:gpt-image-1'.",
+}
+
 LLMField = Annotated[LLM, BeforeValidator(as_llm)]
 
 
@@ -61,6 +67,8 @@ class Task(Step):
         "min_generations",
         "max_reasks",
     }
+
+    asks_for: ClassVar[Literal["text", "vector", "image"]] = "text"  # what its model makes
 
     llm: LLMField | None = None
     num_generations: int = Field(default=1, ge=1)
@@ -121,9 +129,12 @@ class Task(Step):
                 f"Step {self.name!r} has cache=True, but a task's replies are always kept.", "Leave it out."
             )
         if self.llm is None:
+            raise SpecError(f"Step {self.name!r} has no model.", _GIVE_ONE[self.asks_for])
+        if self.llm.makes != self.asks_for:
             raise SpecError(
-                f"Step {self.name!r} has no model.",
-                "Give it one (llm='openai:gpt-4o-mini'), or the pipeline: Pipeline('name', llm=...).",
+                f"Step {self.name!r} needs a model that makes {self.asks_for}s; {self.llm.label} makes "
+                f"{self.llm.makes}s.",
+                _GIVE_ONE[self.asks_for],
             )
         self.llm.check()
 

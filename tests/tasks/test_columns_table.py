@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distilnb.spec.registry import TASKS, load_kind
-from distilnb.tasks import PrometheusEval, Task, TextGeneration, UltraFeedback, task
+from distilnb.tasks import EmbeddingGeneration, PrometheusEval, Task, TextGeneration, UltraFeedback, task
 
 FLAT = ["ratings", "rationales", "model_name"]
 TYPED = ["types", "rationales", "ratings", "rationales-for-ratings", "model_name"]
@@ -55,6 +55,7 @@ TABLE: list[tuple[Task, list[str], list[str]]] = [
         ["instruction", "generations", "reference"],
         ["feedback", "result", "model_name"],
     ),
+    (EmbeddingGeneration(), ["text"], ["embedding", "model_name"]),
     (summary(), ["text"], ["summary", "model_name"]),
     (old(), ["question"], ["answer", "model_name"]),
 ]

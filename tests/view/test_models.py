@@ -39,20 +39,34 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     forget_keys()
 
 
+VECTORS = {
+    *("gguf (vectors)", "openai (vectors)", "rehearsal (vectors)"),
+    *("sentence-transformers (vectors)", "vllm_engine (vectors)"),
+}
+
+
 def offer(provider: str) -> Offer:
     return next(one for one in dn.models() if one.provider == provider)
 
 
 def test_every_provider_is_told_with_what_makes_it_ready() -> None:
     table = dn.models()
-    assert {one.provider for one in table} == set(catalog.PROVIDERS)
+    assert {one.provider for one in table} == {*catalog.PROVIDERS, *VECTORS}
     assert offer("rehearsal").state == "ready"
     assert dn.llm("rehearsal") == eval(offer("rehearsal").line, {"dn": dn})
     assert (offer("openai").state, offer("openai").models) == ("no key", ())
     assert VARIABLE in offer("openai").fix
     assert (offer("ollama").state, offer("ollama").fix) == ("not running", "Start it: ollama serve")
-    states = [one.state for one in table]
+    states = [one.state for one in table if one.provider not in VECTORS]
     assert states == sorted(states, key=["ready", "no key", "not running", "not installed"].index)
+
+
+def test_models_that_make_vectors_are_told_too() -> None:
+    assert offer("rehearsal (vectors)").state == "ready"
+    assert offer("rehearsal (vectors)").line == 'p.embed("text", model="rehearsal")'
+    assert offer("openai (vectors)").state == "no key"
+    assert 'model="openai:text-embedding-3-small"' in offer("openai (vectors)").line
+    assert not [name for name in model_names() if "vectors" in name]  # they answer no prompt
 
 
 def test_a_local_server_is_listed_with_its_models_by_name(ports: dict[str, str]) -> None:
@@ -169,4 +183,4 @@ def test_the_table_is_a_frame_too() -> None:
     frame = dn.models().to_pandas()
     assert list(frame.columns) == ["state", "source", "models", "line", "fix"]
     assert frame.loc["rehearsal", "state"] == "ready"
-    assert len(frame) == len(dn.models()) == len(catalog.PROVIDERS)
+    assert len(frame) == len(dn.models()) == len(catalog.PROVIDERS) + len(VECTORS)

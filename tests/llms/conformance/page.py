@@ -13,6 +13,8 @@ from distilnb.llms.remote import RemoteLLM
 from tests.llms.conformance.local import HEAD, local_tables
 from tests.llms.conformance.providers import BEHAVIOURS, PROVIDERS, UNTOLD, Behaviour, Provider
 from tests.llms.conformance.test_requests import VALUES
+from tests.llms.conformance.vectors import HEAD as VECTORS
+from tests.llms.conformance.vectors import vector_table
 
 PAGE = Path(__file__).parents[3] / "docs" / "llms.md"
 SUITES = ("test_replies", "test_shapes", "test_failures", "test_requests")
@@ -58,7 +60,9 @@ def write_page() -> str:
         importlib.import_module(f"tests.llms.conformance.{name}")
     remote = [_HEAD, *_classes(), _PARAMETERS, *_parameters(), _BEHAVIOURS, *_behaviours()]
     local = [line for head, *rows in local_tables(VALUES) for line in ("", *_table(head, rows))]
-    return "\n".join([*remote, HEAD.rstrip("\n"), *local]) + "\n"
+    head, *rows = vector_table()
+    vectors = [VECTORS.rstrip("\n"), "", *_table(head, rows)]
+    return "\n".join([*remote, HEAD.rstrip("\n"), *local, *vectors]) + "\n"
 
 
 def _classes() -> list[str]:

@@ -1,0 +1,224 @@
+"""Asking for many texts with one request: what waits in the same turn of the event loop shares one.
+
+Each row asks for its own text, and has its own place in the reply cache, the budget and the retries' count. Only what
+goes over the wire is joined: a slot, a request per minute and a pause before a retry are those of the whole request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from distilnb.errors import MalformedReplyError, ModelError
+from distilnb.llms.calling import Asking, Before, Caller, Waits
+from distilnb.llms.limits import Gate
+from distilnb.llms.request import Answer, Client, Request
+
+
+class GatheringCaller(Caller):
+    """Asks a model whose requests take up to `texts_per_request` texts; `max_concurrency` counts requests.
+
+    A request that fails for a while is sent again whole. One that is refused for what it holds is halved until the
+    text is found that the server does not take: the others get their replies.
+    """
+
+    def __init__(self, client: Client, gate: Gate, *, max_retries: int = 6, texts_per_request: int) -> None:
+        super().__init__(client, gate, max_retries=0)  # a row's own retries are below
+        self._texts_per_request = texts_per_request
+        self._max_failures = max_retries
+        self._shares: list[_Share] = []
+        self._parcels: set[asyncio.Task[None]] = set()
+        self._mean_output_tokens = 0.0  # a vector has none
+
+    def asking(self, request: Request, *, before: Before | None = None) -> Asking:
+        """Ask as `Caller` does; `request` is for one reply."""
+        return _SharedAsking(self, request, before)
+
+    async def close(self) -> None:
+        """Close the client's connections; what is on its way is given up."""
+        for parcel in list(self._parcels):
+            parcel.cancel()
+        await asyncio.gather(*self._parcels, return_exceptions=True)
+        await super().close()
+
+    async def obtain_share(self, request: Request, before: Before | None) -> tuple[Answer, _Parcel]:
+        """Return the answer to one text, and the parcel that holds its slot until all in it have left."""
+        waits, n_failed = Waits(), 0
+        task = asyncio.current_task()
+        try:
+            while True:
+                self._waiting.add(task)
+                self._raise_if_broken()
+                if before is not None:
+                    # Here, and not where the parcel has its slot: one that waits for the budget would hold up those
+                    # for whose end it waits.
+                    await before()
+                share = self._join(request, task)
+                try:
+                    answer = await share.answer()
+                    assert share.parcel is not None  # it brought the answer
+                    return answer, share.parcel
+                except ModelError as error:
+                    n_failed += 1
+                    if not error.retryable or n_failed > self._max_failures or self._is_stopped:
+                        raise
+                    self.retries += 1
+                    self._waiting.add(task)
+                    assert share.parcel is not None  # only a parcel fails its shares
+                    await share.parcel.pause(waits.after(error))
+        finally:
+            self._waiting.discard(task)
+
+    def _join(self, request: Request, task: asyncio.Task[object] | None) -> _Share:
+        loop = asyncio.get_running_loop()
+        if not self._shares:
+            loop.call_soon(self._send_gathered)
+        share = _Share(request, loop.create_future(), task)
+        self._shares.append(share)
+        return share
+
+    def _send_gathered(self) -> None:
+        gathered = [share for share in self._shares if not share.future.done()]
+        self._shares = []
+        size = self._texts_per_request
+        for start in range(0, len(gathered), size):
+            parcel = _Parcel(gathered[start : start + size])
+            sending = asyncio.ensure_future(self._send_parcel(parcel))
+            self._parcels.add(sending)
+            sending.add_done_callback(self._parcels.discard)
+
+    async def _complete(self, request: Request, answer: Answer, before: Before | None) -> Answer:
+        """Refuse an answer that has not one reply for each text: nobody could tell whose is missing."""
+        self.gate.leave()
+        raise MalformedReplyError(
+            f"The model answered {len(answer.replies)} of {request.n} texts of one request.",
+            "Lower batch_size=, or see the server's log.",
+        )
+
+    async def _send_parcel(self, parcel: _Parcel) -> None:
+        try:
+            async with Asking(self, parcel.request(), parcel.note_sending(self._waiting)) as answer:
+                parcel.share_out(answer)
+                await parcel.left()
+        except ModelError as error:
+            if error.retryable or error.fatal or len(parcel.shares) == 1 or self._is_stopped:
+                parcel.fail(error)
+                return
+            for half in parcel.halves():
+                await self._send_parcel(half)
+        except asyncio.CancelledError:
+            parcel.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - a client's defect: it is raised where the replies are awaited
+            parcel.fail(error)
+
+
+@dataclass(eq=False)
+class _Share:
+    """One text that waits, and what it gets."""
+
+    request: Request
+    future: asyncio.Future[Answer]
+    task: asyncio.Task[object] | None  # that waits for it
+    parcel: _Parcel | None = None
+
+    async def answer(self) -> Answer:
+        try:
+            return await self.future
+        except asyncio.CancelledError:
+            if self.future.done() and not self.future.cancelled() and self.parcel is not None:
+                self.parcel.leave()  # it was answered and given up in the same turn
+            raise
+
+
+@dataclass(eq=False)
+class _Parcel:
+    """Texts that share a request; it keeps its slot until each of them has made its reply durable."""
+
+    shares: Sequence[_Share]
+    _n_inside: int = 0
+    _empty: asyncio.Event = field(default_factory=asyncio.Event)
+    _pause: asyncio.Future[None] | None = None
+
+    def __post_init__(self) -> None:
+        for share in self.shares:
+            share.parcel = self
+
+    def request(self) -> Request:
+        """Return the request for all: a message of each, and as many replies."""
+        first = self.shares[0].request
+        messages = tuple(message for share in self.shares for message in share.request.messages)
+        return replace(first, messages=messages, n=len(self.shares))
+
+    def note_sending(self, waiting: set[asyncio.Task[object] | None]) -> Before:
+        """Return what is called when the parcel has its slot: a stop lets what is sent come to its end."""
+
+        async def sending() -> None:
+            for share in self.shares:
+                waiting.discard(share.task)
+
+        return sending
+
+    def share_out(self, answer: Answer) -> None:
+        for share, reply in zip(self.shares, answer.replies, strict=True):
+            if not share.future.done():
+                self._n_inside += 1
+                share.future.set_result(replace(answer, replies=(reply,)))
+
+    def fail(self, error: BaseException) -> None:
+        for share in self.shares:
+            if not share.future.done():
+                # A copy each: every raise lengthens the traceback of the one.
+                share.future.set_exception(copy.copy(error))
+
+    def cancel(self) -> None:
+        for share in self.shares:
+            share.future.cancel()
+
+    def halves(self) -> list[_Parcel]:
+        middle = len(self.shares) // 2
+        return [_Parcel(self.shares[:middle]), _Parcel(self.shares[middle:])]
+
+    async def left(self) -> None:
+        """Wait until all who got a reply have left."""
+        if self._n_inside:
+            await self._empty.wait()
+
+    def leave(self) -> None:
+        self._n_inside -= 1
+        if not self._n_inside:
+            self._empty.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before a retry: all of a parcel as long as the first, so that they share a request again."""
+        loop = asyncio.get_running_loop()
+        if self._pause is None:
+            ended = self._pause = loop.create_future()
+            loop.call_later(seconds, _end, ended)
+        await asyncio.wait([self._pause])
+
+
+def _end(pause: asyncio.Future[None]) -> None:
+    if not pause.done():
+        pause.set_result(None)
+
+
+class _SharedAsking(Asking):
+    """One text's part of a request: held until its block ends."""
+
+    __slots__ = ("_parcel",)
+
+    def __init__(self, caller: GatheringCaller, request: Request, before: Before | None) -> None:
+        super().__init__(caller, request, before)
+        self._parcel: _Parcel | None = None
+
+    async def __aenter__(self) -> Answer:
+        assert isinstance(self._caller, GatheringCaller)
+        answer, self._parcel = await self._caller.obtain_share(self._request, self._before)
+        return answer
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._parcel is not None:
+            self._parcel.leave()
