@@ -59,7 +59,7 @@ def _expected(command: Command, words: list[str]) -> Argument | None:
             n_given += 1
     if takes_value or n_given < len(positionals):
         return takes_value or positionals[n_given]
-    return positionals[-1] if positionals and positionals[-1].how.get("nargs") == "*" else None
+    return positionals[-1] if positionals and positionals[-1].how.get("nargs") in ("*", "+") else None
 
 
 def _candidates(session: Session, argument: Argument, begun: str) -> Iterable[str]:

@@ -1,17 +1,18 @@
-"""Sub-commands about versions of prompts: `versions`, `diff`."""
+"""Sub-commands about versions of prompts: `versions`, `diff`, `compare`."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
 from distilnb.notebook.asking import may_spend
-from distilnb.notebook.options import PIPELINE, ROWS, YES, Command, argument
+from distilnb.notebook.options import LLM, PIPELINE, ROWS, YES, Command, argument
 from distilnb.notebook.session import Session, Target
 
 if TYPE_CHECKING:
+    from distilnb.pipeline.comparison import Comparison
     from distilnb.pipeline.difference import Diff
     from distilnb.pipeline.version_list import Versions
 
@@ -35,6 +36,36 @@ def diff(session: Session, options: Namespace) -> Diff:
     if not found.quote.requests or not may_spend(session, found.quote, is_confirmed=options.yes):
         return found
     return whole.diff(*words, **how)
+
+
+def compare(session: Session, options: Namespace) -> Comparison:
+    """Ask versions of a prompt, of several models, on the same pinned rows: who wins, and how sure that is.
+
+    What was not answered yet is asked; above confirm_cost_over it is quoted first. Without --judge there are buttons to
+    vote with, or vote by .vote(row, name).
+    """
+    target = _step(session, options.versions[0], options, "compare")
+    whole = session.pipeline(target.variable).pipeline
+    words = [_bare(target, word) for word in options.versions]
+    llms = session.models(options.llm)
+    how = {"llms": llms if isinstance(llms, list) or llms is None else [llms], "n": options.rows}
+    how |= {"judge": _judge(session, options.judge), "blind": options.blind, "seed": options.seed}
+    found = whole.compare(*words, ask=False, **how)
+    if found.quote.requests:
+        if not may_spend(session, found.quote, is_confirmed=options.yes):
+            return found
+        found = whole.compare(*words, **how)
+    if options.judge is None and not found.quote.requests:
+        found.ballot(on_use=lambda name: session.assign(target.variable, found.use(name))).show()
+    return found
+
+
+def _judge(session: Session, word: str | None) -> Any:
+    """Return who is to judge: a variable that holds a task or a model, a step, or provider:model."""
+    from distilnb.tasks.base import Task
+
+    value = session.namespace.get(word or "")
+    return value if isinstance(value, Task) else session.models(word)
 
 
 def _step(session: Session, word: str, options: Namespace, command: str) -> Target:
@@ -64,6 +95,20 @@ COMMANDS = (
             argument("right", nargs="?", metavar="STEP@M", help="else the current one", completes="version"),
             ROWS,
             argument("--no-judge", action="store_true", help="leave out the judges behind the step"),
+            YES,
+            PIPELINE,
+        ),
+    ),
+    Command(
+        "compare",
+        compare,
+        (
+            argument("versions", nargs="+", metavar="STEP@N", help="versions", completes="version"),
+            LLM,
+            ROWS,
+            argument("--judge", metavar="X", help="a model, a judge step, or a task", completes="model"),
+            argument("--blind", action="store_true", help="hide the names until all rows have a vote"),
+            argument("--seed", type=int, default=0, metavar="N", help="of the order in which answers stand"),
             YES,
             PIPELINE,
         ),

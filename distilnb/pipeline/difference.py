@@ -9,10 +9,12 @@ from distilnb.engine.launch import is_rehearsed
 from distilnb.errors import InputError
 from distilnb.pipeline.measure import Measured, Quote, measure
 from distilnb.pipeline.odds import verdict
+from distilnb.pipeline.timing import Timed
 from distilnb.pipeline.version_list import figures_of
 from distilnb.pipeline.versions import (
     Reference,
     number_all,
+    number_tasks,
     read_reference,
     tasks_of,
     with_version,
@@ -125,7 +127,17 @@ def make_diff(
     """Compare two versions on these rows; what the reply cache does not hold is asked, if it may be."""
     step = pair.left.step
     graphs = [with_version(pipeline, graph, reference) for reference in pair]
-    left, right = (measure(one, step, samples, asks=ask, judges=judge) for one in graphs)
+    left, right = (
+        measure(
+            one,
+            step,
+            samples,
+            asks=ask,
+            judges=judge,
+            timed=Timed(pipeline, one, number_tasks(pipeline, one)),
+        )
+        for one in graphs
+    )
     sides = tuple(
         _side(pipeline, one, reference, measured)
         for one, reference, measured in zip(graphs, pair, (left, right), strict=True)

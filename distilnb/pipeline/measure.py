@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import NamedTuple
 
 from distilnb.engine.ask import model_of
 from distilnb.engine.budget import USUAL_REPLY_TOKENS
+from distilnb.engine.cache import Key
 from distilnb.engine.foresee import CHARACTERS_PER_TOKEN
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.llms.prices import price_of
-from distilnb.llms.request import Message, Reply
+from distilnb.llms.request import Message, Reply, Request
+from distilnb.pipeline.timing import Timed
 from distilnb.pipeline.versions import prompt_steps, tasks_of
 from distilnb.rows import Batch, Row
 from distilnb.spec.graph import Graph
@@ -21,6 +23,7 @@ from distilnb.tasks.base import Task
 from distilnb.view.text import value_text
 
 _RATINGS = ("ratings", "rating", "result", "results", "score", "scores")
+NOT_ASKED = "not asked yet"
 _WHOLE = 1 << 40  # characters: a value is never cut before it is compared
 
 
@@ -64,16 +67,28 @@ class Measured:
 
 
 def measure(
-    graph: Graph, step: str, samples: Mapping[str, Batch], *, asks: bool = True, judges: bool = True
+    graph: Graph,
+    step: str,
+    samples: Mapping[str, Batch],
+    *,
+    asks: bool = True,
+    judges: bool | Collection[str] = True,
+    timed: Timed | None = None,
 ) -> Measured:
-    """Run the graph up to a step, and the judges that read what it makes, on these rows.
+    """Run the graph up to a step, and the judges that read what it makes (all, none, or these), on these rows.
 
-    Unless it `asks`, what the reply cache does not hold is missing, and quoted.
+    Unless it `asks`, what the reply cache does not hold is missing, and quoted. `timed` keeps how long requests took.
     """
     watching = judges_of(graph, step) if judges else {}
+    if not isinstance(judges, bool):
+        watching = {name: columns for name, columns in watching.items() if name in judges}
     wanted = {step, *watching}
     wanted |= set().union(*(graph.ancestors(name) for name in wanted))
-    results = {result.name: result for result in preview_graph(graph.keeping(wanted), samples, asks=asks)}
+    results = {}
+    for result in preview_graph(graph.keeping(wanted), samples, asks=asks):
+        results[result.name] = result
+        if timed:
+            timed.note(result)
     measured = _of_step(graph, step, results)
     if not asks:
         measured.quote = _quote(graph, results)
@@ -143,7 +158,7 @@ def _of_step(graph: Graph, step: str, results: Mapping[str, StepResult]) -> Meas
             kept = measured.partial if failure.is_partial else measured.failures
             kept.setdefault(owners.of(failure.row_id), failure.reason)
         for row_id in result.missing:
-            measured.failures.setdefault(row_id, "not asked yet")
+            measured.failures.setdefault(row_id, NOT_ASKED)
     measured.n_missing = len(set().union(*(result.missing for result in parts)))
     _add_replies(measured, graph, parts)
     return measured
@@ -204,24 +219,33 @@ def _quote(graph: Graph, results: Mapping[str, StepResult]) -> Quote:
         if isinstance(task, Task):
             before = graph.ancestors(name)
             waiting = {row for step in before if step in results for row in results[step].missing}
-            total = total.plus(_quote_task(task, result, len(waiting)))
+            replies = [reply for found in result.brought.values() for reply in found]
+            sent = list(result.messages.values())
+            total = total.plus(quote_missing(task, result.missing, sent, len(waiting), replies))
     return total
 
 
-def _quote_task(task: Task, result: StepResult, n_waiting: int) -> Quote:
+def quote_missing(
+    task: Task,
+    missing: Mapping[str, tuple[Request, list[Key]]],
+    sent: Sequence[tuple[Message, ...]],
+    n_waiting: int,
+    replies: Sequence[Reply] = (),
+) -> Quote:
+    """Return the quote for requests of a task: those that are `missing`, and `n_waiting` that cannot be told yet.
+
+    What was sent and answered already is the measure for the length of what is not.
+    """
     llm = model_of(task)
     n_each = -(-task.num_generations // (llm.max_n or task.num_generations))
-    n_missing = sum(-(-len(keys) // (llm.max_n or len(keys))) for _, keys in result.missing.values())
+    n_missing = sum(-(-len(keys) // (llm.max_n or len(keys))) for _, keys in missing.values())
     n_requests = n_missing + n_waiting * n_each
-    if not n_requests:
-        return Quote()
     price = price_of(llm)
-    if price is None:
-        return Quote(n_requests, None)
-    brought = [reply for replies in result.brought.values() for reply in replies]
-    known_out = [reply.output_tokens for reply in brought if reply.output_tokens is not None]
+    if not n_requests or price is None:
+        return Quote(n_requests, None if n_requests else 0.0)
+    known_out = [reply.output_tokens for reply in replies if reply.output_tokens is not None]
     out_each = (mean(known_out) if known_out else USUAL_REPLY_TOKENS) * task.num_generations / n_each
-    texts = [request.messages for request, _ in result.missing.values()] or list(result.messages.values())
+    texts = [request.messages for request, _ in missing.values()] or list(sent)
     lengths = [sum(len(str(message.get("content") or "")) for message in messages) for messages in texts]
     in_each = mean(lengths) / CHARACTERS_PER_TOKEN if lengths else USUAL_REPLY_TOKENS
     return Quote(n_requests, price.cost_usd(in_each * n_requests, out_each * n_requests))

@@ -87,9 +87,17 @@ def number_all(pipeline: str, graph: Graph) -> dict[str, int]:
 
 def note_preview(pipeline: str, graph: Graph) -> dict[str, int]:
     """Note that a preview uses the prompts of a graph, and return their numbers, those of branches too."""
-    numbers = number_all(pipeline, graph)
-    if numbers:
+    if numbers := number_all(pipeline, graph):
         history_of(pipeline).note_preview(numbers)
+    return _with_tasks(graph, numbers)
+
+
+def number_tasks(pipeline: str, graph: Graph) -> dict[str, int]:
+    """Return what `number_all` does, also by the tasks of several models behind a join."""
+    return _with_tasks(graph, number_all(pipeline, graph))
+
+
+def _with_tasks(graph: Graph, numbers: Mapping[str, int]) -> dict[str, int]:
     return {task: numbers[name] for name, tasks in prompt_steps(graph).items() for task in (name, *tasks)}
 
 

@@ -380,3 +380,30 @@ def test_a_dear_difference_shows_its_quote_first(notebook: Notebook) -> None:
     assert "10 requests, about $" in visible(shown)
     assert "-y" in visible(shown)
     assert notebook.cell("%distil diff answer@1 -y").asked == 10
+
+
+def test_versions_are_compared_and_the_winner_becomes_the_step(notebook: Notebook) -> None:
+    notebook.cell("prefs['answer'].version\nfast = dn.llm('rehearsal:fast')")
+    notebook.cell("%%distil prompt answer -k 2 --no-preview\nSay {{ text }} twice.")
+    line = "%distil compare answer@1 prefs.answer@2 --llm fast,rehearsal:slow -n 4"
+    found, shown = notebook.shown(line)
+    assert found.candidates == [f"answer@{n} × {who}" for n in (1, 2) for who in ("fast", "slow")]
+    assert found.asked == 16
+    assert "0 of 4 rows have a vote" in visible(shown)
+    notebook.names["found"] = found
+    notebook.cell("for row in found.rows: found.vote(row, 'answer@1 × slow')\nprefs = found.use()")
+    assert notebook.evaluate("prefs['answer'].version, prefs['answer'].step.llm.model") == (1, "slow")
+    judged = notebook.cell("%distil compare answer@1 answer@2 --judge fast --llm rehearsal -n 3")
+    assert judged.pairs[0].rate is not None
+    blind = notebook.cell("%distil compare answer@1 answer@2 --blind --seed 5 -n 3")
+    assert blind.is_hidden
+    assert "answer@1" in notebook.completions("%distil compare answer@1 ")
+
+
+def test_a_dear_comparison_shows_its_quote_first(notebook: Notebook) -> None:
+    notebook.cell("dear = dn.llm('rehearsal:dear', price=(10_000, 1_000_000))\nprefs['answer'].version")
+    notebook.cell("prefs = prefs.generate('answer', 'Two {{ text }}', k=2, llm=dear)")
+    found, shown = notebook.shown("%distil compare answer@1 answer@2 -n 4")
+    assert found.asked == 0
+    assert "8 requests, about $" in visible(shown)
+    assert notebook.cell("%distil compare answer@1 answer@2 -n 4 -y").asked == 8

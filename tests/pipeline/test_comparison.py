@@ -1,0 +1,364 @@
+"""Comparing: exactly what must be asked is asked, votes are kept, and what they tell is told as it is.
+
+The mock server counts every request, so the numbers are its word, not ours.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from distilnb import Pipeline
+from distilnb.engine.history import Vote
+from distilnb.errors import InputError, SpecError, UnknownStepError, UnknownVersionError
+from distilnb.llms import OpenAILLM
+from distilnb.pipeline.comparison import Comparison
+from distilnb.pipeline.odds import sign_test
+from distilnb.pipeline.scoring import pair_results, winner
+from distilnb.tasks import PrometheusEval, UltraFeedback
+from tests.pipeline.test_odds import SCIPY
+from tests.servers import MockLLM, mock_llm
+
+RATER = "{each}## Text {i}\nRating: {score}\nRationale: {words}\n\n{/each}"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[MockLLM]:
+    templates = {"rater": RATER, "first": "Feedback: It is first. [RESULT] A", "mute": "Who knows?"}
+    with mock_llm(vary=True, templates=templates) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: MockLLM) -> MockLLM:
+    running.reset()
+    return running
+
+
+def model(server: MockLLM, name: str = "writer", **options: Any) -> OpenAILLM:
+    return OpenAILLM(model=name, base_url=server.base_url, **{"max_retries": 0, "price": (1, 10), **options})
+
+
+def asked(server: MockLLM) -> dict[str, int]:
+    """Return the requests by model since the last look."""
+    seen = dict(server.stats()["by_model"])
+    server.reset()
+    return seen
+
+
+def two_versions(server: MockLLM, n: int = 12) -> Pipeline:
+    """Return load → answer, whose prompt is the second of two versions; nothing was asked."""
+    rows = [{"instruction": f"Say {i}."} for i in range(n)]
+    p = Pipeline("prefs", llm=model(server)).from_dicts(rows)
+    assert p.generate("answer", "{{ instruction }}")["answer"].version == 1
+    edited = p.generate("answer", "Terse: {{ instruction }}")
+    assert edited["answer"].version == 2
+    return edited
+
+
+def compared(server: MockLLM, n: int = 8, **options: Any) -> Comparison:
+    return two_versions(server).compare("answer@1", "answer@2", n=n, **options)
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------
+
+
+def test_it_asks_versions_times_models_times_rows_less_what_is_cached(server: MockLLM) -> None:
+    p = two_versions(server)
+    p.preview(3)  # answer@2 on three rows, by writer
+    asked(server)
+    models = [model(server), model(server, "other")]
+    quoted = p.compare("answer@1", "answer@2", llms=models, n=8, ask=False)
+    assert asked(server) == {}
+    assert quoted.quote.requests == 2 * 2 * 8 - 3
+    assert (quoted.quote.cost_usd or 0) > 0
+    found = p.compare("answer@1", "answer@2", llms=models, n=8)
+    assert asked(server) == {"writer": 13, "other": 16}
+    assert (found.asked, found.reused) == (29, 3)
+    assert found.candidates == [f"answer@{n} × {who}" for n in (1, 2) for who in ("writer", "other")]
+    assert p.compare("answer@1", "answer@2", llms=models, n=8).asked == 0
+    assert asked(server) == {}
+
+
+def test_a_run_of_the_winner_asks_nothing_that_was_compared(server: MockLLM) -> None:
+    p = two_versions(server, 8)
+    found = p.compare("answer@1", "answer@2", llms=[model(server, "other")], n=8)
+    asked(server)
+    chosen = found.use("answer@1 × other")
+    assert chosen["answer"].version == 1
+    chosen.run(show=False)
+    assert asked(server) == {}
+    assert sorted(chosen.graph.steps) == ["answer", "load"]
+
+
+def test_several_models_behind_one_prompt_become_the_one_that_won(server: MockLLM) -> None:
+    p = Pipeline("both").from_dicts([{"instruction": "Hi."}])
+    both = p.generate("answer", "{{ instruction }}", llm=[model(server, "a"), model(server, "b")])
+    found = both.compare("answer", n=1)
+    assert found.candidates == ["answer@1 × a", "answer@1 × b"]
+    chosen = found.use("b")
+    assert list(chosen.graph.steps) == ["load", "answer"]
+    assert chosen["answer"].step.llm.model == "b"  # type: ignore[attr-defined]
+    assert chosen.preview(1).asked == 0
+
+
+def test_a_judge_of_pairs_sees_each_pair_in_both_orders(server: MockLLM) -> None:
+    quoted = compared(server, judge=model(server, "first"), ask=False)
+    assert quoted.quote.requests == 2 * 8 + 2 * 8
+    found = compared(server, judge=model(server, "first"))
+    assert asked(server) == {"writer": 16, "first": 16}
+    [pair] = found.pairs
+    assert (pair.wins, pair.losses, pair.ties) == (0, 0, 8)  # it takes the first one, whoever that is
+    assert found.best is None
+    assert "in 8 pairs the judge chose by the place of the answer" in repr(found)
+    assert compared(server, judge=model(server, "first")).asked == 0
+    assert asked(server) == {}
+
+
+def test_a_judge_that_says_nothing_of_use_has_no_vote(server: MockLLM) -> None:
+    found = compared(server, 2, judge=model(server, "mute"))
+    assert "of 2 pairs the judge said nothing that can be used" in repr(found)
+    assert found.pairs[0].rate is None
+
+
+def test_a_judge_step_of_the_pipeline_votes_by_its_ratings(server: MockLLM) -> None:
+    p = two_versions(server).judge(llm=model(server, "rater"))
+    p.preview(5)
+    asked(server)
+    found = p.compare("answer@1", "answer@2", n=5, judge="judge")
+    assert asked(server) == {"writer": 5, "rater": 5}
+    ratings = found.to_pandas().pivot_table(index="row", columns="candidate", values="rating")
+    one, other = found.candidates
+    [pair] = found.pairs
+    assert pair.wins == int((ratings[one] > ratings[other]).sum())
+    assert pair.losses == int((ratings[one] < ratings[other]).sum())
+    assert pair.p == sign_test(pair.wins, pair.losses)
+    assert p.use("answer@1").preview(5).asked == 0  # the judge's replies are those of the pipeline
+
+
+def test_a_task_that_rates_or_compares_votes_too(server: MockLLM) -> None:
+    rating = compared(server, 3, judge=UltraFeedback(llm=model(server, "rater"), aspect="honesty"))
+    assert asked(server) == {"writer": 6, "rater": 6}
+    assert sum(rating.pairs[0][2:5]) == 3
+    pairwise = PrometheusEval(mode="relative", rubric="honesty", llm=model(server, "first"))
+    assert compared(server, 3, judge=pairwise).pairs[0].ties == 3
+    assert asked(server) == {"first": 6}
+
+
+def test_who_cannot_judge_is_told(server: MockLLM) -> None:
+    p = two_versions(server)
+    with pytest.raises(SpecError, match="which are no ratings"):
+        p.compare("answer@1", "answer@2", judge=p["answer"].step)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="Step 'load' does not rate"):
+        p.compare("answer@1", "answer@2", judge="load")
+
+
+# --- votes ------------------------------------------------------------------------------------------------------
+
+
+def test_votes_count_and_the_winner_becomes_the_step(server: MockLLM) -> None:
+    found = compared(server)
+    for row in found.rows[:6]:
+        found.vote(row, "answer@2")
+    found.vote(found.rows[6], "tie").vote(found.rows[7], "answer@1 × writer")
+    [pair] = found.pairs
+    assert (pair.wins, pair.losses, pair.ties) == (1, 6, 1)
+    assert pair.p == sign_test(6, 1) == 0.125
+    assert pair.rate is not None
+    assert pair.rate.value == 1.5 / 8
+    assert found.best == "answer@2 × writer"
+    assert found.use()["answer"].version == 2
+    assert "6.5 of 8 = 81 %" in repr(found)
+    assert "1 won, 6 lost, 1 tied" in repr(found)
+    assert "no clear difference" in repr(found)
+    assert found.next() is None
+
+
+def test_a_later_vote_replaces_an_earlier_one_and_can_be_taken_back(server: MockLLM) -> None:
+    found = compared(server, 2)
+    row = found.rows[0]
+    found.vote(row, "answer@1").vote(row, "answer@2")
+    assert found.pairs[0][2:5] == (0, 1, 0)
+    found.unvote(row)
+    assert found.pairs[0][2:5] == (0, 0, 0)
+    assert found.next() == row
+
+
+def test_votes_are_there_after_a_restart(server: MockLLM) -> None:
+    found = compared(server, 4)
+    for row in found.rows[:3]:
+        found.vote(row, "answer@2")
+    program = f"""
+from distilnb import Pipeline
+from distilnb.llms import OpenAILLM
+llm = OpenAILLM(model="writer", base_url={server.base_url!r}, max_retries=0)
+rows = [{{"instruction": f"Say {{i}}."}} for i in range(12)]
+p = Pipeline("prefs", llm=llm).from_dicts(rows).generate("answer", "Terse: {{{{ instruction }}}}")
+found = p.compare("answer@1", "answer@2", n=4)
+print(found.pairs[0].losses, found.next() == found.rows[3], found.asked)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["3", "True", "0"]
+
+
+def test_blind_names_are_hidden_until_all_rows_have_a_vote(server: MockLLM) -> None:
+    found = compared(server, blind=True, seed=3)
+    assert set(found.to_pandas()["candidate"]) == {"A", "B"}
+    for text in (repr(found), found._repr_mimebundle_()["text/html"], repr(found.show())):
+        assert "answer@" not in text
+    with pytest.raises(InputError, match="Names are hidden"):
+        found.vote(found.rows[0], "answer@1 × writer")
+    with pytest.raises(InputError, match="until every row has a vote"):
+        _ = found.pairs
+    frame = found.to_pandas().set_index(["row", "candidate"])["generations"]
+    first = dict(
+        zip(
+            found.rows,
+            [row["generations"][0] for row in two_versions(server).use("answer@1").preview(8).rows],
+            strict=True,
+        )
+    )
+    places = {row: "A" if frame[row, "A"] == text else "B" for row, text in first.items()}
+    assert set(places.values()) == {"A", "B"}  # the order changes from row to row
+    for row, letter in places.items():
+        assert found.is_hidden
+        assert found.best is None
+        found.vote(row, letter)
+    assert not found.is_hidden
+    assert found.pairs[0][:5] == ("answer@1 × writer", "answer@2 × writer", 8, 0, 0)
+    assert "clear" not in found.pairs[0]
+    assert found.best == "answer@1 × writer"
+    again = compared(server, blind=True, seed=3)
+    assert again.pairs[0].wins == 8
+    hidden = compared(server, 9, blind=True, seed=3)
+    assert hidden.is_hidden
+    assert not hidden.reveal().is_hidden
+
+
+def test_of_several_candidates_a_vote_is_for_the_best(server: MockLLM) -> None:
+    p = two_versions(server)
+    found = p.compare("answer@1", "answer@2", llms=[model(server), model(server, "other")], n=6)
+    for row in found.rows:
+        found.vote(row, "answer@2 × other")
+    wins = {(pair.one, pair.other): (pair.wins, pair.losses, pair.ties) for pair in found.pairs}
+    assert wins["answer@2 × writer", "answer@2 × other"] == (0, 6, 0)
+    assert wins["answer@1 × writer", "answer@2 × writer"] == (0, 0, 0)  # nothing was said of these
+    clear = next(pair for pair in found.pairs if pair.losses)
+    assert clear.p == sign_test(0, 6) == 0.03125
+    assert clear.adjusted_p == 6 * clear.p  # six pairs were looked at
+    assert "of several pairs 0.19: no clear difference" in repr(found)
+    assert found.best == "answer@2 × other"
+
+
+@pytest.mark.parametrize("wins, n, p, low, high", SCIPY)
+def test_win_rate_and_p_of_votes_are_scipys(wins: int, n: int, p: float, low: float, high: float) -> None:
+    votes = [Vote(f"row {i}", "a", "b", "a" if i < wins else "b", "") for i in range(n)]
+    [pair] = pair_results({"a": "one", "b": "other"}, votes)
+    assert pair.p == pytest.approx(p, rel=1e-12)
+    assert pair.rate == pytest.approx((wins / n, low, high), abs=1e-12)
+    assert winner({"a": "one", "b": "other"}, votes) == ("one" if 2 * wins > n else "other")
+
+
+def test_wrong_votes_are_told(server: MockLLM) -> None:
+    found = compared(server, 2)
+    with pytest.raises(InputError, match="Row 99 is not compared"):
+        found.vote(99, "answer@1")
+    with pytest.raises(UnknownStepError, match="Did you mean 'answer@1 × writer'"):
+        found.vote(found.rows[0], "answer@1 × writr")
+    with pytest.raises(InputError, match="Nobody has won yet"):
+        found.use()
+    judged = compared(server, 2, judge=model(server, "first"))
+    with pytest.raises(InputError, match="votes here"):
+        judged.vote(judged.rows[0], "answer@1")
+
+
+def test_too_few_candidates_are_told(server: MockLLM) -> None:
+    p = two_versions(server)
+    with pytest.raises(InputError, match="nothing to compare it with"):
+        p.compare("answer@1")
+    with pytest.raises(UnknownVersionError):
+        p.compare("answer@1", "answer@8")
+    with pytest.raises(InputError, match="Versions of one step are compared"):
+        p.judge(llm=model(server, "rater")).compare("answer@1", "judge@1")
+
+
+# --- how it looks -----------------------------------------------------------------------------------------------
+
+
+def test_hostile_answers_are_shown_and_not_obeyed(server: MockLLM) -> None:
+    hostile = "<script>alert(1)</script></style><img src=x onerror=alert(1)> \x1b[31m \u202eevil"
+    p = Pipeline("hostile", llm=model(server)).from_dicts([{"x": hostile}])
+    p.generate("answer", "[[echo]] {{ x }}").preview(1)
+    found = p.generate("answer", "[[echo]] two {{ x }}").compare("answer@1", "answer@2")
+    for bundle in (found._repr_mimebundle_(), found.show().bundle()):
+        assert "<script" not in bundle["text/html"]
+        assert "<img" not in bundle["text/html"]
+        for text in bundle.values():
+            assert not {"\x1b", "\u202e"} & set(text)
+
+
+def test_a_large_comparison_is_a_small_output(server: MockLLM) -> None:
+    rows = [{"x": f"{i} " + "word " * 5_000} for i in range(30)]
+    p = Pipeline("large", llm="rehearsal").from_dicts(rows).generate("answer", "{{ x }}")
+    assert p["answer"].version == 1
+    edited = p.generate("answer", "More {{ x }}")
+    found = edited.compare("answer@1", "answer@2", llms=["rehearsal:a", "rehearsal:b"], n=30)
+    assert len(found._repr_mimebundle_()["text/html"].encode()) < 20_000
+
+
+# --- the ballot -------------------------------------------------------------------------------------------------
+
+
+def test_a_ballot_votes_by_buttons_and_ends_as_static_html(server: MockLLM) -> None:
+    pytest.importorskip("ipywidgets")
+    found = compared(server, 3, blind=True)
+    used: list[str] = []
+    ballot = found.ballot(on_use=used.append)
+    ballot._form = "widgets"
+    ballot.show()
+    assert list(ballot.buttons) == ["A is best", "B is best", "Tie", "Skip", "End"]
+    first = found.next()
+    ballot.buttons["Skip"].click()
+    assert f"row {first} " not in ballot._text.value
+    ballot.buttons["A is best"].click()
+    ballot.buttons["Tie"].click()
+    assert found.next() == first  # what was skipped comes last
+    assert f"row {first} " in ballot._text.value
+    ballot.buttons["B is best"].click()
+    assert found.next() is None
+    assert list(ballot.buttons) == [*(f"Use {name}" for name in found.candidates), "Done"]
+    ballot.buttons[f"Use {found.candidates[1]}"].click()
+    assert used == [found.candidates[1]]
+    assert sum(found.pairs[0][2:5]) == 3
+    ballot.buttons["Done"].click()
+    assert ballot.buttons == {}
+
+
+def test_a_button_whose_vote_fails_says_so_and_can_be_pressed_again(server: MockLLM) -> None:
+    pytest.importorskip("ipywidgets")
+    found = compared(server, 2)
+    ballot = found.ballot()
+    ballot._form = "widgets"
+    ballot.show()
+    ballot._vote = lambda row, name: (_ for _ in ()).throw(InputError("The disk is full."))
+    button = ballot.buttons["Tie"]
+    button.click()
+    assert "The disk is full." in ballot._said.value
+    assert not button.disabled
+    ballot.close()
+
+
+def test_without_widgets_the_next_row_is_shown_as_text(
+    server: MockLLM, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = compared(server, 2)
+    found.ballot().show()
+    told = capsys.readouterr().out
+    assert told.startswith("0 of 2 rows have a vote")
+    assert "answer@1 × writer:" in told
