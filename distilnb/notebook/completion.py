@@ -71,6 +71,7 @@ def _candidates(session: Session, argument: Argument, begun: str) -> Iterable[st
         "target": lambda: [*session.pipelines(), *_steps(session, begun)],
         "run": lambda: [*_runs(), *session.pipelines()],
         "verb": verbs,
+        "sample": lambda: ("show", "add", "drop", "check", "accept"),
         "column": lambda: _columns(session),
         "model": lambda: _models(session),
         "path": lambda: [*_sources(session), *glob(f"{begun}*")],

@@ -1,4 +1,4 @@
-"""Sub-commands about versions of prompts: `versions`, `diff`, `compare`."""
+"""Sub-commands about versions of prompts: `versions`, `diff`, `compare`, `sample`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from distilnb.notebook.options import LLM, PIPELINE, ROWS, YES, Command, argumen
 from distilnb.notebook.session import Session, Target
 
 if TYPE_CHECKING:
+    from distilnb.pipeline.checking import Check
     from distilnb.pipeline.comparison import Comparison
     from distilnb.pipeline.difference import Diff
+    from distilnb.pipeline.sampled import PinnedSample
     from distilnb.pipeline.version_list import Versions
 
 
@@ -58,6 +60,27 @@ def compare(session: Session, options: Namespace) -> Comparison:
     if options.judge is None and not found.quote.requests:
         found.ballot(on_use=lambda name: session.assign(target.variable, found.use(name))).show()
     return found
+
+
+def sample(session: Session, options: Namespace) -> PinnedSample | Check:
+    """Show the pinned rows, pin further ones (add 17 203), drop some, check what got worse, or accept how it is.
+
+    What was not answered yet is asked by check and accept; above confirm_cost_over it is quoted first.
+    """
+    pinned = session.pipeline(options.pipeline).pipeline.sample
+    rows = [int(word) if word.isdecimal() else word for word in options.rows]
+    if options.what in ("add", "drop"):
+        if not rows:
+            raise UsageError(f"%distil sample {options.what}: name rows, by number or id.")
+        return pinned.add(*rows) if options.what == "add" else pinned.drop(*rows)
+    if rows:
+        raise UsageError(f"%distil sample {options.what}: takes no rows; it is of all that are pinned.")
+    if options.what == "show":
+        return pinned
+    found = pinned.check(ask=False)
+    if not may_spend(session, found.quote, is_confirmed=options.yes):
+        return found
+    return pinned.accept() if options.what == "accept" else pinned.check()
 
 
 def _judge(session: Session, word: str | None) -> Any:
@@ -109,6 +132,23 @@ COMMANDS = (
             argument("--judge", metavar="X", help="a model, a judge step, or a task", completes="model"),
             argument("--blind", action="store_true", help="hide the names until all rows have a vote"),
             argument("--seed", type=int, default=0, metavar="N", help="of the order in which answers stand"),
+            YES,
+            PIPELINE,
+        ),
+    ),
+    Command(
+        "sample",
+        sample,
+        (
+            argument(
+                "what",
+                nargs="?",
+                choices=("show", "add", "drop", "check", "accept"),
+                default="show",
+                help="show, add ROW…, drop ROW…, check, accept",
+                completes="sample",
+            ),
+            argument("rows", nargs="*", metavar="ROW", help="number in the source, or id"),
             YES,
             PIPELINE,
         ),

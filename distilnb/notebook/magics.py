@@ -33,8 +33,8 @@ class DistilMagics(Magics):
     def distil(self, line: str, cell: str | None = None) -> object:
         """Build, look at and run pipelines: `%distil VERB [TARGET] [options]`; `%distil VERB -h` tells more.
 
-        Lines: new, use, add, show; preview, prompt, rows, why, models; versions, diff, compare; estimate, run, ps,
-        attach, pause, resume, stop, errors, retry.
+        Lines: new, use, add, show; preview, prompt, rows, why, models; versions, diff, compare, sample; estimate, run,
+        ps, attach, pause, resume, stop, errors, retry.
         Cells: `%%distil prompt NAME`, `%%distil step NAME`.
         """
         silent = line.rstrip().endswith(";")

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 from IPython.core.error import UsageError
 
 Completes = Literal[
-    "", "pipeline", "step", "version", "use", "target", "run", "verb", "column", "model", "path"
+    "", "pipeline", "step", "version", "use", "sample", "target", "run", "verb", "column", "model", "path"
 ]
 
 

@@ -22,6 +22,7 @@ from distilnb.tasks.base import Task
 if TYPE_CHECKING:
     from distilnb.pipeline.comparison import Comparison
     from distilnb.pipeline.difference import Diff
+    from distilnb.pipeline.sampled import PinnedSample
 
 
 class Iterating(Written):
@@ -103,6 +104,13 @@ class Iterating(Written):
         return make_comparison(
             self, step, candidates, self._sample_rows(n), judge=judge, is_blind=blind, seed=seed, ask=ask
         )
+
+    @property
+    def sample(self) -> PinnedSample:
+        """The pinned rows: `.add(17)`, `.drop(17)`, `.check()` re-runs them and reports what got worse, `.accept()`."""
+        from distilnb.pipeline.sampled import PinnedSample
+
+        return PinnedSample(self.name, self.graph)
 
     def _sample_rows(self, n: int | None) -> dict[str, Batch]:
         """Return the first n pinned rows of each source; all that are pinned when it is left out."""

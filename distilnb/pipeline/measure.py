@@ -89,10 +89,10 @@ def measure(
         results[result.name] = result
         if timed:
             timed.note(result)
-    measured = _of_step(graph, step, results)
+    measured = of_step(graph, step, results)
     if not asks:
-        measured.quote = _quote(graph, results)
-    owners = _Owners(measured.incoming.ids)
+        measured.quote = quote_of(graph, results)
+    owners = Owners(measured.incoming.ids)
     ratings: dict[str, list[float]] = defaultdict(list)
     for judge, columns in watching.items():
         batch = results[judge].outgoing
@@ -131,23 +131,25 @@ def text_columns(graph: Graph, step: str) -> list[str]:
     return [name for name in task.made() if name != model]
 
 
-class _Owners:
+class Owners:
     """Finds the row that came in for the id of one that was made of it: the same, or with child indices behind it."""
 
     def __init__(self, ids: Iterable[str]) -> None:
         self._ids = set(ids)
 
     def of(self, row_id: str) -> str:
+        """Return that row's id, "" where none is known."""
         while row_id and row_id not in self._ids:
             row_id = row_id.rpartition(".")[0]
         return row_id
 
 
-def _of_step(graph: Graph, step: str, results: Mapping[str, StepResult]) -> Measured:
+def of_step(graph: Graph, step: str, results: Mapping[str, StepResult]) -> Measured:
+    """Return what a step did, of the results of a preview that went as far as it."""
     names = prompt_steps(graph)[step]
     parts = [results[name] for name in names]
     measured = Measured(incoming=parts[0].incoming)
-    owners = _Owners(measured.incoming.ids)
+    owners = Owners(measured.incoming.ids)
     columns = text_columns(graph, step)
     outgoing = results[step].outgoing
     for row, row_id in zip(outgoing.rows, outgoing.ids, strict=True):
@@ -211,7 +213,7 @@ def _numbers(value: object) -> list[float]:
 # --- what is still to be asked ----------------------------------------------------
 
 
-def _quote(graph: Graph, results: Mapping[str, StepResult]) -> Quote:
+def quote_of(graph: Graph, results: Mapping[str, StepResult]) -> Quote:
     """Return what the steps still ask: each lacking row once, also where it waits for a step before."""
     total = Quote()
     for name, result in results.items():

@@ -18,7 +18,7 @@ TEXT_ROW = 400  # characters of a row's difference in the text form
 _SHARES = (2_000, 900, 400, 150, 60)  # characters of a cell, tried until the output is small enough
 _MIN_BUDGET = 20_000
 # An underline and a line through it, not a colour alone; `<del>` and `<ins>` are told by screen readers too.
-_DIFF_STYLE = """<style>
+DIFF_STYLE = """<style>
 .dnb ins{text-decoration:underline;text-decoration-thickness:2px;background:rgba(42,145,72,.18)}
 .dnb del{text-decoration:line-through;background:rgba(221,75,67,.18)}
 .dnb.dnb table.dnb-d td{width:50%}.dnb.dnb table.dnb-d td.dnb-num{width:auto}
@@ -193,17 +193,18 @@ def _of_side(pieces: Sequence[Piece], kind: str) -> list[Piece]:
 def _text(data: DiffData, prompt: _Pieces, rows: Sequence[_RowPieces]) -> str:
     told = [heading(data)]
     told += [f"  {changes(data)}"] * bool(changes(data))
-    told += ["prompt", *(f"  {line}" for line in _marked_text(prompt, 1_500).splitlines())]
+    told += ["prompt", *(f"  {line}" for line in marked_text(prompt, 1_500).splitlines())]
     for row, pairs in zip(data.rows, rows, strict=True):
         told.append(f"row {row.ordinal}{_rating_words(row)}")
         told += [f"  {line}" for line in _failure_lines(data, row)]
         for name, pieces in pairs:
-            shown = " ".join(_marked_text(pieces, TEXT_ROW).split())
+            shown = " ".join(marked_text(pieces, TEXT_ROW).split())
             told.append(f"  {one_line(name, 40)}: {clip(shown, 3 * TEXT_ROW)}")
     return "\n".join(told)
 
 
-def _marked_text(pieces: Sequence[Piece], limit: int) -> str:
+def marked_text(pieces: Sequence[Piece], limit: int) -> str:
+    """Return pieces as text, what is gone as [-so-] and what is new as {+so+}, in about `limit` characters."""
     signs = {"same": "{}", "gone": "[-{}-]", "new": "{{+{}+}}"}
     return "".join(signs[piece.kind].format(piece.text) for piece in shortened(pieces, limit))
 
@@ -225,12 +226,12 @@ def _failure_lines(data: DiffData, row: DiffRow) -> list[str]:
 
 def _html(data: DiffData, prompt: _Pieces, rows: Sequence[_RowPieces]) -> str:
     """Return the HTML; texts are cut shorter, then rows left out, until it is small enough."""
-    limit = MAX_BYTES - size_bytes(STYLE) - size_bytes(_DIFF_STYLE)
+    limit = MAX_BYTES - size_bytes(STYLE) - size_bytes(DIFF_STYLE)
     halves = [len(rows) >> n for n in range(1, len(rows).bit_length())]
     for share, shown in [*((share, len(rows)) for share in _SHARES), *((_SHARES[-1], n) for n in halves)]:
         drawn = _draw(data, prompt, rows, share, shown)
         if size_bytes(drawn) <= limit:
-            return page(_DIFF_STYLE, drawn)
+            return page(DIFF_STYLE, drawn)
     return page(f"<div><b>{escape(heading(data))}</b></div>", muted("too large to show here"))
 
 
@@ -240,7 +241,7 @@ def _draw(data: DiffData, prompt: _Pieces, rows: Sequence[_RowPieces], share: in
         f"<div><b>{escape(heading(data))}</b>{mark}</div>"
         f"<div>{escape(changes(data))}</div>"
         f"<details open><summary>prompt: what was changed</summary>"
-        f'<pre dir="auto">{_in_one(prompt, share)}</pre></details>'
+        f'<pre dir="auto">{marked_html(prompt, share)}</pre></details>'
     )
     names = "".join(
         f'<th scope="col">{escape(one_line(side.name, 60))}</th>' for side in (data.left, data.right)
@@ -287,9 +288,10 @@ def _cell(pieces: Sequence[Piece], kind: str, share: int, text: str | None) -> s
         return muted("none")
     if not any(piece.kind != "same" for piece in pieces) and kind == "new":
         return muted("the same")
-    return f'<div class="dnb-text" dir="auto">{_in_one(_of_side(pieces, kind), share)}</div>'
+    return f'<div class="dnb-text" dir="auto">{marked_html(_of_side(pieces, kind), share)}</div>'
 
 
-def _in_one(pieces: Sequence[Piece], share: int) -> str:
+def marked_html(pieces: Sequence[Piece], share: int) -> str:
+    """Return pieces as safe HTML, in about `share` characters of text."""
     signs = {"same": "{}", "gone": "<del>{}</del>", "new": "<ins>{}</ins>"}
     return "".join(signs[piece.kind].format(escape(piece.text)) for piece in shortened(pieces, share))

@@ -407,3 +407,17 @@ def test_a_dear_comparison_shows_its_quote_first(notebook: Notebook) -> None:
     assert found.asked == 0
     assert "8 requests, about $" in visible(shown)
     assert notebook.cell("%distil compare answer@1 answer@2 -n 4 -y").asked == 8
+
+
+def test_the_sample_grows_and_is_checked(notebook: Notebook) -> None:
+    usual = set(notebook.cell("%distil sample").to_pandas()["row"])
+    more = next(number for number in range(8) if number not in usual)
+    assert len(notebook.cell(f"%distil sample add {more}")) == 6
+    assert len(notebook.cell("%distil preview").rows) == 6
+    assert notebook.cell("%distil sample accept").worse == []
+    assert notebook.cell("%distil sample check").asked == 0
+    assert len(notebook.cell(f"%distil sample drop {more} -p prefs")) == 5
+    assert notebook.completions("%distil sample ch") == ["check"]
+    assert "name rows" in notebook.error("%distil sample add")
+    assert "takes no rows" in notebook.error("%distil sample check 3")
+    assert "has no row 99" in notebook.error("%distil sample add 99")

@@ -23,12 +23,14 @@ from distilnb.tasks import PrometheusEval, UltraFeedback
 from tests.pipeline.test_odds import SCIPY
 from tests.servers import MockLLM, mock_llm
 
+HOSTILE = "<script>alert(1)</script></style><img src=x onerror=alert(1)> \x1b[31m \u202eevil {digest}"
 RATER = "{each}## Text {i}\nRating: {score}\nRationale: {words}\n\n{/each}"
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[MockLLM]:
     templates = {"rater": RATER, "first": "Feedback: It is first. [RESULT] A", "mute": "Who knows?"}
+    templates["hostile"] = HOSTILE
     with mock_llm(vary=True, templates=templates) as server:
         yield server
 
@@ -292,10 +294,10 @@ def test_too_few_candidates_are_told(server: MockLLM) -> None:
 
 
 def test_hostile_answers_are_shown_and_not_obeyed(server: MockLLM) -> None:
-    hostile = "<script>alert(1)</script></style><img src=x onerror=alert(1)> \x1b[31m \u202eevil"
-    p = Pipeline("hostile", llm=model(server)).from_dicts([{"x": hostile}])
-    p.generate("answer", "[[echo]] {{ x }}").preview(1)
-    found = p.generate("answer", "[[echo]] two {{ x }}").compare("answer@1", "answer@2")
+    p = Pipeline("hostile", llm=model(server, "hostile")).from_dicts([{"x": HOSTILE}])
+    p.generate("answer", "{{ x }}").preview(1)
+    found = p.generate("answer", "two {{ x }}").compare("answer@1", "answer@2")
+    assert "evil" in repr(found)
     for bundle in (found._repr_mimebundle_(), found.show().bundle()):
         assert "<script" not in bundle["text/html"]
         assert "<img" not in bundle["text/html"]

@@ -17,6 +17,7 @@ from distilnb.errors import InputError, SpecError, UnknownStepError, UnknownVers
 from distilnb.llms import OpenAILLM
 from tests.servers import MockLLM, mock_llm
 
+HOSTILE = "<script>alert(1)</script></style><img src=x onerror=alert(1)> \x1b[31m \u202eevil {digest}"
 JUDGE = "{each}## Text {i}\nRating: {score}\nRationale: {words}\n\n{/each}"
 FIRST = "{{ instruction }}"
 SECOND = "Be terse.\n{{ instruction }}"
@@ -25,7 +26,7 @@ THIRD = "system:\nBe terse.\nuser:\n{{ instruction }}"
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[MockLLM]:
-    with mock_llm(vary=True, templates={"judge": JUDGE}) as server:
+    with mock_llm(vary=True, templates={"judge": JUDGE, "hostile": HOSTILE}) as server:
         yield server
 
 
@@ -184,7 +185,7 @@ def test_going_back_asks_nothing(server: MockLLM) -> None:
     assert back.preview(5).rows == seen.rows
     assert edited["answer@1"].preview(5).reused == 5
     assert asked(server) == {}
-    assert back.notes == ("answer has the prompt of answer@1 again.",)
+    assert back.notes == ("answer has the prompt of answer@1 now.",)
 
 
 def test_a_run_of_an_earlier_version_asks_for_what_was_not_asked_then(server: MockLLM) -> None:
@@ -294,15 +295,14 @@ def test_differences_of_two_steps_or_of_nothing_are_refused(server: MockLLM) -> 
 
 
 def test_hostile_texts_are_shown_and_not_obeyed(server: MockLLM) -> None:
-    hostile = "<script>alert(1)</script></style><img src=x onerror=alert(1)> \x1b[31m \u202eevil {x}"
-    p = Pipeline("hostile", llm=model(server)).from_dicts([{"x": hostile}])
-    p.generate("answer", "[[echo]] {{ x }} one").preview(1)
-    edited = p.generate("answer", "[[echo]] {{ x }} two <b>")
+    p = Pipeline("hostile", llm=model(server, "hostile")).from_dicts([{"x": HOSTILE}])
+    p.generate("answer", "<script>{{ x }} one").preview(1)
+    edited = p.generate("answer", "<script>{{ x }} \x1b[1m two <b>")
     found = edited.diff("answer@1", "answer@2")._repr_mimebundle_()
     listed = edited["answer"].versions._repr_mimebundle_()
     for bundle in (found, listed):
         html = bundle["text/html"]
-        assert "<script" not in html.replace("<style", "")
+        assert "<script" not in html
         assert "<img" not in html
         assert "<b>" not in html.replace("<b>hostile · ", "")
         for text in bundle.values():
