@@ -15,6 +15,7 @@ from distilnb.notebook.completion import complete
 from distilnb.notebook.magics import CELLS, LINES
 from distilnb.notebook.options import Command
 from distilnb.notebook.words import split_words
+from tests.notebook.reference import PAGE, page
 from tests.notebook.shells import Notebook, visible
 from tests.notebook.test_completion import own_matches
 from tests.notebook.test_magics import SETUP, plain
@@ -405,3 +406,9 @@ def test_a_wrong_line_is_told_in_one_line(notebook: Notebook, line: str, said: s
     if "retry" in line:
         notebook.cell("%distil run --wait")
     assert notebook.error(line) == f"UsageError: {said}"
+
+
+def test_the_page_says_what_the_parsers_take() -> None:
+    """`make pages` writes it anew."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == page(text)
