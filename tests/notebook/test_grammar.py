@@ -23,7 +23,7 @@ from tests.notebook.test_magics import SETUP, plain
 # What the design says there is: the arguments by place, then the options by their short or only name.
 GRAMMAR: Mapping[str, tuple[str, str]] = {
     "new": ("NAME SOURCE", "--llm"),
-    "use": ("PIPELINE", ""),
+    "use": ("PIPELINE|STEP@N", "-p"),
     "add": ("VERB ARG*", "--name --llm -k --into --after -p"),
     "drop": ("STEP", "-p"),
     "show": ("TARGET?", "-p"),
@@ -32,6 +32,8 @@ GRAMMAR: Mapping[str, tuple[str, str]] = {
     "rows": ("STEP|ROWS*", "--run"),
     "why": ("ROW", "--run"),
     "models": ("", ""),
+    "versions": ("STEP", "-p"),
+    "diff": ("STEP@N STEP@M?", "-n --no-judge -y -p"),
     "estimate": ("PIPELINE?", "-n --param --no-ask -y -p"),
     "run": ("PIPELINE?", "-n --max-cost --max-tokens --param --new --wait -y -p"),
     "ps": ("", ""),
@@ -63,6 +65,11 @@ def signature(command: Command) -> tuple[str, str]:
 @pytest.mark.parametrize("name", GRAMMAR)
 def test_the_sub_commands_take_what_the_grammar_says(name: str) -> None:
     assert signature(EVERY[name]) == GRAMMAR[name]
+
+
+def test_every_sub_command_is_in_the_grammar() -> None:
+    assert set(EVERY) - {"compare", "sample"} == set(GRAMMAR) & set(EVERY)
+    assert set(GRAMMAR) <= set(EVERY)
 
 
 def test_an_option_means_one_thing_everywhere() -> None:
@@ -293,6 +300,8 @@ COMPLETED: Mapping[str, tuple[str, list[str]]] = {
     "path": ("rows.j", ["rows.jsonl"]),
     "param": ("answer.num_gen", ["answer.num_generations"]),
     "judge": ("prom", ["prometheus"]),
+    "version": ("answer@", ["answer@1"]),
+    "use": ("pr", ["prefs"]),
 }
 
 
