@@ -14,6 +14,7 @@ CORE    := $(call stamp,core)
 LAB     := $(call stamp,lab)
 TEST    := $(call stamp,test)
 BROWSER := $(call stamp,browser)
+WIDGETS7 := .venv-widgets7/.installed-$(shell cat requirements/widgets7.txt 2>/dev/null | cksum | cut -d' ' -f1)
 LITELLM := .venv-litellm/.installed-$(shell cat requirements/litellm.txt 2>/dev/null | cksum | cut -d' ' -f1)
 ENGINES := .venv-engines/.installed-$(shell cat requirements/engines.txt requirements/test.txt 2>/dev/null | cksum | cut -d' ' -f1)
 UV      := 0.13.8
@@ -24,9 +25,9 @@ PYTEST   = $(BIN)/python -m pytest
 MANY     = -n $(JOBS) --dist loadfile
 
 # What `make test` leaves to `make test-all`.
-PARTS := browser or argilla or dot or crash or litellm or slow or engines
+PARTS := browser or argilla or dot or crash or litellm or slow or engines or widgets7
 
-.PHONY: help demo test check lab lock format test-all test-parts test-litellm test-engines crash-test property-test parts bench bench-peers pages clean
+.PHONY: help demo test check lab lock format test-all test-parts test-litellm test-widgets7 test-engines crash-test property-test parts bench bench-peers pages clean
 
 help:             ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -50,16 +51,21 @@ format: $(TEST)   ## mend imports and formatting
 lab: $(LAB)       ## open JupyterLab on the quickstart
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
-test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's server, LiteLLM) but the engines; a skip is a failure
-	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "not litellm and not engines"
-	@$(MAKE) test-litellm
+test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's server, LiteLLM, ipywidgets 7) but the engines; a skip is a failure
+	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "not litellm and not engines and not widgets7"
+	@$(MAKE) test-litellm test-widgets7
 
 test-parts: parts       ## only what `make test` left out, but the engines; a skip is a failure
-	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "($(PARTS)) and not litellm and not engines"
-	@$(MAKE) test-litellm
+	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "($(PARTS)) and not litellm and not engines and not widgets7"
+	@$(MAKE) test-litellm test-widgets7
 
 test-litellm: $(LITELLM)  ## the suite of models on LiteLLM, in a venv of its own: it wants an older openai
 	@DISTILNB_TEST_ALL=1 .venv-litellm/bin/python -m pytest -m litellm tests/llms/conformance
+
+# Tests of the panel and of questions hold for these widgets too.
+test-widgets7: $(WIDGETS7)  ## what is shown, with ipywidgets 7.7 (Colab's), and in JupyterLab 3
+	@DISTILNB_TEST_ALL=1 .venv-widgets7/bin/python -m pytest -m widgets7 tests/notebook/test_widgets7.py
+	@.venv-widgets7/bin/python -m pytest -m "not ($(PARTS))" tests/view/test_panel.py tests/notebook/test_waiting.py
 
 # One process after the other, or two hosts of vLLM would share the processors.
 test-engines: $(ENGINES)   ## a tiny model in the real Transformers, llama.cpp and vLLM, on the CPU (2 GB, 15 minutes)
@@ -106,7 +112,7 @@ NEED := $(strip \
   $(if $(wildcard /usr/share/fonts/truetype/wqy/wqy-microhei.ttc),,fonts-wqy-microhei))
 ARGILLA := .venv-argilla/.installed-$(shell cat requirements/argilla-server.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-parts: $(BROWSER) $(ARGILLA) $(LITELLM)
+parts: $(BROWSER) $(ARGILLA) $(LITELLM) $(WIDGETS7)
 ifneq ($(NEED),)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	  echo "installing $(NEED)"; export DEBIAN_FRONTEND=noninteractive; \
@@ -129,6 +135,13 @@ $(LITELLM): | $(BIN)/python
 	@.venv-litellm/bin/python -m pip install -qq --disable-pip-version-check --require-hashes \
 	  -r requirements/litellm.txt
 	@rm -f .venv-litellm/.installed-*; touch $@
+
+$(WIDGETS7): | $(BIN)/python
+	@echo "installing requirements/widgets7.txt into .venv-widgets7"
+	@[ -x .venv-widgets7/bin/python ] || $(PYTHON) -m venv .venv-widgets7
+	@.venv-widgets7/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/widgets7.txt
+	@.venv-widgets7/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f .venv-widgets7/.installed-*; touch $@
 
 # Its own venv too: 2 GB, of which torch is half. It needs Python 3.11. No lock holds torch, whose build for a CPU has other
 # files than that for a GPU, nor llama.cpp, which is compiled here, for any processor, without its programs.
@@ -158,15 +171,17 @@ lock:             ## renew requirements/*.txt from pyproject.toml; UPGRADE=--upg
 	@$(COMPILE) --group build --extra lab -c requirements/browser.txt -o requirements/lab.txt
 	@$(COMPILE) --group build -c requirements/browser.txt -o requirements/core.txt
 	@$(COMPILE) --group litellm --extra litellm -o requirements/litellm.txt
+	@$(COMPILE) --group widgets7 -o requirements/widgets7.txt
 	@.venv-lock/bin/uv --quiet pip compile requirements/engines.in --no-deps --python-version 3.11 --generate-hashes --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links -o requirements/engines.txt
 	@! grep -lE '://|^--(index|extra|find|trusted)' requirements/*.txt
 	@wc -l requirements/*.txt
 
-pages: $(TEST)    ## run the suite of models and write docs/llms.md from what it shows
+pages: $(TEST)    ## write docs/magics.md from the parsers, and docs/llms.md from what the suite of models shows
 	@$(BIN)/python -m tests.llms.conformance
+	@$(BIN)/python -m tests.notebook.reference
 
 clean:            ## remove venvs, caches and build output
-	@rm -rf .venv .venv-lock .venv-argilla .venv-litellm .venv-engines benchmarks/.venvs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+	@rm -rf .venv .venv-lock .venv-argilla .venv-litellm .venv-widgets7 .venv-engines benchmarks/.venvs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
 	  .coverage .coverage.* htmlcov *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import core, settings
 
 REQUIRE_ALL = os.environ.get("DISTILNB_TEST_ALL") == "1"
-PARTS = ("browser", "argilla", "dot", "crash", "litellm", "slow", "engines")
+PARTS = ("browser", "argilla", "dot", "crash", "litellm", "slow", "engines", "widgets7")
 
 # A skip whose reason starts so may stand even then: its input is not part of the project.
 NOT_SHIPPED = "not shipped:"

@@ -1,4 +1,4 @@
-"""Sub-commands that build a pipeline: `new`, `use`, `add`, `show`."""
+"""Sub-commands that build a pipeline: `new`, `use`, `add`, `drop`, `show`."""
 
 from __future__ import annotations
 
@@ -121,6 +121,16 @@ def _check_call(
         raise UsageError(f"%distil add {name}: {error}.{hint}") from error
 
 
+def drop(session: Session, options: Namespace) -> Pipeline:
+    """Remove a step; what came before it flows into what came after it."""
+    target = session.target(options.step, options.pipeline)
+    if not target.step:
+        raise UsageError(
+            f"%distil drop: name a step; {target.variable} has {list(target.pipeline.graph.steps)}."
+        )
+    return session.assign(target.variable, target.pipeline.drop_step(target.step))
+
+
 def show(session: Session, options: Namespace) -> Pipeline | StepView:
     """Show the graph of a pipeline, or what a step reads and makes."""
     target = session.target(options.target, options.pipeline)
@@ -167,6 +177,7 @@ COMMANDS = (
         ),
         keeps_quotes=True,
     ),
+    Command("drop", drop, (argument("step", metavar="STEP", completes="step"), PIPELINE)),
     Command(
         "show",
         show,

@@ -1,35 +1,42 @@
-"""Cells: the body of `%%distil prompt NAME` is a prompt, that of `%%distil step NAME` a function."""
+"""Cells that make a step: the body of `prompt` is a prompt, that of `judge` a rubric, that of `step` a function."""
 
 from __future__ import annotations
 
 import ast
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from IPython.core.error import UsageError
 
+from distilnb.notebook.look import preview_when_confirmed
 from distilnb.notebook.options import (
     AFTER,
     GENERATIONS,
     INTO,
+    LIKE,
     LLM,
     NO_PREVIEW,
     PIPELINE,
     ROWS,
+    YES,
     Command,
     argument,
 )
 from distilnb.notebook.session import Session, Target
+from distilnb.notebook.waiting import Waiting
 
 if TYPE_CHECKING:
     from distilnb.pipeline import Pipeline, Preview, StepView
+    from distilnb.spec.step import Step
+
+    Shown: TypeAlias = Preview | Waiting[Preview] | StepView
 
 NAME = argument(
     "name", metavar="NAME", help="of the step; the step of that name is replaced", completes="step"
 )
 
 
-def prompt(session: Session, options: Namespace, body: str) -> Preview | StepView:
+def prompt(session: Session, options: Namespace, body: str) -> Shown:
     """Make a generation step of a prompt, or replace the one of that name, and preview it.
 
     The body is the prompt, a Jinja template: {{ column }}. A line that is only system:, user: or assistant:
@@ -38,23 +45,18 @@ def prompt(session: Session, options: Namespace, body: str) -> Preview | StepVie
     target = session.pipeline(options.pipeline)
     said = {"k": options.generations, "into": options.into, "llm": session.models(options.llm)}
     said = {name: value for name, value in said.items() if value is not None}
-    settings = {**_settings_like(session, target, options.like), **said}
+    settings = {**_prompt_like(session, target, options.like), **said}
     changed = target.pipeline.generate(options.name, body, after=options.after or "", **settings)
     return _keep(session, target, changed, options)
 
 
-def _settings_like(session: Session, target: Target, like: str | None) -> dict[str, Any]:
+def _prompt_like(session: Session, target: Target, like: str | None) -> dict[str, Any]:
     """Return k, column and models of another prompt step."""
     from distilnb.tasks.generation import TextGeneration
 
     if not like:
         return {}
-    source = session.target(like, target.variable)
-    graph = source.pipeline.graph
-    names = (
-        [source.step] if source.step and not graph.is_join(source.step) else graph.predecessors(source.step)
-    )
-    tasks = [task for name in names if isinstance(task := graph.steps[name], TextGeneration)]
+    tasks = [task for task in _tasks_of(session, target, like) if isinstance(task, TextGeneration)]
     if not tasks:
         raise UsageError(f"%%distil prompt: --like {like}: that is no prompt step.")
     settings: dict[str, Any] = {"k": tasks[0].num_generations, "into": tasks[0].made()[0]}
@@ -62,7 +64,61 @@ def _settings_like(session: Session, target: Target, like: str | None) -> dict[s
     return {**settings, "llm": models if len(models) > 1 else models[0]} if models else settings
 
 
-def step(session: Session, options: Namespace, body: str) -> Preview | StepView:
+def _tasks_of(session: Session, target: Target, like: str) -> list[Step]:
+    """Return the step of that name; of one that joins several models, the step of each."""
+    source = session.target(like, target.variable)
+    graph = source.pipeline.graph
+    is_one = source.step and not graph.is_join(source.step)
+    names = [source.step] if is_one else graph.predecessors(source.step)
+    return [graph.steps[name] for name in names]
+
+
+def judge(session: Session, options: Namespace, body: str) -> Shown:
+    """Make a judge of a rubric, or replace the one of that name, and preview it.
+
+    The body is the rubric: what is asked of each text, and what each rating from 1 to 5 means. It is sent as it is.
+    """
+    target = session.pipeline(options.pipeline)
+    said = {"mode": options.mode, "over": options.over, "llm": _one_model(session, options)}
+    settings = {**_judge_like(session, target, options.like), **{k: v for k, v in said.items() if v}}
+    told = settings.pop("kind", "ultrafeedback")
+    kind = options.kind or told
+    if "mode" in settings and kind != "prometheus":
+        raise UsageError(f"%%distil judge: --mode goes with --kind prometheus, not with {kind}.")
+    rubric = body.strip("\n")
+    own = (
+        {"rubric": options.name, "rubrics": {options.name: rubric}}
+        if kind == "prometheus"
+        else {"rubric": rubric}
+    )
+    changed = target.pipeline.judge(kind, name=options.name, after=options.after or "", **own, **settings)
+    return _keep(session, target, changed, options)
+
+
+def _one_model(session: Session, options: Namespace) -> Any:
+    model = session.models(options.llm)
+    if isinstance(model, list):
+        raise UsageError("%%distil judge: a judge has one model; make a judge for each.")
+    return model
+
+
+def _judge_like(session: Session, target: Target, like: str | None) -> dict[str, Any]:
+    """Return kind, mode, judged column and model of another judge."""
+    from distilnb.pipeline.wiring import JUDGES
+    from distilnb.tasks.base import Task
+
+    if not like:
+        return {}
+    task = next(iter(_tasks_of(session, target, like)), None)
+    kind = next((name for name, cls in JUDGES.items() if type(task) is cls), None)
+    if kind is None or not isinstance(task, Task):
+        raise UsageError(f"%%distil judge: --like {like}: that is no judge.")
+    found = {"kind": kind, "mode": getattr(task, "mode", None), "llm": task.llm}
+    found["over"] = task.input_mappings.get("generations")
+    return {name: value for name, value in found.items() if value}
+
+
+def step(session: Session, options: Namespace, body: str) -> Shown:
     """Make a step of a function, or replace the one of that name, and preview it.
 
     The body is one def; its parameters are the columns that it reads (row: the whole row, rows: a batch).
@@ -87,7 +143,7 @@ def _define(session: Session, body: str) -> Any:
     return session.namespace[functions[0].name]
 
 
-def _keep(session: Session, target: Target, changed: Pipeline, options: Namespace) -> Preview | StepView:
+def _keep(session: Session, target: Target, changed: Pipeline, options: Namespace) -> Shown:
     """Keep the new pipeline in its variable, say what was made of the cell, and preview the step."""
     was_there = options.name in target.pipeline.graph.steps
     session.assign(target.variable, changed)
@@ -97,7 +153,9 @@ def _keep(session: Session, target: Target, changed: Pipeline, options: Namespac
         f"{target.variable} · {options.name} {said} · reads {_listed(view.step.needed())}"
         f" · makes {_listed(view.step.made())}"
     )
-    return view if options.no_preview else view.preview(options.rows, show=True)
+    if options.no_preview:
+        return view
+    return preview_when_confirmed(session, Target(target.variable, changed, options.name), options)
 
 
 def _listed(columns: list[str]) -> str:
@@ -114,12 +172,35 @@ COMMANDS = (
             INTO,
             LLM,
             AFTER,
-            argument("--like", metavar="STEP", help="take what is not said from that step", completes="step"),
+            LIKE,
             ROWS,
             NO_PREVIEW,
+            YES,
             PIPELINE,
         ),
         is_cell=True,
     ),
-    Command("step", step, (NAME, AFTER, ROWS, NO_PREVIEW, PIPELINE), is_cell=True),
+    Command(
+        "judge",
+        judge,
+        (
+            NAME,
+            argument(
+                "--kind", metavar="KIND", help="ultrafeedback (ratings) or prometheus", completes="judge"
+            ),
+            argument(
+                "--mode", choices=("absolute", "relative"), help="of prometheus: a score, or the better"
+            ),
+            argument("--over", metavar="COLUMN", help="the column that is judged", completes="column"),
+            LLM,
+            AFTER,
+            LIKE,
+            ROWS,
+            NO_PREVIEW,
+            YES,
+            PIPELINE,
+        ),
+        is_cell=True,
+    ),
+    Command("step", step, (NAME, AFTER, ROWS, NO_PREVIEW, YES, PIPELINE), is_cell=True),
 )

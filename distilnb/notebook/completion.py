@@ -12,6 +12,7 @@ from distilnb.notebook.build import verbs
 from distilnb.notebook.magics import CELLS, LINES
 from distilnb.notebook.options import Argument, Command, Completes
 from distilnb.notebook.session import Session
+from distilnb.spec.parameters import paths_in
 
 
 def complete(session: Session, event: Any) -> list[str]:
@@ -74,6 +75,8 @@ def _candidates(session: Session, argument: Argument, begun: str) -> Iterable[st
         "sample": lambda: ("show", "add", "drop", "check", "accept"),
         "column": lambda: _columns(session),
         "model": lambda: _models(session),
+        "param": lambda: _parameters(session, begun),
+        "judge": _judges,
         "path": lambda: [*_sources(session), *glob(f"{begun}*")],
         "": lambda: (),
     }
@@ -100,6 +103,21 @@ def _versions(session: Session, begun: str) -> list[str]:
         return []
     names = version_names(pipeline.name, pipeline.graph)
     return [f"{variable}.{name}" if dot else name for name in names]
+
+
+def _parameters(session: Session, begun: str) -> Iterable[str]:
+    """Return the fields of steps and of their models, as far as they are begun."""
+    try:
+        graph = session.pipeline().pipeline.graph
+    except UsageError:
+        return ()
+    return [path for path in paths_in(graph) if path.startswith(begun)]
+
+
+def _judges() -> Iterable[str]:
+    from distilnb.pipeline.wiring import JUDGES
+
+    return JUDGES
 
 
 def _columns(session: Session) -> Iterable[str]:

@@ -38,6 +38,7 @@ def unload(shell: Any) -> None:
     if magics is None:
         return
     magics.session.close()
+    magics.forget()
     shell.events.unregister("pre_run_cell", magics.session.before_cell)
     shell.events.unregister("post_run_cell", magics.session.after_cell)
     shell.display_formatter.ipython_display_formatter.pop(".".join(RUN_CLASS), None)

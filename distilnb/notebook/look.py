@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from distilnb.notebook.options import PARAM, PIPELINE, ROWS, Command, argument
+from distilnb.notebook.options import PARAM, PIPELINE, ROWS, YES, Command, argument
 from distilnb.notebook.session import ROWS as ROW_NUMBERS
-from distilnb.notebook.session import Session
+from distilnb.notebook.session import Session, Target
+from distilnb.notebook.waiting import Waiting, ask_when_confirmed
+from distilnb.spec.parameters import with_parameters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,16 +26,25 @@ if TYPE_CHECKING:
 OF_RUN = argument("--run", metavar="RUN", help="id or variable; else the current run", completes="run")
 
 
-def preview(session: Session, options: Namespace) -> Preview:
+def preview(session: Session, options: Namespace) -> Preview | Waiting[Preview]:
     """Run a pipeline, or one up to a step, on a few pinned rows; a run will use the same replies."""
     target = session.target(options.target, options.pipeline)
-    n, parameters = options.rows, session.parameters(options.param)
-    whole = target.pipeline
-    if not target.step:
-        return whole.preview(n, parameters=parameters, show=True)
-    if parameters:
-        raise UsageError("%distil preview: --param goes with a whole pipeline, not with one step.")
-    return whole[target.step].preview(n, show=True)
+    return preview_when_confirmed(session, target, options, session.parameters(options.param))
+
+
+def preview_when_confirmed(
+    session: Session, target: Target, options: Namespace, parameters: Mapping[str, Any] | None = None
+) -> Preview | Waiting[Preview]:
+    """Preview a pipeline, or one up to a step, or let it wait because of its cost."""
+    pipeline, n = target.pipeline, options.rows or session.settings.rows
+    previewed = pipeline[target.step] if target.step else pipeline
+    do = partial(previewed.preview, n, parameters=parameters, show=True)
+    if options.yes:
+        return do()
+    graph = with_parameters(pipeline.graph, parameters)
+    if target.step:
+        graph = graph.keeping({target.step, *graph.ancestors(target.step)})
+    return ask_when_confirmed(session, pipeline.name, graph, n, do)
 
 
 def prompt(session: Session, options: Namespace) -> Prompt:
@@ -95,6 +108,7 @@ COMMANDS = (
             argument("target", nargs="?", metavar="TARGET", help="pipeline or step", completes="target"),
             ROWS,
             PARAM,
+            YES,
             PIPELINE,
         ),
     ),

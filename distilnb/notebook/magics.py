@@ -9,33 +9,41 @@ from typing import Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
-from distilnb.notebook import build, cells, iterate, look, runs
+from distilnb.notebook import build, cells, files, iterate, look, runs
 from distilnb.notebook.options import Command, HelpShown, nearest
 from distilnb.notebook.session import Session
+from distilnb.notebook.settings import Settings
 from distilnb.notebook.words import split_words, unquoted
 
 LINES: Mapping[str, Command] = {
-    one.name: one for one in (*build.COMMANDS, *look.COMMANDS, *iterate.COMMANDS, *runs.COMMANDS)
+    one.name: one
+    for one in (*build.COMMANDS, *look.COMMANDS, *iterate.COMMANDS, *runs.COMMANDS, *files.COMMANDS)
 }
-CELLS: Mapping[str, Command] = {one.name: one for one in cells.COMMANDS}
+CELLS: Mapping[str, Command] = {one.name: one for one in (*cells.COMMANDS, *files.CELLS)}
 
 
 @magics_class
-class DistilMagics(Magics):
+class DistilMagics(Settings, Magics):
     """The one magic of distilnb, for a line and for a cell."""
 
     def __init__(self, shell: Any, session: Session) -> None:
         super().__init__(shell)
         self.session = session
+        session.settings = self
+
+    def forget(self) -> None:
+        """Take back what these magics left in their shell beside themselves."""
+        self.short_errors = True
+        configurables: list[Any] = self.session.shell.configurables
+        if self in configurables:
+            configurables.remove(self)
 
     @no_var_expand  # a prompt holds braces of its own
     @line_cell_magic
     def distil(self, line: str, cell: str | None = None) -> object:
         """Build, look at and run pipelines: `%distil VERB [TARGET] [options]`; `%distil VERB -h` tells more.
 
-        Lines: new, use, add, show; preview, prompt, rows, why, models; versions, diff, compare, sample; estimate, run,
-        ps, attach, pause, resume, stop, errors, retry.
-        Cells: `%%distil prompt NAME`, `%%distil step NAME`.
+        Alone, `%distil` lists them all. `%config DistilMagics` shows what can be set.
         """
         silent = line.rstrip().endswith(";")
         try:

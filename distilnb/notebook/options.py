@@ -13,7 +13,20 @@ from typing import Any, Literal, NoReturn
 from IPython.core.error import UsageError
 
 Completes = Literal[
-    "", "pipeline", "step", "version", "use", "sample", "target", "run", "verb", "column", "model", "path"
+    "",
+    "pipeline",
+    "step",
+    "version",
+    "use",
+    "sample",
+    "target",
+    "run",
+    "verb",
+    "column",
+    "model",
+    "path",
+    "param",
+    "judge",
 ]
 
 
@@ -105,10 +118,16 @@ PIPELINE = argument(
 ROWS = argument("-n", "--rows", type=int, metavar="N", help="how many rows")
 GENERATIONS = argument("-k", "--generations", type=int, metavar="K", help="replies per row and model")
 INTO = argument("--into", metavar="COLUMN", help="the column that is made")
+LIKE = argument("--like", metavar="STEP", help="take what is not said from that step", completes="step")
 AFTER = argument("--after", metavar="STEP", help="the step whose rows it reads", completes="step")
 LLM = argument("--llm", metavar="X[,Y]", help="a variable, or provider:model", completes="model")
 PARAM = argument(
-    "--param", action="append", default=[], metavar="STEP.FIELD=VALUE", help="for this time; may be repeated"
+    "--param",
+    action="append",
+    default=[],
+    metavar="STEP.FIELD=VALUE",
+    help="for this time; may be repeated",
+    completes="param",
 )
 NO_PREVIEW = argument("--no-preview", action="store_true", help="only change the pipeline; ask nothing")
 MAX_COST = argument("--max-cost", type=float, metavar="USD", help="stop before more is spent")

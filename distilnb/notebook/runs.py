@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from distilnb.notebook.options import MAX_COST, MAX_TOKENS, PARAM, PIPELINE, ROWS, WAIT, Command, argument
+from distilnb.notebook.options import (
+    MAX_COST,
+    MAX_TOKENS,
+    PARAM,
+    PIPELINE,
+    ROWS,
+    WAIT,
+    YES,
+    Command,
+    argument,
+)
 from distilnb.notebook.session import Session
+from distilnb.notebook.waiting import (
+    Waiting,
+    ask_when_confirmed,
+    retry_when_confirmed,
+    start_when_confirmed,
+)
+from distilnb.spec.parameters import with_parameters
 from distilnb.view.figures import plural
 
 if TYPE_CHECKING:
@@ -15,27 +33,40 @@ if TYPE_CHECKING:
     from distilnb.pipeline.estimate import Estimate
     from distilnb.run import Run, RunList
 
+SAMPLE_ROWS = 5  # that an estimate previews
+
 RUN = argument(
     "run", nargs="?", metavar="RUN", help="id, variable or pipeline; else the current one", completes="run"
 )
 
 
-def estimate(session: Session, options: Namespace) -> Estimate:
+def estimate(session: Session, options: Namespace) -> Estimate | Waiting[Estimate]:
     """Quote a run: requests, tokens, money and time of each step; the Sample is previewed first, which it tells."""
     pipeline = session.target(options.target, options.pipeline).pipeline
-    return pipeline.estimate(
-        options.rows, parameters=session.parameters(options.param), ask=not options.no_ask
-    )
+    parameters = session.parameters(options.param)
+    do = partial(pipeline.estimate, options.rows, parameters=parameters, ask=not options.no_ask)
+    if options.yes or options.no_ask:
+        return do()
+    graph = with_parameters(pipeline.graph, parameters)
+    return ask_when_confirmed(session, pipeline.name, graph, SAMPLE_ROWS, do)
 
 
-def start(session: Session, options: Namespace) -> Run:
+def start(session: Session, options: Namespace) -> Run | Waiting[Run]:
     """Start a run in the background and show its panel; an equal run that is going is shown instead."""
     pipeline = session.target(options.target, options.pipeline).pipeline
     parameters = session.parameters(options.param)
     limits = {"rows": options.rows, "max_cost": options.max_cost, "max_tokens": options.max_tokens}
-    run = pipeline.start(parameters=parameters, new=options.new, **limits)
+    do = partial(pipeline.start, parameters=parameters, new=options.new, **limits)
+    run = do() if options.yes else start_when_confirmed(session, pipeline, do)
+    return _shown(session, run, wait=options.wait)
+
+
+def _shown(session: Session, run: Run | Waiting[Run], *, wait: bool) -> Run | Waiting[Run]:
+    """Show a run that goes, and perhaps wait for it; one that waits itself is shown already."""
+    if isinstance(run, Waiting):
+        return run
     session.show_run(run)
-    if options.wait:
+    if wait:
         session.wait_for(run)
     return run
 
@@ -59,6 +90,8 @@ def stop(session: Session, options: Namespace) -> Run:
     run = session.run(options.run)
     was_ended = run.stop().is_ended
     session.say(f"{run.id} has ended already." if was_ended else f"{run.id} is told to stop.")
+    if options.wait:
+        session.wait_for(run)
     return run
 
 
@@ -70,11 +103,12 @@ def pause(session: Session, options: Namespace) -> Run:
     return run
 
 
-def resume(session: Session, options: Namespace) -> Run:
-    """Go on with a run that is paused, stopped, failed or was lost, and show its panel."""
-    run = session.run(options.run).resume()
-    session.show_run(run)
-    return run
+def resume(session: Session, options: Namespace) -> Run | Waiting[Run]:
+    """Go on with a run that is paused, stopped, failed or was lost, and show its panel.
+
+    What it may cost was told before it was started; `max_cost` counts over its whole life.
+    """
+    return _shown(session, session.run(options.run).resume(), wait=options.wait)
 
 
 def errors(session: Session, options: Namespace) -> pd.DataFrame:
@@ -86,12 +120,18 @@ def errors(session: Session, options: Namespace) -> pd.DataFrame:
     return found
 
 
-def retry(session: Session, options: Namespace) -> Run:
-    """Do the failed rows of a run again, all or those of a step, and show its panel."""
-    run = session.run(options.run).retry(options.step)
-    session.say(run.note)
-    session.show_run(run)
-    return run
+def retry(session: Session, options: Namespace) -> Run | Waiting[Run]:
+    """Do the failed rows of a run again, all or those of a step, and show its panel.
+
+    With --using an edited pipeline does them.
+    """
+    run = session.run(options.run)
+    using = session.pipeline(options.using).pipeline if options.using else None
+    do = partial(run.retry, options.step, using=using, parameters=session.parameters(options.param))
+    again = do() if options.yes else retry_when_confirmed(session, run, do, options.step)
+    if not isinstance(again, Waiting):
+        session.say(again.note)
+    return _shown(session, again, wait=options.wait)
 
 
 COMMANDS = (
@@ -103,6 +143,7 @@ COMMANDS = (
             ROWS,
             PARAM,
             argument("--no-ask", action="store_true", help="ask nothing: tell what the reply cache tells"),
+            YES,
             PIPELINE,
         ),
     ),
@@ -117,16 +158,26 @@ COMMANDS = (
             PARAM,
             argument("--new", action="store_true", help="start another one although an equal run is going"),
             WAIT,
+            YES,
             PIPELINE,
         ),
     ),
     Command("ps", ps),
     Command("attach", attach, (RUN,)),
     Command("pause", pause, (RUN,)),
-    Command("resume", resume, (RUN,)),
-    Command("stop", stop, (RUN,)),
+    Command("resume", resume, (RUN, WAIT)),
+    Command("stop", stop, (RUN, WAIT)),
     Command("errors", errors, (RUN,)),
     Command(
-        "retry", retry, (RUN, argument("--step", metavar="STEP", help="only its rows", completes="step"))
+        "retry",
+        retry,
+        (
+            RUN,
+            argument("--step", metavar="STEP", help="only its rows", completes="step"),
+            argument("--using", metavar="PIPELINE", help="do them by this edited one", completes="pipeline"),
+            PARAM,
+            WAIT,
+            YES,
+        ),
     ),
 )

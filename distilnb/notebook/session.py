@@ -6,12 +6,13 @@ import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 from IPython.core.error import UsageError
 
 from distilnb.errors import SpecError, StoreError
 from distilnb.notebook.options import nearest
+from distilnb.notebook.settings import Settings
 from distilnb.notebook.words import assignments, value_of
 from distilnb.view.display import Output
 
@@ -33,15 +34,28 @@ class Target(NamedTuple):
     step: str = ""
 
 
+class Question(Protocol):
+    """Something that costs, and waits for its user's word."""
+
+    @property
+    def is_done(self) -> bool: ...
+    def show(self) -> None: ...
+
+
+Q = TypeVar("Q", bound=Question)
+
+
 class Session:
     """The only state that changes between cells; the user's own namespace holds everything else."""
 
     def __init__(self, shell: Any) -> None:
         self.shell = shell
+        self.settings = Settings()
         self.variable = ""  # of the current pipeline
         self.run_id = ""  # of the current run
         self.panels: dict[str, RunPanel] = {}  # live ones, by run id
-        self._shown: set[str] = set()  # runs that this cell shows already
+        self._shown: set[str] = set()  # runs and questions that this cell shows already
+        self._questions: dict[object, Question] = {}
         self._known: dict[
             str, object
         ] = {}  # pipelines and runs by variable, as the last cell or magic left them
@@ -149,18 +163,42 @@ class Session:
         self.run_id = run.id
         return run
 
-    def show_run(self, run: Run) -> None:
-        """Show the run's live panel under this cell, once; a run that has ended shows its card."""
+    def show_run(self, run: Run, at: Output | None = None) -> None:
+        """Show the run's live panel under this cell, once, or in an output that is there (`at`).
+
+        A run that has ended shows its card.
+        """
         self._current(run)
-        if run.id in self._shown:
+        if run.id in self._shown and at is None:
             return
         self._shown.add(run.id)
-        if run.note:
+        if run.note and at is None:
             self.say(run.note)
         if run.status().is_ended:
-            Output().show(run._repr_mimebundle_())
+            (at or Output()).show(run._repr_mimebundle_())
         else:
-            run.panel(registry=self.panels).show()
+            run.panel(registry=self.panels, form=self.settings.form()).show(at)
+
+    # --- what waits for its user's word ---
+
+    def let_wait(self, key: object, question: Q) -> Q:
+        """Show a question, or the one that an equal line asked before: a cell that is run twice asks once."""
+        known = self._questions.get(key)
+        asked = known if isinstance(known, type(question)) and not known.is_done else question
+        self._questions[key] = asked
+        self.show_waiting(asked)
+        return asked
+
+    def show_waiting(self, question: Question) -> None:
+        """Show a question under this cell, once."""
+        if str(id(question)) not in self._shown:
+            self._shown.add(str(id(question)))
+            question.show()
+
+    def replace_waiting(self, question: Question, result: object) -> None:
+        """Give the variables that hold a question what came of it."""
+        held = [name for name, value in self._own_variables() if value is question]
+        self.namespace.update(dict.fromkeys(held, result))
 
     def wait_for(self, run: Run) -> None:
         """Wait until a run has ended and its panel says so; an interrupt leaves it running."""

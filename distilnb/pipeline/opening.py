@@ -16,7 +16,7 @@ from distilnb.llms.local import LocalLLM
 from distilnb.llms.openai import OpenAILLM
 from distilnb.pipeline.pipeline import Pipeline
 from distilnb.spec.base import Spec
-from distilnb.spec.files import PipelineFile, load
+from distilnb.spec.files import PipelineFile, from_text, read_text
 from distilnb.spec.step import Step
 from distilnb.steps.sources import LoadDataFromDisk, LoadDataFromFileSystem, LoadDataFromHub
 
@@ -40,7 +40,18 @@ def open_pipeline(
     Raises SourceNotFoundError when it is not there, SpecError when it is no pipeline file, UnsafeFileError when it
     names places that are not allowed.
     """
-    file = load(fetch(path), trust_code=trust_code, classes=None if classes is None else [*classes])
+    return pipeline_from_text(read_text(fetch(path)), trust_code=trust_code, classes=classes, allow=allow)
+
+
+def pipeline_from_text(
+    text: str,
+    *,
+    trust_code: bool = False,
+    classes: Iterable[type[Spec]] | None = None,
+    allow: Iterable[str | Path] = (),
+) -> Pipeline:
+    """Make a pipeline of the text of a file; it may do what `open_pipeline` lets a file do, which raises the same."""
+    file = from_text(text, trust_code=trust_code, classes=None if classes is None else [*classes])
     if file.llm is not None and not isinstance(file.llm, LLM):
         raise SpecError(f"The default model of the file is a {file.llm.kind()}, which is no model.")
     check_places(file, allow)

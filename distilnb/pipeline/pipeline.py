@@ -306,7 +306,7 @@ class Pipeline(Iterating):
         after: str = "",
         **options: Any,
     ) -> Pipeline:
-        """Rate generations by a judge: "ultrafeedback" (aspect=...), "prometheus" (mode=, rubric=) or a task.
+        """Rate generations by a judge: "ultrafeedback" (aspect= or rubric=), "prometheus" (mode=, rubric=) or a task.
 
         Makes: `ratings`, `rationales` and `judge_model` for a lone judge; a further judge's columns begin with its
         name (`honesty_ratings`).

@@ -23,6 +23,7 @@ from distilnb.pipeline.versions import note_preview, number_all, tasks_of
 from distilnb.rows import Batch, Row, root_id
 from distilnb.spec.check import check_graph
 from distilnb.spec.graph import Graph
+from distilnb.spec.parameters import with_parameters
 from distilnb.spec.step import GeneratorStep, Step
 from distilnb.tasks.base import Task
 from distilnb.view.preview import Failure, PreviewData, RowUse, StepPreview, preview_bundle, preview_live
@@ -259,9 +260,12 @@ class StepView:
         """The versions of its prompt, as far as they were seen: what each changed, who saw it, what it came to."""
         return find_versions(self._pipeline, self._graph, self.name)
 
-    def preview(self, n: int | None = None, *, show: bool = False) -> Preview:
+    def preview(
+        self, n: int | None = None, *, parameters: Mapping[str, Any] | None = None, show: bool = False
+    ) -> Preview:
         """Run the pipeline up to this step on n pinned rows (all that are pinned) and return this step's preview."""
-        return run_preview(self._pipeline, self._up_to_here(), n, show=show, is_whole=False)[self.name]
+        graph = with_parameters(self._graph, parameters).keeping(self._up_to_here().steps)
+        return run_preview(self._pipeline, graph, n, show=show, is_whole=False)[self.name]
 
     def prompt(self, row: int | str | Row | None = None) -> Prompt:
         """Return the messages that the step would send for a row, without sending them.

@@ -24,6 +24,7 @@ from distilnb.view.display import is_kernel
 from distilnb.view.panel import follow
 
 _WORDS = {"on_error": ("quarantine", "null", "raise"), "executor": ("local",)}
+USUAL = {"on_error": "quarantine", "executor": "local", "cache": "on", "max_time": None}  # options of a start
 
 
 def start(graph: Graph, *, name: str, text: Callable[[], str], options: dict[str, Any], new: bool) -> Run:
@@ -35,17 +36,25 @@ def start(graph: Graph, *, name: str, text: Callable[[], str], options: dict[str
     check_limits(options)
     check_models(graph, max_cost=options.get("max_cost"))
     with one_start_at_a_time():
-        running = None if new else find_running(graph, options)
+        running = None if new else going(graph, options)
         if running is not None:
-            run = Run(running, secrets=literal_secrets(graph))
-            is_paused = run.status().state == "paused"
-            hint = "paused; run.resume() goes on with it" if is_paused else "running already"
-            run.note = f"{running.run_id} is {hint}; new=True starts another."
-            return run
+            return running
         run_dir = launch(graph, pipeline=name, text=text, options=options)
     note(name, graph)
     note_run(name, graph, run_dir.run_id)
     return Run(run_dir, secrets=literal_secrets(graph))
+
+
+def going(graph: Graph, options: dict[str, Any]) -> Run | None:
+    """Return the equal run that is going, with a note that says so, or None; `options` are all those of a start."""
+    found = find_running(graph, options)
+    if found is None:
+        return None
+    run = Run(found, secrets=literal_secrets(graph))
+    is_paused = run.status().state == "paused"
+    hint = "paused; run.resume() goes on with it" if is_paused else "running already"
+    run.note = f"{found.run_id} is {hint}; new=True starts another."
+    return run
 
 
 def check_limits(options: dict[str, Any]) -> None:

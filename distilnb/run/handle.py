@@ -24,6 +24,7 @@ from distilnb.rows import Row
 from distilnb.spec.files import PipelineFile
 from distilnb.view.actions import run_actions
 from distilnb.view.card import run_card, status_line, status_text
+from distilnb.view.display import Form
 from distilnb.view.figures import plural
 from distilnb.view.glance import panes_of, trouble_html
 from distilnb.view.panel import RunPanel
@@ -392,8 +393,13 @@ class Run:
         """Return the pipeline as it was started; classes of the user stand in it by name only."""
         return self._reader.pipeline_file()
 
-    def panel(self, *, registry: MutableMapping[str, RunPanel] | None = None) -> RunPanel:
-        """Return the live panel of the run; panels of one `registry` move instead of being shown twice."""
+    def panel(
+        self, *, registry: MutableMapping[str, RunPanel] | None = None, form: Form | None = None
+    ) -> RunPanel:
+        """Return the live panel of the run; panels of one `registry` move instead of being shown twice.
+
+        `form` is "widgets", "html" or "text"; the best that can be shown here when it is left out.
+        """
         return RunPanel(
             self.status,
             self._graph_svg,
@@ -401,6 +407,7 @@ class Run:
             actions=run_actions(self),
             panes=panes_of(self._reader, self.logs, lambda step: self.retry(step).note),
             registry=registry,
+            form=form,
             below=lambda status: trouble_html(self._reader, status),
         )
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Literal, NamedTuple
 
-from distilnb.errors import MissingValueError, ParseError, StepRowError
+from pydantic import model_validator
+from typing_extensions import Self
+
+from distilnb.errors import MissingValueError, ParseError, SpecError, StepRowError
 from distilnb.llms.request import Message
 from distilnb.rows import Row
 from distilnb.spec.step import ColumnNames
@@ -114,15 +117,19 @@ Rationale for rating: <why that rating, in one or two sentences>""",
 
 
 class UltraFeedback(Task):
-    r"""Ask a judge to rate several answers to one instruction by one aspect.
+    r"""Ask a judge to rate several answers to one instruction by one aspect, or by a rubric of your own.
+
+    `rubric` is text that takes the place of the aspect's: what is asked of each text, and what each rating from 1 to 5
+    means. It is sent as it is.
 
     Inputs:  instruction (str); generations (list of str, length k ≥ 1; None where there is none, which gets
              None).
-    Outputs: overall-rating, honesty, instruction-following: ratings (list of int from 1 to 5, length k),
+    Outputs: overall-rating, honesty, instruction-following, a rubric: ratings (list of int from 1 to 5, length k),
              rationales (list of str, length k). helpfulness and truthfulness: types (list of int from 1 to 3,
              length k), rationales (for the types), ratings, rationales-for-ratings. All: model_name (str).
-    Errors:  MissingValueError when a column is None, or no generation is there; ParseError when the reply
-             rates none of them. Where it rates some, the others are None and the row goes on as partial.
+    Errors:  SpecError for both a rubric and an aspect; MissingValueError when a column is None, or no generation
+             is there; ParseError when the reply rates none of them. Where it rates some, the others are None
+             and the row goes on as partial.
     Source:  UltraFeedback, arXiv 2310.01377. The wording is ours; so is the reading of replies.
 
     >>> judge = UltraFeedback(aspect="overall-rating")
@@ -133,6 +140,16 @@ class UltraFeedback(Task):
     """
 
     aspect: Aspect = "overall-rating"
+    rubric: str = ""
+
+    @model_validator(mode="after")
+    def _check_rubric(self) -> Self:
+        if self.rubric and self.aspect != "overall-rating":
+            raise SpecError(
+                f"UltraFeedback was given both a rubric and the aspect {self.aspect!r}.",
+                "Rate by the one or the other; a second judge can rate by the other.",
+            )
+        return self
 
     @property
     def inputs(self) -> ColumnNames:
@@ -146,22 +163,25 @@ class UltraFeedback(Task):
 
     def format_input(self, input: Row) -> list[Message]:
         texts = _texts(input)
-        aspect = ASPECTS[self.aspect]
         or_none = " or None" if self.aspect == "truthfulness" else ""
         form = "\n\n".join(
             _FORMS[self._has_types()].format(number=number, or_none=or_none)
             for number in range(1, len(texts) + 1)
         )
-        types = [f"{_TYPE_HEADS[self.aspect]}\n{aspect.types}"] if self._has_types() else []
         sections = [
-            aspect.question,
-            *types,
-            f"Ratings:\n{aspect.ratings}",
+            *self._asked(),
             f"<instruction>\n{input['instruction']}\n</instruction>",
             *(f'<text number="{number}">\n{text}\n</text>' for number, text in enumerate(texts, 1)),
             f"Rate {_count(len(texts))}. Reply in exactly this form, nothing before or after it:\n\n{form}",
         ]
         return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n\n".join(sections)}]
+
+    def _asked(self) -> list[str]:
+        if self.rubric:
+            return [self.rubric]
+        aspect = ASPECTS[self.aspect]
+        types = [f"{_TYPE_HEADS[self.aspect]}\n{aspect.types}"] if self._has_types() else []
+        return [aspect.question, *types, f"Ratings:\n{aspect.ratings}"]
 
     def format_output(self, output: str | None, input: Row) -> dict[str, Any]:
         places = [index for index, text in enumerate(_generations(input)) if text is not None]

@@ -82,8 +82,11 @@ class RunPanel:
         """Whether the panel is shown and follows its run."""
         return not self._ended.is_set()
 
-    def show(self) -> None:
-        """Show the panel under the current cell; where it, or another of its run, is shown, it moves."""
+    def show(self, at: Output | None = None) -> None:
+        """Show the panel under the current cell; where it, or another of its run, is shown, it moves.
+
+        `at` is an output that is there already, in which it is shown alone: the handler of a button has no cell.
+        """
         self._leave(MOVED)
         seen = self._look()
         other = self._registry.get(seen.status.id)
@@ -93,8 +96,9 @@ class RunPanel:
         if form == "text":
             sys.stdout.write(f"{self._attach_line}\n{status_text(seen.status)}\n")
             return
-        Output().show(_line_bundle(self._attach_line))
-        self._output = Output()
+        if at is None:
+            Output().show(_line_bundle(self._attach_line))
+        self._output = at or Output()
         if seen.status.is_ended:
             self._output.show(_card(seen))
             return

@@ -229,7 +229,7 @@ def test_run_takes_parameters(notebook: Notebook) -> None:
         ("%%distil run\nx", "'run' is a line: %distil run …"),
         (
             "%%distil promt x\nx",
-            "%%distil: there is no 'promt'; there are prompt, step. Did you mean 'prompt'?",
+            "%%distil: there is no 'promt'; there are prompt, judge, step, yaml. Did you mean 'prompt'?",
         ),
         ("%distil new", "%distil new: the following arguments are required: NAME, SOURCE"),
         ("%distil new 1st rows", "'1st' is no name for a variable."),

@@ -1,0 +1,234 @@
+"""What may cost more than `confirm_cost_over` shows its quote, and is done when its user says so, and once only."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from ipywidgets import Widget
+from nbclient import NotebookClient
+
+from distilnb.notebook.waiting import Waiting, most_of_preview
+from distilnb.pipeline import Preview
+from distilnb.pipeline.estimate import Estimate
+from distilnb.run import Run, runs
+from tests.notebook.shells import Notebook, visible
+
+DEAR = """
+dear = dn.llm("rehearsal", price=(20000, 20000))
+prefs = dn.Pipeline("prefs", llm=dear).from_dicts(rows).generate("answer", "Say {{ text }}")
+"""
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.fixture
+def dear(notebook: Notebook) -> Notebook:
+    """A notebook with a pipeline whose model costs two cents a token."""
+    notebook.cell(DEAR)
+    return notebook
+
+
+@pytest.fixture
+def lab(dear: Notebook, monkeypatch: pytest.MonkeyPatch) -> Notebook:
+    """The same in a kernel whose front end draws widgets."""
+    monkeypatch.setattr("distilnb.view.display.is_kernel", lambda: True)
+    monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
+    return dear
+
+
+def test_a_dear_run_waits_and_says_how_it_is_started(dear: Notebook) -> None:
+    waiting, shown = dear.shown("run = %distil run\nrun")
+    assert isinstance(waiting, Waiting)
+    assert runs() == []
+    text = visible(shown)
+    assert (
+        text.count("A run of prefs waits: it may come to a cost that is not known. Nothing was done yet; ")
+        == 1
+    )
+    assert "run the line again with -y." in text
+    assert "no reply of answer is known" in text
+
+
+def test_a_quote_above_the_limit_is_told_and_one_below_starts(dear: Notebook) -> None:
+    dear.cell("%distil preview -y")
+    waiting, shown = dear.shown("%distil run")
+    assert isinstance(waiting.quote, Estimate)
+    cost = waiting.quote.cost_usd
+    assert cost is not None
+    assert f"it may come to up to ${cost.high:.2f}, more than $1.00" in visible(shown)
+    dear.cell(f"%config DistilMagics.confirm_cost_over = {cost.high + 0.01}")
+    assert isinstance(dear.cell("%distil run --wait"), Run)
+
+
+@pytest.mark.parametrize("line", ["%distil run -y", "%distil run --max-cost 0.5", "%distil run -n 2 --yes"])
+def test_a_word_or_a_budget_starts_it_at_once(dear: Notebook, line: str) -> None:
+    assert isinstance(dear.cell(line), Run)
+
+
+def test_a_limit_of_infinity_never_waits(dear: Notebook) -> None:
+    dear.cell("%config DistilMagics.confirm_cost_over = float('inf')")
+    dear.cell("%distil preview")
+    assert isinstance(dear.cell("%distil run --wait"), Run)
+
+
+def test_free_models_are_not_quoted(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    def must_not(*_: object, **__: object) -> None:
+        raise AssertionError("a quote was made")
+
+    monkeypatch.setattr("distilnb.pipeline.Pipeline.estimate", must_not)
+    monkeypatch.setattr("distilnb.notebook.waiting.preview_graph", must_not)
+    assert isinstance(notebook.cell("%distil preview -n 8"), Preview)
+    assert isinstance(notebook.cell("%distil run"), Run)
+
+
+def test_the_api_never_asks(dear: Notebook) -> None:
+    assert isinstance(dear.cell("prefs.preview()"), Preview)
+    assert isinstance(dear.cell("prefs.start()"), Run)
+
+
+def test_the_same_line_again_is_the_same_question_and_one_run(dear: Notebook) -> None:
+    first = dear.cell("run = %distil run\nrun")
+    assert dear.cell("run = %distil run\nrun") is first
+    assert dear.cell("other = %distil run -n 3\nother") is not first
+    run = first.go()
+    assert first.go() is run
+    assert dear.names["run"] is run
+    assert isinstance(dear.names["other"], Waiting)
+    assert [one.id for one in runs()] == [run.id]
+
+
+def test_a_start_cell_executed_twice_is_one_run(dear: Notebook) -> None:
+    dear.cell(DEAR.replace("price=", "latency_s=30, price="))
+    run = dear.cell("run = %distil run -y\nrun")
+    again, shown = dear.shown("run = %distil run -y\nrun")
+    assert again.id == run.id
+    assert f"{run.id} is running already" in visible(shown)
+    assert dear.cell("%distil run").id == run.id  # without -y: what is going costs nothing more
+    assert len(runs()) == 1
+
+
+def boxes(shown: Any) -> list[Any]:
+    return [output.data for output in shown.outputs if WIDGET in output.data]
+
+
+def button(bundle: dict[str, Any]) -> Any:
+    """Return the button in the widgets that a bundle shows."""
+    from ipywidgets import Button
+
+    box = _widgets()[bundle[WIDGET]["model_id"]]
+    found = [one for part in box.children for one in getattr(part, "children", ()) if isinstance(one, Button)]
+    assert len(found) == 1
+    return found[0]
+
+
+def _widgets() -> dict[str, Any]:
+    """Return the live widgets by id, from where ipywidgets 7 or 8 keeps them."""
+    from ipywidgets.widgets import widget as module
+
+    kept: Any = getattr(module, "_instances", None)
+    return dict(Widget.widgets if kept is None else kept)
+
+
+def test_the_button_starts_one_run_however_often_it_is_pressed(lab: Notebook) -> None:
+    _, shown = lab.shown("run = %distil run")
+    pressed = button(boxes(shown)[0])
+    assert pressed.description == "Run"
+    pressed.click()
+    pressed.click()
+    assert len(runs()) == 1
+    assert isinstance(lab.names["run"], Run)
+    assert lab.names["run"].wait(60).state == "finished"
+
+
+def test_a_question_that_moves_leaves_no_second_button(lab: Notebook) -> None:
+    _, first = lab.shown("run = %distil run")
+    old = button(boxes(first)[0])
+    _, second = lab.shown("run = %distil run")
+    assert button(boxes(second)[0]) is not old
+    gc.collect()
+    assert boxes(first)[0][WIDGET]["model_id"] not in _widgets()  # closed
+    button(boxes(second)[0]).click()
+    assert len(runs()) == 1
+
+
+def test_what_fails_is_said_beside_the_button_which_can_be_pressed_again(
+    lab: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, shown = lab.shown("%distil run")
+    monkeypatch.setattr(waiting, "_do", lambda: 1 / 0)
+    pressed = button(boxes(shown)[0])
+    pressed.click()
+    assert not pressed.disabled
+    assert not waiting.is_done
+
+
+def test_a_dear_preview_waits_and_what_is_in_the_cache_does_not(dear: Notebook) -> None:
+    waiting, shown = dear.shown("%distil preview")
+    assert isinstance(waiting, Waiting)
+    assert "prefs · a preview of 5 rows · 5 requests at most" in visible(shown)
+    assert isinstance(dear.cell("%distil preview -y"), Preview)
+    assert isinstance(dear.cell("%distil preview"), Preview)
+    assert isinstance(dear.cell("%distil preview -n 6"), Waiting)
+    assert dear.cell("%distil estimate -n 2").rows == 2
+
+
+def test_a_dear_prompt_cell_changes_the_pipeline_and_waits_with_its_preview(lab: Notebook) -> None:
+    waiting, shown = lab.shown("%%distil prompt answer\nNow {{ text }}")
+    assert isinstance(waiting, Waiting)
+    assert lab.evaluate("prefs['answer'].prompt({'text': 'x'})")[0]["content"] == "Now x"
+    button(boxes(shown)[0]).click()
+    assert waiting.is_done
+    assert isinstance(waiting.go(), Preview)
+    assert isinstance(lab.cell("%%distil prompt answer\nNow {{ text }}"), Preview)
+
+
+def test_a_retry_waits_too(dear: Notebook) -> None:
+    dear.cell("picky = dn.llm('rehearsal', failure_rate=1.0, max_retries=0, price=(20000, 20000))")
+    dear.cell("picked = dn.Pipeline('picked', llm=picky).from_dicts(rows).generate('pick', '{{ text }}')")
+    run = dear.cell("%distil run picked --wait -y")
+    waiting, shown = dear.shown("%distil retry")
+    assert isinstance(waiting, Waiting)
+    assert f"{run.id} · 8 rows to be done again · 8 requests at most" in visible(shown)
+    assert dear.cell("%distil retry --wait -y").id == run.id
+
+
+def test_the_bound_of_a_preview_counts_what_is_behind_an_open_row(dear: Notebook) -> None:
+    dear.cell("both = prefs.judge(llm=dear)")
+    pipeline = dear.names["both"]
+    price = 20000 * 4000 / 1_000_000  # of a request of two thousand tokens each way
+    assert most_of_preview("both", pipeline.graph, 5, enough=0) == (10 * price, 10, 5)
+    dear.cell("both['answer'].preview()")
+    assert most_of_preview("both", pipeline.graph, 5, enough=0) == (5 * price, 5, 5)
+    dear.cell("both.preview()")
+    assert most_of_preview("both", pipeline.graph, 5, enough=0) == (0, 0, 5)
+
+
+def test_a_model_without_a_price_is_previewed_on_few_rows_only(notebook: Notebook) -> None:
+    notebook.cell("odd = dn.llm('openai:nobody-knows', api_key='k', base_url='https://models.invalid/v1')")
+    graph = notebook.evaluate(
+        "dn.Pipeline('o', llm=odd).from_dicts(rows).generate(prompt='{{ text }}').graph"
+    )
+    assert most_of_preview("o", graph, 5, enough=1) == (None, 5, 5)
+    notebook.cell("o = dn.Pipeline('o', llm=odd).from_dicts(rows).generate(prompt='{{ text }}')")
+    assert isinstance(notebook.cell("%distil preview -n 6"), Waiting)
+    assert isinstance(notebook.cell("%distil run"), Waiting)
+
+
+def test_a_notebook_that_nobody_watches_goes_on(home: Path, tmp_path: Path) -> None:
+    cells = [
+        "%load_ext distilnb\nimport distilnb as dn\nrows = [{'text': 'a'}] * 9",
+        DEAR,
+        "run = %distil run --wait",
+    ]
+    book = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in [*cells, "print('after')"]]
+    )  # type: ignore[no-untyped-call]
+    NotebookClient(book, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = str(book.cells[2].outputs)
+    assert "run the line again with -y" in outputs
+    assert WIDGET not in outputs
+    assert book.cells[3].outputs[0]["text"] == "after\n"
+    assert runs() == []
