@@ -164,8 +164,8 @@ def _unsent(result: StepResult, left_out: Collection[str]) -> tuple[list[Unsent]
     """Return the requests that miss replies, and how many of them an equal one makes needless."""
     unsent: dict[bytes, Unsent] = {}
     n_repeated = 0
-    for row_id, (request, keys) in result.missing.items():
-        if root_id(row_id) not in left_out:
+    for row_id, missing in result.missing.items():
+        for _, request, keys in missing if root_id(row_id) not in left_out else ():
             n_repeated += keys[0] in unsent
             unsent[keys[0]] = Unsent(_length(request.messages), len(keys))
     return list(unsent.values()), n_repeated

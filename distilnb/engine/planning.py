@@ -108,8 +108,7 @@ def _new_stage(graph: Graph, name: str, stage_of: dict[str, str], columns: Mappi
     replicas = _replicas(step) if kind == "rows" else 1
     window, worker = (_row_window(replicas), "rows") if kind == "rows" else (0, "rows")
     if isinstance(step, Task) and kind == "ask":
-        at_once = step.llm.max_concurrency * step.llm.texts_per_request if step.llm else 64
-        window, worker = ask_window(at_once), "ask"
+        window, worker = ask_window(_n_slots(step)), "ask"
     expected = step.n_rows() if isinstance(step, GeneratorStep) else None
     brought = tuple(columns[before].names for before in graph.predecessors(name)) if kind == "join" else ()
     return Stage(
@@ -123,6 +122,12 @@ def _new_stage(graph: Graph, name: str, stage_of: dict[str, str], columns: Mappi
         replicas=replicas,
         columns=brought,
     )
+
+
+def _n_slots(task: Task) -> int:
+    """Return how many rows of a task may be in flight, with all its models."""
+    llms = task.llm.senders() if task.llm else ()
+    return sum(llm.max_concurrency * llm.texts_per_request for llm in llms) or 64
 
 
 def _kind(graph: Graph, name: str) -> str:

@@ -18,18 +18,19 @@ from typing import TypeVar
 
 from distilnb.engine.apply import Failure, Outcome, append, apply_step
 from distilnb.engine.apply_global import apply_global
-from distilnb.engine.ask import Asker, FatalModelError, model_of
+from distilnb.engine.ask import Asker, FatalModelError
 from distilnb.engine.ask_worker import add_asked
-from distilnb.engine.asked import Asked
+from distilnb.engine.asked import Asked, Missing
 from distilnb.engine.budget import Budget
-from distilnb.engine.cache import Key, ReplyCache
+from distilnb.engine.cache import ReplyCache
 from distilnb.engine.join import Joiner
 from distilnb.engine.models import Models
+from distilnb.engine.rendering import model_of
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.routing import route_rows
 from distilnb.engine.row_cache import RowCache
 from distilnb.llms.base import LLM
-from distilnb.llms.request import Message, Reply, Request
+from distilnb.llms.request import Message, Reply
 from distilnb.rows import Batch, IdMaker
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
@@ -57,8 +58,9 @@ class StepResult:
     brought: dict[str, tuple[Reply, ...]] = field(
         default_factory=dict
     )  # replies, and those that re-asks replaced
-    # What a look at the cache alone found missing, by id of the incoming row: the request, the keys of its replies.
-    missing: dict[str, tuple[Request, list[Key]]] = field(default_factory=dict)
+    givers: dict[str, tuple[LLM, ...]] = field(default_factory=dict)  # the model that gave each of these
+    # What a look at the cache alone found missing, by id of the incoming row.
+    missing: dict[str, list[Missing]] = field(default_factory=dict)
     seconds: float = 0.0
     is_priced: bool = True
     words: str = ""  # what its model is at ("loading …"), while rows wait for it
@@ -161,20 +163,20 @@ def _ask(
         row_id = incoming.ids[index]
         add_asked(outcome, task, incoming, index, asked)
         result.messages[row_id], result.replies[row_id] = asked.messages, asked.replies
-        result.brought[row_id] = asked.brought
+        result.brought[row_id], result.givers[row_id] = asked.brought, asked.givers
         result.is_priced = result.is_priced and asked.cost_usd is not None
         if on_row:
             _take(result, incoming, outcome)
             on_row(result)
 
-    def miss(index: int, request: Request, missing: Sequence[Key]) -> None:
-        result.missing[incoming.ids[index]] = request, list(missing)
+    def miss(index: int, missing: Sequence[Missing]) -> None:
+        result.missing[incoming.ids[index]] = list(missing)
 
     async def tell_words(models: Models) -> None:
         assert on_row is not None
         while True:
             await asyncio.sleep(WORDS_EVERY_S)
-            if result.words != (words := models.words(model_of(task))):
+            if result.words != (words := _words(models, task)):
                 result.words = words
                 on_row(result)
 
@@ -198,6 +200,11 @@ def _ask(
     _take(result, incoming, outcome)
 
 
+def _words(models: Models, task: Task) -> str:
+    """Return what the requests of a task wait for; "" when it is nothing but its models."""
+    return "; ".join(filter(None, (models.words(llm) for llm in model_of(task).senders())))
+
+
 # --- one event loop a process, kept for warm connections ------------------------
 
 
@@ -218,7 +225,7 @@ def _models() -> Models:
 
 def reply_seconds(llm: LLM) -> list[float]:
     """Return how long a model took for each of its last answers in this process, in seconds."""
-    return _models().reply_seconds(llm)
+    return [seconds for one in llm.senders() for seconds in _models().reply_seconds(one)]
 
 
 def _cache() -> ReplyCache:

@@ -27,7 +27,7 @@ from distilnb.engine.intake import Intake
 from distilnb.engine.journal import Journal
 from distilnb.engine.limits import PER_MODEL
 from distilnb.engine.orders import first_order, order_for
-from distilnb.engine.plan import Stage
+from distilnb.engine.plan import Stage, ask_window
 from distilnb.engine.ranges import listed
 from distilnb.engine.restoring import begin_again, refill
 from distilnb.engine.retrying import Changes, Retrying
@@ -217,6 +217,9 @@ class Runner:
             self._begin_stop(Ending("stopped", f"budget: {message['reason']}", reached=message["reached"]))
         elif kind in ("limited", "flying"):
             traffic.note(self.journal, self.reader, worker.name, message)
+        elif kind == "backed_up":
+            told = traffic.note_backup(self.journal, message)
+            self._note(f"{message['model']} | {message['backup']}", told)
         elif kind == "waiting":  # for a local model, which is being loaded; no words: it is
             self._note(worker.name, message["words"])
         elif kind == "drained":
@@ -389,10 +392,10 @@ class Runner:
         self.crew.tell_all({"do": "adjust", "limits": limits.to_json()})
 
     def _set_windows(self) -> None:
-        for step, limits in self.control.limits.models.items():
+        for step, n_slots in self.control.limits.slots(self.plan).items():
             stage = self.plan.stage_of(step)
             if stage.kind == "ask":
-                self.flow.set_window(stage.name, self.plan.ask_window(step, limits["max_concurrency"] or 1))
+                self.flow.set_window(stage.name, ask_window(n_slots))
 
     def _begin_stop(self, ending: Ending) -> None:
         if self.control.stop(ending):

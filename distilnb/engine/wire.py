@@ -14,6 +14,7 @@ worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts,
                   {"say": "budget", reason, reached}  {"say": "drained"}
                   {"say": "limited", model, n_refused, concurrency}  {"say": "waiting", model, words}
                   {"say": "flying", steps}
+                  {"say": "backed_up", model, backup, why}
 `era` counts how often a global step upstream has replaced the stage's rows; `retried` says that rows of the stage were
 retried, so that the worker looks up which; `went_on` names rows that a join has let go on without a partner
 (docs/architecture/retry.md).

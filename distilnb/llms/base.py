@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from pydantic import Field, SecretStr, ValidationError
@@ -11,9 +11,11 @@ from distilnb.errors import MissingKeyError, SpecError, UnsupportedParameterErro
 from distilnb.llms.failures import Sign
 from distilnb.llms.keys import Found, find_key, forget_keys, how_to_give
 from distilnb.llms.parameters import Wire, unify_parameters
-from distilnb.llms.request import Client, Message
+from distilnb.llms.parts import Ask, Part
+from distilnb.llms.request import Client, Message, Request
 from distilnb.llms.shape import ReplyShape, ShapeKind
 from distilnb.spec.base import Spec, explain_validation
+from distilnb.spec.registry import load_kind
 
 if TYPE_CHECKING:
     from distilnb.llms.calling import Caller
@@ -103,6 +105,15 @@ class LLM(Spec):
         """Return what makes the replies this model's own: provider, endpoint, model, sampling parameters."""
         return {"provider": self.provider, "model": self.model, "parameters": dict(self.generation_kwargs)}
 
+    @property
+    def members(self) -> tuple[LLM, ...]:
+        """The models that this one is made of, and has ask in its place; none for a model that sends by itself."""
+        return ()
+
+    def parts(self, request: Request, repeat: int = 0) -> list[Part[LLM]]:
+        """Return who gives each reply to a request; `repeat` is how many equal ones of its step came before it."""
+        return [Ask(self, request, request.first + index) for index in range(request.n)]
+
     def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
         """Return the ways to try, best first, in which this model can be made to keep to a shape.
 
@@ -185,6 +196,13 @@ class LLM(Spec):
             raise refused
         return None
 
+    def senders(self) -> Iterator[LLM]:
+        """Yield the models that send: this one, or those that its members come to, in their order."""
+        if not self.members:
+            yield self
+        for member in self.members:
+            yield from member.senders()
+
     @property
     def is_deterministic(self) -> bool:
         """Whether equal requests have equal replies: vectors, and texts at temperature 0 or with a seed."""
@@ -229,6 +247,13 @@ class LLM(Spec):
 
         return ask_shaped(self, prompt, schema, n=n, max_reasks=max_reasks)
 
+    def __or__(self, backup: object) -> LLM:
+        """Return a model that asks `backup`, a model or its name, for what this one fails to answer."""
+        return _with_backup(self, backup) if isinstance(backup, (LLM, str)) else NotImplemented
+
+    def __ror__(self, first: object) -> LLM:
+        return _with_backup(first, self) if isinstance(first, str) else NotImplemented
+
     def __getstate__(self) -> dict[Any, Any]:
         """Leave a literal key out of every pickle; the environment's is read anew where it is used."""
         state = super().__getstate__()
@@ -237,6 +262,13 @@ class LLM(Spec):
             "__dict__": {**state["__dict__"], "api_key": None},
             "__pydantic_fields_set__": state["__pydantic_fields_set__"] - {"api_key"},
         }
+
+
+def _with_backup(*llms: LLM | str) -> LLM:
+    kind: Callable[..., Spec] = load_kind("FallbackLLM")
+    combined = kind(llms=llms)
+    assert isinstance(combined, LLM)
+    return combined
 
 
 def limits_key(llm: LLM) -> tuple[object, ...]:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from distilnb.engine.preview import preview_graph
 from distilnb.engine.sample import pinned_sample
+from distilnb.llms.parts import n_requests
 from distilnb.llms.prices import price_of
+from distilnb.llms.request import Request
 from distilnb.notebook.session import Session
 from distilnb.spec.graph import Graph
 from distilnb.spec.parameters import with_parameters
@@ -240,13 +242,18 @@ def _tasks(graph: Graph) -> list[Task]:
 
 
 def _is_free(task: Task) -> bool:
-    price = None if task.llm is None else price_of(task.llm)
-    return price is not None and price.is_free
+    prices = [price_of(llm) for llm in task.llm.senders()] if task.llm else [None]
+    return all(price is not None and price.is_free for price in prices)
 
 
 def _price_each(task: Task) -> float | None:
-    price = None if task.llm is None else price_of(task.llm)
-    if price is None or task.llm is None:
-        return None
-    longest = task.llm.generation_kwargs.get("max_new_tokens")
-    return price.cost_usd(TOKENS_EACH, longest if isinstance(longest, int) else TOKENS_EACH)
+    """Return about the most that a reply costs: of several models, so many requests as it takes to the dearest one."""
+    dearest = 0.0
+    for llm in task.llm.senders() if task.llm else ():
+        price = price_of(llm)
+        if price is None:
+            return None
+        longest = llm.generation_kwargs.get("max_new_tokens")
+        cost = price.cost_usd(TOKENS_EACH, longest if isinstance(longest, int) else TOKENS_EACH)
+        dearest = max(dearest, cost)
+    return dearest * n_requests(task.llm.parts(Request(()))[0]) if task.llm else None

@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from distilnb.engine.ask import render
-from distilnb.engine.asked import spent
+from distilnb.engine.asked import cost_usd
 from distilnb.engine.launch import is_rehearsed
 from distilnb.engine.preview import StepResult, preview_graph
+from distilnb.engine.rendering import render
 from distilnb.engine.sample import find_row, pinned_sample
 from distilnb.engine.standing import note
 from distilnb.errors import InputError, SpecError, UnknownStepError, did_you_mean
 from distilnb.export.frames import frame_of
-from distilnb.llms.prices import price_of
 from distilnb.llms.request import Message
 from distilnb.pipeline.timing import Timed
 from distilnb.pipeline.version_list import Versions, find_versions
@@ -225,14 +224,17 @@ def _uses(step: Step, result: StepResult) -> dict[str, RowUse]:
     """Return for each row, by its id, where its replies are from."""
     if not isinstance(step, Task) or step.llm is None:
         return {}
-    price = price_of(step.llm)
     found = {}
     for row_id, replies in result.brought.items():
-        reused = [reply for reply in replies if reply.is_cached]
-        asked = [reply for reply in replies if not reply.is_cached]
+        pairs = [*zip(replies, result.givers[row_id], strict=True)]
+        parts = [[pair for pair in pairs if pair[0].is_cached is is_cached] for is_cached in (False, True)]
         if replies:
-            costs = [spent(price, part)[0] if price else None for part in (asked, reused)]
-            found[row_id] = RowUse(len(asked), len(reused), *costs)
+            has_price = cost_usd(replies, result.givers[row_id]) is not None
+            costs = [
+                cost_usd([reply for reply, _ in part], [llm for _, llm in part]) if has_price else None
+                for part in parts
+            ]
+            found[row_id] = RowUse(len(parts[0]), len(parts[1]), *costs)
     return found
 
 

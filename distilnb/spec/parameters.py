@@ -62,13 +62,21 @@ def changed(spec: S, changes: Mapping[str, Any], path: str) -> S:
     for key, value in changes.items():
         field = key if key in type(spec).model_fields else _holder(spec, key)
         if field is None:
-            known = sorted(_keys_of(spec))
+            known = sorted(name for name in _keys_of(spec) if not name.isdigit())
             raise UnknownParameterError(
                 f"There is no parameter {path}.{key}; {spec.kind()} has {known}.", did_you_mean(key, known)
             )
         change = value if field == key else {key: value}
         updates[field] = _merged(updates.get(field, getattr(spec, field)), change, f"{path}.{field}")
     return spec.updated(**updates)
+
+
+def _check_places(change: Mapping[Any, Any], n: int, path: str) -> None:
+    for key in change:
+        if not (str(key).isdigit() and int(key) < n):
+            raise UnknownParameterError(
+                f"There is no parameter {path}.{key}; {path} is a list of {n}.", f"Count from 0 to {n - 1}."
+            )
 
 
 def _keys_of(spec: Spec) -> set[str]:
@@ -88,6 +96,7 @@ def _merged(old: Any, change: Any, path: str) -> Any:
             **{key: _merged(old.get(key), value, f"{path}.{key}") for key, value in change.items()},
         }
     if isinstance(old, Sequence) and not isinstance(old, str) and isinstance(change, Mapping):
+        _check_places(change, len(old), path)
         return [
             _merged(item, change.get(str(i), change.get(i, item)), f"{path}.{i}")
             for i, item in enumerate(old)

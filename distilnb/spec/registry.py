@@ -74,7 +74,14 @@ EMBEDDINGS: Mapping[str, str] = {
     "vLLMEmbeddings": "distilnb.llms.vllm_embeddings:vLLMEmbeddings",
 }
 
-MODELS: Mapping[str, str] = {**LLMS, **EMBEDDINGS}  # whatever a task may ask
+# Models that are made of others: no providers.
+COMBINED: Mapping[str, str] = {
+    "FallbackLLM": "distilnb.llms.fallback:FallbackLLM",
+    "LLMPool": "distilnb.llms.pool:LLMPool",
+    "MixtureOfAgentsLLM": "distilnb.llms.mixture:MixtureOfAgentsLLM",
+}
+
+MODELS: Mapping[str, str] = {**LLMS, **EMBEDDINGS, **COMBINED}  # whatever a task may ask
 
 KINDS: Mapping[str, str] = {**STEPS, **TASKS, **MODELS}
 
