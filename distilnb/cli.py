@@ -416,7 +416,8 @@ def _touched(pipeline: Pipeline) -> list[str]:
         models = getattr(step, "llm", None) or (None if step.kind() in KINDS else pipeline.llm)
         for model in models if isinstance(models, list) else [models]:
             for one in model.senders() if isinstance(model, LLM) else ():
-                told.append(f"asks {one.label.rstrip(':')}" + (f" at {one.endpoint}" if one.endpoint else ""))
+                where = f" at {', '.join(one.endpoints)}" if one.endpoints else ""
+                told.append(f"asks {one.label.rstrip(':')}{where}")
         for field in ("data_files", "dataset_path", "repo_id"):
             value = getattr(step, field, None)
             told += [f"reads {value}"] if value else []

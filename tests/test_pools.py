@@ -210,6 +210,37 @@ def test_a_shape_is_kept_by_whoever_answers(server: MockLLM) -> None:
     assert by_model(server) == {"a": 8, "b": 24}
 
 
+def mixed(server: MockLLM) -> dict[str, LLM]:
+    one, two, three = (model(server, f"m{price}", price=(price, 2 * price)) for price in (1, 10, 100))
+    return {
+        "pool": LLMPool(llms=[one, two, three]),
+        "backup": one | two,
+        "mixture": MixtureOfAgentsLLM(aggregator_llm=three, proposers_llms=[one, two]),
+    }
+
+
+@pytest.mark.parametrize("kind", ["pool", "backup", "mixture"])
+def test_an_estimate_holds_what_all_models_together_come_to(server: MockLLM, kind: str) -> None:
+    pipeline = asks(mixed(server)[kind], k=2, mark=f" for a {kind}")
+    estimate = pipeline.estimate()
+    assert server.stats()["requests"] == {"pool": 10, "backup": 5, "mixture": 20}[kind]
+    run = done(pipeline)
+    step = run.status().step("answer")
+    for told, true in (
+        (estimate.requests, step.asked),
+        (estimate.input_tokens, step.input_tokens),
+        (estimate.output_tokens, step.output_tokens),
+        (estimate.cost_usd, step.cost_usd),
+    ):
+        assert told is not None
+        assert true is not None
+        assert told.low - 1e-9 <= true <= told.high + 1e-9
+    assert step.cost_usd
+    known = pipeline.estimate(ask=False)
+    assert known.requests is not None
+    assert (known.requests.high, known.cached) == (0, server.stats()["requests"])
+
+
 # --- backups --------------------------------------------------------------------
 
 
@@ -237,6 +268,13 @@ def test_a_server_that_is_not_there_costs_each_row_next_to_nothing(server: MockL
     step = run.status().step("answer")
     assert (step.failed, step.stood_in, by_model(server)["b"]) == (0, 80, 80)
     assert step.asked - 80 <= 20 + 4  # as many in a row, and what was on its way by then
+
+
+def test_a_preview_says_that_a_backup_answered_and_why(server: MockLLM) -> None:
+    preview = asks(model(server, "a") | model(server, "b"), n_rows=3, mark=" [[404@a]]").preview(3)
+    assert "3 by a backup (openai:a: " in repr(preview)
+    assert by_model(server)["b"] == 3
+    assert preview.asked <= 3 + 3  # all three may have been on their way to the first one
 
 
 def test_only_the_rows_that_fail_go_to_the_backup(server: MockLLM) -> None:

@@ -223,7 +223,8 @@ class Asker:
                 wanted = inquiry.wanted()
                 if wanted and errand.on_missing is not None:
                     missing = [Missing(w.asks[0].llm, w.asks[0].request, w.keys) for w in wanted]
-                    raise NotBought(errand.on_missing, missing)
+                    later = [Missing(next(llm.senders()), inquiry.request, []) for llm in inquiry.later()]
+                    raise NotBought(errand.on_missing, missing + later)
                 if len(wanted) == 1 and not sending:  # as most: a task of its own would cost time
                     await self._fetch(errand, inquiry, wanted[0], tally)
                     if inquiry.is_plain and inquiry.all_stand:

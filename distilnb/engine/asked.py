@@ -13,6 +13,7 @@ from distilnb.engine.cache import Key
 from distilnb.engine.inquiry import Inquiry, Voices
 from distilnb.llms.base import LLM
 from distilnb.llms.calling import Caller
+from distilnb.llms.parts import Ask
 from distilnb.llms.prices import Price, price_of
 from distilnb.llms.request import Message, Reply, Request
 from distilnb.llms.resting import Rest
@@ -29,14 +30,15 @@ class Asked:
     partial: list[str] = field(default_factory=list)
     messages: tuple[Message, ...] = ()
     replies: tuple[Reply, ...] = ()
-    # Those, and the ones that a re-ask has replaced or that others are made of; and the model that gave each.
+    # Those, and the ones that a re-ask has replaced or that others are made of; and which request brought each.
     brought: tuple[Reply, ...] = ()
-    givers: tuple[LLM, ...] = ()
+    brought_by: tuple[Ask[LLM], ...] = ()
     n_asked: int = 0  # requests sent, retries and re-asks among them
     n_retries: int = 0  # of those, the ones that repeat a request which failed
     n_reasked: int = 0  # and those for a reply in place of one that did not have its shape
     n_cached: int = 0  # requests wholly answered by the cache
     n_stood_in: int = 0  # replies that a backup gave in place of a model that failed
+    why_stood_in: str = ""  # what it failed with, for one of them
     input_tokens: int = 0  # of the replies that were paid for, now or by a killed process of this run
     output_tokens: int = 0
     cost_usd: float | None = 0.0
@@ -83,7 +85,10 @@ class NotStarted(Exception):
 
 
 class Missing(NamedTuple):
-    """Replies that are not there: of which model, to which request, and their keys."""
+    """Replies that are not there: of which model, to which request, and their keys.
+
+    Without keys: a request that is made of replies which are missing too, so that only who is asked is known.
+    """
 
     llm: LLM
     request: Request
@@ -126,17 +131,18 @@ def account(inquiry: Inquiry, tally: Tally) -> Asked:
     """Return what a row has cost. Replies that a re-ask has replaced, and those that others are made of, were paid for
     too.
     """
-    counting, n_stood_in = inquiry.that_count()
+    counting, why_stood_in = inquiry.that_count()
     replies = inquiry.replies
     asked = Asked(
         messages=inquiry.request.messages,
         replies=tuple(counting),
         brought=tuple(replies.values()),
-        givers=tuple([inquiry.asks[key].llm for key in replies]),
+        brought_by=tuple([inquiry.asks[key] for key in replies]),
         n_asked=tally.n_sent + tally.n_found,
         n_retries=max(0, tally.n_sent - tally.n_bought),
         n_reasked=tally.n_reasked,
-        n_stood_in=n_stood_in,
+        n_stood_in=len(why_stood_in),
+        why_stood_in=why_stood_in[0] if why_stood_in else "",
     )
     # Now, or by a killed process of this run.
     paid = [key for key, reply in replies.items() if not reply.is_cached]
@@ -155,14 +161,15 @@ def tokens(replies: Sequence[Reply]) -> tuple[int, int]:
     return sum([r.input_tokens or 0 for r in replies]), sum([r.output_tokens or 0 for r in replies])
 
 
-def cost_usd(replies: Sequence[Reply], givers: Sequence[LLM]) -> float | None:
-    """Return what replies cost that these models gave; None where a price is unknown."""
+def cost_usd(replies: Sequence[Reply], brought_by: Sequence[Ask[LLM]]) -> float | None:
+    """Return what replies cost that these requests brought; None where a price is unknown."""
     total = 0.0
-    for llm in {id(one): one for one in givers}.values():
+    for llm in {id(ask.llm): ask.llm for ask in brought_by}.values():
         price = price_of(llm)
         if price is None:
             return None
-        total += price.cost_usd(*tokens([r for r, one in zip(replies, givers, strict=True) if one is llm]))
+        its = [reply for reply, ask in zip(replies, brought_by, strict=True) if ask.llm is llm]
+        total += price.cost_usd(*tokens(its))
     return total
 
 

@@ -113,12 +113,12 @@ class Inquiry(Course[LLM]):
             return all(key in self.replies for key in self._plain_keys)
         return all(isinstance(self.look(place), Standing) for place in range(len(self.parts)))
 
-    def that_count(self) -> tuple[list[Reply], int]:
-        """Return the replies that make the row, in their order, and how many of them a backup gave."""
+    def that_count(self) -> tuple[list[Reply], list[str]]:
+        """Return the replies that make the row, in their order, and of those that a backup gave, why it did."""
         if self._plain_keys and not self.counting:
-            return [self.replies[key] for key in self._plain_keys if key in self.replies], 0
+            return [self.replies[key] for key in self._plain_keys if key in self.replies], []
         standing = [one for place in range(len(self.parts)) if (one := self.at(place)) is not None]
-        return [one.reply for one in standing], sum([bool(one.why) for one in standing])
+        return [one.reply for one in standing], [one.why for one in standing if one.why]
 
     def drop(self, place: int, error: ModelError) -> bool:
         """Give up the reply at a place, whose re-ask failed; returns whether another model is left to ask."""

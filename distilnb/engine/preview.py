@@ -30,6 +30,7 @@ from distilnb.engine.repeats import Repeats
 from distilnb.engine.routing import route_rows
 from distilnb.engine.row_cache import RowCache
 from distilnb.llms.base import LLM
+from distilnb.llms.parts import Ask
 from distilnb.llms.request import Message, Reply
 from distilnb.rows import Batch, IdMaker
 from distilnb.spec.graph import Graph
@@ -58,9 +59,12 @@ class StepResult:
     brought: dict[str, tuple[Reply, ...]] = field(
         default_factory=dict
     )  # replies, and those that re-asks replaced
-    givers: dict[str, tuple[LLM, ...]] = field(default_factory=dict)  # the model that gave each of these
+    brought_by: dict[str, tuple[Ask[LLM], ...]] = field(
+        default_factory=dict
+    )  # the request that brought each of these
     # What a look at the cache alone found missing, by id of the incoming row.
     missing: dict[str, list[Missing]] = field(default_factory=dict)
+    why_stood_in: str = ""  # what kept a model from giving a reply that its backup gave
     seconds: float = 0.0
     is_priced: bool = True
     words: str = ""  # what its model is at ("loading …"), while rows wait for it
@@ -163,7 +167,8 @@ def _ask(
         row_id = incoming.ids[index]
         add_asked(outcome, task, incoming, index, asked)
         result.messages[row_id], result.replies[row_id] = asked.messages, asked.replies
-        result.brought[row_id], result.givers[row_id] = asked.brought, asked.givers
+        result.brought[row_id], result.brought_by[row_id] = asked.brought, asked.brought_by
+        result.why_stood_in = result.why_stood_in or asked.why_stood_in
         result.is_priced = result.is_priced and asked.cost_usd is not None
         if on_row:
             _take(result, incoming, outcome)

@@ -220,6 +220,11 @@ class LLM(Spec):
         return ""
 
     @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The URLs of all servers that are asked, where there are several of them."""
+        return (self.endpoint,) if self.endpoint else ()
+
+    @property
     def label(self) -> str:
         """The short name in tables: provider and model."""
         return f"{self.provider}:{self.model}"

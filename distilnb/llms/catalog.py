@@ -58,6 +58,8 @@ def llm(
     Raises UnknownKindError for a provider that is not known, UnknownParameterError with the near match for a
     keyword that is neither.
 
+    `base_urls=` in place of `base_url=` spreads requests over several servers that hold the same model.
+
     >>> llm("openai:gpt-4o-mini", temperature=0.7, rpm=500).generation_kwargs
     {'temperature': 0.7}
     """
@@ -87,7 +89,8 @@ def _model(
         fields["model"] = model
     if isinstance(fields.get("api_key"), str):
         fields["api_key"] = SecretStr(fields["api_key"])
-    fields["base_url"] = fields.get("base_url") or LOCAL_SERVERS.get(provider)
+    if not keywords.get("base_urls"):
+        fields["base_url"] = fields.get("base_url") or LOCAL_SERVERS.get(provider)
     given = {key: value for key, value in fields.items() if value is not None}
     return cls(**given, **_sort_keywords(cls, keywords))
 

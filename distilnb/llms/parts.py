@@ -174,6 +174,14 @@ class Course(Generic[M]):
             self._on_way.update(group.keys)
         return list(groups.values())
 
+    def later(self) -> list[M]:
+        """Return whom to ask once others have answered: for each request that is made of replies not there yet."""
+        return [
+            llm
+            for part, attempt in zip(self.parts, self.attempts, strict=True)
+            for llm in self._later(part, attempt)
+        ]
+
     def ended(self, wanted: Wanted[M], error: ModelError | None = None) -> None:
         """Tell that what was wanted was answered, or what it failed with for good."""
         self._on_way.difference_update(wanted.keys)
@@ -267,6 +275,21 @@ class Course(Generic[M]):
                 yield from self._unknown(self._make(part, inner), attempt)
             for one in part.parts:
                 yield from self._unknown(one, 0)
+
+    def _later(self, part: Part[M], attempt: int) -> Iterator[M]:
+        if isinstance(part, FirstOf):
+            waiting = (
+                choice for choice in part.choices if not isinstance(self._look(choice, attempt), ModelError)
+            )
+            yield from self._later(next(waiting, part.choices[-1]), attempt)
+        elif isinstance(part, MadeOf):
+            inner = [self._look(one, 0) for one in part.parts]
+            if all(isinstance(one, Standing) for one in inner):
+                yield from self._later(self._make(part, inner), attempt)
+                return
+            yield part.llm
+            for one in part.parts:
+                yield from self._later(one, 0)
 
     def _key(self, ask: Ask[M], attempt: int) -> Any:
         place = (id(ask), attempt)

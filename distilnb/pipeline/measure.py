@@ -189,7 +189,7 @@ def _add_replies(measured: Measured, graph: Graph, parts: Sequence[StepResult]) 
             if any(reply.is_truncated for reply in replies):
                 measured.cut_off.add(row_id)
         brought = [reply for replies in result.brought.values() for reply in replies]
-        cost = cost_usd(brought, [llm for row_id in result.brought for llm in result.givers[row_id]])
+        cost = cost_usd(brought, [ask for row_id in result.brought for ask in result.brought_by[row_id]])
         n_in, n_out = (
             sum(reply.input_tokens or 0 for reply in brought),
             sum(reply.output_tokens or 0 for reply in brought),

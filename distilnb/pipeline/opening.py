@@ -189,13 +189,13 @@ def _hosts(spec: Spec) -> Iterator[str]:
 
 
 def _addresses(llm: LLM) -> list[str]:
-    found = (llm.endpoint, getattr(llm, "base_url", None))
+    found = (*llm.endpoints, llm.endpoint, getattr(llm, "base_url", None))
     return list(dict.fromkeys(str(address) for address in found if address))
 
 
 def _is_providers(llm: LLM, address: str) -> bool:
     """Whether an address is where the model would be asked if the file named none."""
-    if isinstance(llm, OpenAILLM) and llm.is_openai:
+    if isinstance(llm, OpenAILLM) and llm.is_openai and not llm.base_urls:
         return True
     try:
         usual = type(llm)(model=llm.model)

@@ -200,6 +200,8 @@ def describe(graph: Graph, result: StepResult, sampled: Mapping[str, int]) -> St
         asked=int(result.counts.get("asked", 0)),
         reused=int(result.counts.get("cached", 0)),
         reasked=int(result.counts.get("reasked", 0)),
+        stood_in=int(result.counts.get("stood_in", 0)),
+        why_stood_in=result.why_stood_in,
         cost_usd=result.counts.get("cost_usd", 0.0) if result.is_priced else None,
         saved_usd=None if None in saved else sum(amount or 0.0 for amount in saved),
         uses=uses,
@@ -226,12 +228,12 @@ def _uses(step: Step, result: StepResult) -> dict[str, RowUse]:
         return {}
     found = {}
     for row_id, replies in result.brought.items():
-        pairs = [*zip(replies, result.givers[row_id], strict=True)]
+        pairs = [*zip(replies, result.brought_by[row_id], strict=True)]
         parts = [[pair for pair in pairs if pair[0].is_cached is is_cached] for is_cached in (False, True)]
         if replies:
-            has_price = cost_usd(replies, result.givers[row_id]) is not None
+            has_price = cost_usd(replies, result.brought_by[row_id]) is not None
             costs = [
-                cost_usd([reply for reply, _ in part], [llm for _, llm in part]) if has_price else None
+                cost_usd([reply for reply, _ in part], [ask for _, ask in part]) if has_price else None
                 for part in parts
             ]
             found[row_id] = RowUse(len(parts[0]), len(parts[1]), *costs)
