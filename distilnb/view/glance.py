@@ -30,7 +30,7 @@ LOG_CHARACTERS = 6_000
 _REASON_CHARACTERS = 200
 Whole: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 # Quoted texts, numbers, and words with numbers in them, which are ids: what differs between errors that are alike.
-_VARYING = re.compile(r"'[^']{0,200}'|\"[^\"]{0,200}\"|\w*\d[\w.]*")
+_VARYING = re.compile(r"""(?<!\w)'[^']*(?:'|$)|(?<!\w)"[^"]*(?:"|$)|\w*\d[\w.]*""")
 
 
 @dataclass(frozen=True)
