@@ -26,6 +26,7 @@ _LINE = "var(--jp-border-color2,rgba(128,128,128,.35))"
 STYLE = f"""<style>
 .dnb{{font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);max-width:100%;margin:2px 0 6px}}
 .dnb *{{box-sizing:border-box}}
+.widget-html-content:has(>.dnb){{min-width:0}}
 .dnb .dnb-scroll{{overflow-x:auto}}
 .dnb .dnb-muted{{opacity:.72}}
 .dnb .dnb-mono,.dnb pre{{font-family:var(--jp-code-font-family,ui-monospace,monospace);font-size:12px}}

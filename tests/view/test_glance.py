@@ -25,8 +25,8 @@ def test_errors_that_differ_in_numbers_and_quotes_only_are_one_group() -> None:
 
 
 def test_ids_do_not_keep_errors_apart() -> None:
-    sent = "no JSON (line 1 column {}): '{{\"id\": \"mock-{}"
-    errors = [error(n, sent.format(n, f"{n}a{n}f60\", \"text\": \"{word}")) for n, word in enumerate("abc")]
+    sent = 'no JSON (line 1 column {}): \'{{"id": "mock-{}'
+    errors = [error(n, sent.format(n, f'{n}a{n}f60", "text": "{word}')) for n, word in enumerate("abc")]
     errors += [error(8, "it isn't there"), error(9, "it isn't here")]
     assert [len(group.rows) for group in group_errors(errors)] == [3, 1, 1]
 
