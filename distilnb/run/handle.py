@@ -165,15 +165,9 @@ class Run:
         Raises UnknownStepError with the near match, InputError for a step that asks no model or a value that makes
         no sense, UnknownPriceError for `max_cost` with a model whose price is unknown, RunError for a finished run.
         """
-        values = {
-            "max_concurrency": max_concurrency,
-            "rpm": rpm,
-            "tpm": tpm,
-            "max_cost": max_cost,
-            "max_tokens": max_tokens,
-            "max_time": max_time,
-        }
-        change_limits(self._reader, step, values)
+        of_models = {"max_concurrency": max_concurrency, "rpm": rpm, "tpm": tpm}
+        of_run = {"max_cost": max_cost, "max_tokens": max_tokens, "max_time": max_time}
+        change_limits(self._reader, step, {**of_models, **of_run})
         return self.status()
 
     def resume(self, *, secrets: Mapping[str, str] | None = None) -> Run:
