@@ -27,7 +27,7 @@ class Bar:
 
 def all_bars(found: Found) -> Iterator[Bar]:
     """Yield every bar for which there is a measurement."""
-    for make in (_w1, _w1_memory, _asking, _w4, _w5, _w6, _import, _start, _flat, _cache, _events):
+    for make in (_w1, _w1_memory, _asking, _w4, _w5, _w6, _import, _start, _flat, _cache, _events, _panel):
         yield from make(found)
 
 
@@ -223,3 +223,14 @@ def _events(found: Found) -> Iterator[Bar]:
 def runner_share(record: Record) -> float:
     """Return the runner's CPU as a share of the time that the run took."""
     return float(record["cpu_s_by_role"].get("runner", 0.0) / record["durable_s"])
+
+
+def _panel(found: Found) -> Iterator[Bar]:
+    n_rows = size_of(found, "panel")
+    share = found.median("panel", "distilnb", n_rows, figure("panel_cpu_share"))
+    if share is not None:
+        rate = found.median("panel", "distilnb", n_rows, figure("rows_in_per_s")) or 0.0
+        hz = found.median("panel", "distilnb", n_rows, figure("panel_hz")) or 0.0
+        told = f"CPU of the kernel that shows the panel, at {rate:,.0f} rows/s"
+        yield Bar("panel", told, "< 3 % at 10,000", f"{100 * share:.1f} %", share < 0.03 and rate > 9000)
+        yield Bar("panel", "looks at the run a second", "≤ 10", f"{hz:.1f}", hz <= 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from distilnb.view.card import run_card, status_line, status_text
 from distilnb.view.display import Form
 from distilnb.view.figures import plural
 from distilnb.view.glance import panes_of, trouble_html
-from distilnb.view.panel import RunPanel
+from distilnb.view.panel import RunPanel, line_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,7 @@ class Run:
         self._secrets = dict(secrets or {})  # literal keys, for a resume from this kernel
         self.note = note
         self._graph: Graph | None = None
+        self._panel: weakref.ref[RunPanel] | None = None  # the last one
 
     @property
     def id(self) -> str:
@@ -163,15 +165,9 @@ class Run:
         Raises UnknownStepError with the near match, InputError for a step that asks no model or a value that makes
         no sense, UnknownPriceError for `max_cost` with a model whose price is unknown, RunError for a finished run.
         """
-        values = {
-            "max_concurrency": max_concurrency,
-            "rpm": rpm,
-            "tpm": tpm,
-            "max_cost": max_cost,
-            "max_tokens": max_tokens,
-            "max_time": max_time,
-        }
-        change_limits(self._reader, step, values)
+        of_models = {"max_concurrency": max_concurrency, "rpm": rpm, "tpm": tpm}
+        of_run = {"max_cost": max_cost, "max_tokens": max_tokens, "max_time": max_time}
+        change_limits(self._reader, step, {**of_models, **of_run})
         return self.status()
 
     def resume(self, *, secrets: Mapping[str, str] | None = None) -> Run:
@@ -400,7 +396,7 @@ class Run:
 
         `form` is "widgets", "html" or "text"; the best that can be shown here when it is left out.
         """
-        return RunPanel(
+        panel = RunPanel(
             self.status,
             self._graph_svg,
             attach_line=f"run {self.id} started · attach from anywhere: %distil attach {self.id}",
@@ -410,6 +406,8 @@ class Run:
             form=form,
             below=lambda status: trouble_html(self._reader, status),
         )
+        self._panel = weakref.ref(panel)
+        return panel
 
     def _graph_svg(self, status: RunStatus) -> str:
         from distilnb.view.graph import draw_svg
@@ -420,6 +418,11 @@ class Run:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         status = self.status()
+        panel = self._panel() if self._panel else None
+        if panel is not None and panel.is_live:  # a card of this moment would only stand in the way
+            return dict(
+                line_bundle(f"{self.id} · its panel is live; %distil attach {self.id} brings it here")
+            )
         below = trouble_html(self._reader, status) if status.is_ended else ""
         bundle: dict[str, str] = dict(run_card(status, self._graph_svg(status), below=below))
         return bundle
