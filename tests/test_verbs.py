@@ -45,7 +45,14 @@ from distilnb.steps import (
     TakeRows,
 )
 from distilnb.steps.best import BestGeneration
-from distilnb.tasks import EmbeddingGeneration, PrometheusEval, TextGeneration, UltraFeedback
+from distilnb.tasks import (
+    EmbeddingGeneration,
+    PrometheusEval,
+    TextGeneration,
+    TextGenerationWithImage,
+    UltraFeedback,
+)
+from tests.llms.conformance.test_images import PNG
 from tests.servers import fake_hub
 
 ROWS: list[dict[str, Any]] = [
@@ -180,6 +187,15 @@ VERBS: dict[str, Case] = {
         lambda _: load().generate("draft", "About {{ topic }}", k=2, into="drafts"),
         [*COLUMNS, "drafts", "drafts_models"],
     ),
+    "generate, images": Case(
+        lambda _: (
+            Pipeline("verbs", llm="rehearsal")
+            .from_dicts([{"photo": PNG}])
+            .generate("look", "What is it?", images="photo")
+        ),
+        ["photo", "generations", "generation_models"],
+        1,
+    ),
     "generate, several models": Case(
         lambda _: load().generate(llm=MODELS), [*COLUMNS, "generations", "generation_models"]
     ),
@@ -302,6 +318,11 @@ CLASSES: dict[str, Case] = {
     "TextGeneration, grouped": Case(
         following(TextGeneration(num_generations=2, group_generations=True)),
         [*COLUMNS, "generation", "model_name"],
+    ),
+    "TextGenerationWithImage": Case(
+        following(TextGenerationWithImage(), [{"instruction": "What is it?", "image": PNG}]),
+        ["instruction", "image", "generation", "model_name"],
+        1,
     ),
     "UltraFeedback": Case(
         following(UltraFeedback(), JUDGED),

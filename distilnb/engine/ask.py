@@ -23,6 +23,7 @@ from distilnb.engine.repeats import Repeats
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
 from distilnb.llms.fitting import asked_again
+from distilnb.llms.images import shown
 from distilnb.llms.prices import price_of
 from distilnb.llms.request import Reply, Request
 from distilnb.rows import Batch, Row
@@ -412,7 +413,7 @@ def model_of(task: Task) -> LLM:
 
 def prompt_text(request: Request) -> str:
     """Return the messages of a request as one text."""
-    return "\n\n".join(f"{message['role']}:\n{message['content']}" for message in request.messages)
+    return "\n\n".join(f"{message['role']}:\n{shown(message['content'])}" for message in request.messages)
 
 
 def reply_text(replies: Sequence[Reply]) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError
 
 from distilnb.errors import MissingKeyError, SpecError, UnsupportedParameterError
 from distilnb.llms.failures import Sign
+from distilnb.llms.images import NO_IMAGES_FIX
 from distilnb.llms.keys import Found, find_key, forget_keys, how_to_give
 from distilnb.llms.parameters import Wire, unify_parameters
 from distilnb.llms.request import Client, Message
@@ -50,6 +51,8 @@ class LLM(Spec):
     extra_name: ClassVar[str] = ""  # the extra that installs its SDK, if one is needed
     parameters: ClassVar[Mapping[str, Wire]] = {}  # what it takes, unified names first, and how it calls each
     makes: ClassVar[Literal["text", "vector", "image"]] = "text"  # what its replies hold
+    # The ways in which it is shown images: by their address ("url"), with their bytes ("file"); none: it is not.
+    takes_images: ClassVar[frozenset[str]] = frozenset()
     max_n: ClassVar[int | None] = None  # the most replies that one request brings; more are asked for again
     failures: ClassVar[tuple[Sign, ...]] = ()  # its errors, where they mean another thing than everybody's
     key_variable: ClassVar[str] = ""  # the environment variable that holds the API key, if one is needed
@@ -137,6 +140,15 @@ class LLM(Spec):
             return
         for name in sorted(self.generation_kwargs.keys() - self.parameters.keys() - {"extra"}):
             raise self.unsupported(name)
+
+    def check_images(self) -> None:
+        """Raise UnsupportedParameterError where the provider takes no images."""
+        if not self.takes_images:
+            raise UnsupportedParameterError(
+                f"{self.title or self.label} is sent no images, which {self.model!r} is given.",
+                NO_IMAGES_FIX,
+                provider=self.provider,
+            )
 
     def unsupported(self, name: str) -> UnsupportedParameterError:
         """Make the error for a generation parameter that the provider lacks."""

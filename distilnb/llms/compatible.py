@@ -44,6 +44,7 @@ class CompatibleLLM(RemoteLLM):
     """
 
     parameters: ClassVar[Mapping[str, Wire]] = OPENAI_PARAMETERS
+    takes_images: ClassVar[frozenset[str]] = frozenset({"url", "file"})
     json_modes: ClassVar[tuple[str, ...]] = JSON_MODES  # ways to force a JSON object, best first
     text_modes: ClassVar[tuple[str, ...]] = TEXT_MODES  # and any other shape
     not_in_digest: ClassVar[frozenset[str]] = LLM.not_in_digest | {"default_headers", "transport"}
@@ -123,4 +124,6 @@ class CompatibleLLM(RemoteLLM):
             max_n=self.max_n,
             seed_name=seed_name,
             shows_schema=self.shows_schema,
+            title=self.title,
+            takes_images=self.takes_images,
         )

@@ -42,6 +42,7 @@ TASKS: Mapping[str, str] = {
     "FunctionTask": "distilnb.tasks.function:FunctionTask",
     "PrometheusEval": "distilnb.tasks.prometheus:PrometheusEval",
     "TextGeneration": "distilnb.tasks.generation:TextGeneration",
+    "TextGenerationWithImage": "distilnb.tasks.generation:TextGenerationWithImage",
     "UltraFeedback": "distilnb.tasks.ultrafeedback:UltraFeedback",
 }
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from distilnb.spec.registry import TASKS, load_kind
-from distilnb.tasks import EmbeddingGeneration, PrometheusEval, Task, TextGeneration, UltraFeedback, task
+from distilnb.tasks import (
+    EmbeddingGeneration,
+    PrometheusEval,
+    Task,
+    TextGeneration,
+    TextGenerationWithImage,
+    UltraFeedback,
+    task,
+)
 
 FLAT = ["ratings", "rationales", "model_name"]
 TYPED = ["types", "rationales", "ratings", "rationales-for-ratings", "model_name"]
@@ -37,6 +45,7 @@ TABLE: list[tuple[Task, list[str], list[str]]] = [
         ["generation", "model_name"],
     ),
     (TextGeneration(messages="system:\n{{ s }}\nuser:\n{{ u }}"), ["s", "u"], ["generation", "model_name"]),
+    (TextGenerationWithImage(), ["instruction", "image"], ["generation", "model_name"]),
     (UltraFeedback(), ["instruction", "generations"], FLAT),
     (UltraFeedback(aspect="overall-rating"), ["instruction", "generations"], FLAT),
     (UltraFeedback(aspect="honesty"), ["instruction", "generations"], FLAT),

@@ -17,7 +17,7 @@ from tests.llms.conformance.vectors import HEAD as VECTORS
 from tests.llms.conformance.vectors import vector_table
 
 PAGE = Path(__file__).parents[3] / "docs" / "llms.md"
-SUITES = ("test_replies", "test_shapes", "test_failures", "test_requests")
+SUITES = ("test_replies", "test_shapes", "test_images", "test_failures", "test_requests")
 YES, NO = "✓", "–"
 ELSEWHERE = "other servers"
 
@@ -117,6 +117,8 @@ def _takes(model: LLM) -> bool:
 
 
 def _shown(behaviour: Behaviour, provider: Provider) -> str:
+    if behaviour.images and not provider.cls.takes_images & {behaviour.images}:
+        return "refused"
     if behaviour.needs and behaviour.needs not in provider.cls.parameters:
         return "refused"
     if behaviour.title == "a filtered reply" and provider.kind in UNTOLD:

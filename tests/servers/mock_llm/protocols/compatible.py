@@ -21,6 +21,11 @@ class Anyscale(OpenAI):
     def endpoint(self, method: str, path: str) -> str:
         return super().endpoint(method, path.removeprefix("/v1")) if path.startswith("/v1/") else ""
 
+    def read(self, endpoint: str, path: str, body: JsonObject, config: Config) -> Call:
+        if any(isinstance(message["content"], list) for message in body["messages"]):
+            raise Invalid("content: str type expected")
+        return super().read(endpoint, path, body, config)
+
 
 class Azure(OpenAI):
     """Azure OpenAI: a path for each deployment, the version in the query, the key in a header of its own."""

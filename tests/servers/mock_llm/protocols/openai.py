@@ -15,6 +15,7 @@ from .frontend import (
     Response,
     as_prompt,
     blank_out,
+    check_openai_parts,
     fields,
     refuse_unknown,
     retry_after,
@@ -58,6 +59,7 @@ class OpenAI(FrontEnd):
             return self._call(path, model, prompt, body)
         if self.fields is not None:
             refuse_unknown(body, self.fields)
+        check_openai_parts(body["messages"])
         schema, tool = wanted(body)
         prompt = as_prompt(body["messages"])
         return self._call(
