@@ -47,6 +47,7 @@ from distilnb.steps import (
 from distilnb.steps.best import BestGeneration
 from distilnb.tasks import (
     EmbeddingGeneration,
+    ImageGeneration,
     PrometheusEval,
     TextGeneration,
     TextGenerationWithImage,
@@ -358,6 +359,16 @@ CLASSES: dict[str, Case] = {
     "EmbeddingGeneration": Case(
         following(EmbeddingGeneration(embeddings="rehearsal"), [{"text": "A kite."}]),
         ["text", "embedding", "model_name"],
+        1,
+    ),
+    "ImageGeneration": Case(
+        following(ImageGeneration(image_generation_model="rehearsal"), [{"prompt": "A kite."}]),
+        ["prompt", "image", "model_name"],
+        1,
+    ),
+    "ImageGeneration, files": Case(
+        following(ImageGeneration(llm="rehearsal", save_artifacts=True), [{"prompt": "A kite."}]),
+        ["prompt", "image", "image_path", "model_name"],
         1,
     ),
     "BestGeneration": Case(following(BestGeneration(), RATED), [*UF, "generation", "generation_model"], 1),

@@ -368,7 +368,7 @@ class Asker:
                 errand.task.name,
                 error,
                 prompt=prompt_text(request),
-                reply=reply_text(asked.replies),
+                reply=reply_text(errand.llm, asked.replies),
                 attempts=max(1, tally.n_sent),
             )
             return asked
@@ -416,9 +416,9 @@ def prompt_text(request: Request) -> str:
     return "\n\n".join(f"{message['role']}:\n{shown(message['content'])}" for message in request.messages)
 
 
-def reply_text(replies: Sequence[Reply]) -> str:
+def reply_text(llm: LLM, replies: Sequence[Reply]) -> str:
     """Return the raw replies as one text."""
-    return "\n\n".join(reply.text if reply.text is not None else "(no text)" for reply in replies)
+    return "\n\n".join(llm.shown_reply(reply.text) for reply in replies)
 
 
 async def _all_or_first_error(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -7,7 +7,7 @@ journal says was made of what, so few files are read, however many rows there ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from distilnb.engine.ask import render
@@ -263,7 +263,11 @@ class StoryTeller:
                 request = render(task, row)
             except DistilnbError:  # the failure is told where the errors are
                 continue
-            replies = self._replies(task, request, row_id, row, attempt.attempt)
+            llm = task.llm
+            replies = tuple(
+                replace(reply, text=reply.text and llm.shown_reply(reply.text))
+                for reply in self._replies(task, request, row_id, row, attempt.attempt)
+            )
             cost = sum((_cost(task, reply) or 0.0) for reply in replies)
             is_known = all(_cost(task, reply) is not None for reply in replies)
             yield Question(

@@ -150,6 +150,14 @@ class LLM(Spec):
                 provider=self.provider,
             )
 
+    def shown_reply(self, text: str | None) -> str:
+        """Return a reply as it is shown where something went wrong: vectors and images are told of only."""
+        if text is None:
+            return "(no text)"
+        if self.makes == "text":
+            return text
+        return f"[{self.makes}, {len(text) * 3 // 4:,} bytes]"
+
     def unsupported(self, name: str) -> UnsupportedParameterError:
         """Make the error for a generation parameter that the provider lacks."""
         return UnsupportedParameterError(

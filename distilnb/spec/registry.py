@@ -40,6 +40,7 @@ STEPS: Mapping[str, str] = {
 TASKS: Mapping[str, str] = {
     "EmbeddingGeneration": "distilnb.tasks.embedding:EmbeddingGeneration",
     "FunctionTask": "distilnb.tasks.function:FunctionTask",
+    "ImageGeneration": "distilnb.tasks.drawing:ImageGeneration",
     "PrometheusEval": "distilnb.tasks.prometheus:PrometheusEval",
     "TextGeneration": "distilnb.tasks.generation:TextGeneration",
     "TextGenerationWithImage": "distilnb.tasks.generation:TextGenerationWithImage",
@@ -75,7 +76,13 @@ EMBEDDINGS: Mapping[str, str] = {
     "vLLMEmbeddings": "distilnb.llms.vllm_embeddings:vLLMEmbeddings",
 }
 
-MODELS: Mapping[str, str] = {**LLMS, **EMBEDDINGS}  # whatever a task may ask
+IMAGE_MODELS: Mapping[str, str] = {
+    "InferenceEndpointsImageGeneration": "distilnb.llms.huggingface_images:InferenceEndpointsImageGeneration",
+    "OpenAIImageGeneration": "distilnb.llms.openai_images:OpenAIImageGeneration",
+    "RehearsalImages": "distilnb.llms.rehearsal_images:RehearsalImages",
+}
+
+MODELS: Mapping[str, str] = {**LLMS, **EMBEDDINGS, **IMAGE_MODELS}  # whatever a task may ask
 
 KINDS: Mapping[str, str] = {**STEPS, **TASKS, **MODELS}
 

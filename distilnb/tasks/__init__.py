@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from distilnb.tasks.base import Task
+    from distilnb.tasks.drawing import ImageGeneration
     from distilnb.tasks.embedding import EmbeddingGeneration
     from distilnb.tasks.function import task
     from distilnb.tasks.generation import TextGeneration, TextGenerationWithImage
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EmbeddingGeneration",
+    "ImageGeneration",
     "PrometheusEval",
     "Task",
     "TextGeneration",
@@ -28,6 +30,7 @@ __all__ = [
 
 _WHERE = {
     "EmbeddingGeneration": "embedding",
+    "ImageGeneration": "drawing",
     "PrometheusEval": "prometheus",
     "Task": "base",
     "TextGeneration": "generation",

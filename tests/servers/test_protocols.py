@@ -374,6 +374,27 @@ def test_an_image_as_the_sdk_sends_it_is_taken_and_what_is_none_is_refused(
     assert server.stats()["ok"] == 1
 
 
+def test_openais_sdk_reads_an_image(server: MockLLM) -> None:
+    import openai
+
+    with openai.OpenAI(base_url=server.base_url, api_key=KEY, max_retries=0) as client:
+        drawn = client.images.generate(model="gpt-image-1", prompt="A kite.", size="1024x1024")
+        assert base64.b64decode((drawn.data or [])[0].b64_json or "").startswith(b"\x89PNG")
+        assert drawn.usage is not None
+        assert drawn.usage.output_tokens == 100
+        address = client.images.generate(model="dall-e-3", prompt="A kite.")
+        assert (address.data or [])[0].url
+        with pytest.raises(openai.BadRequestError):
+            client.images.generate(model="gpt-image-1", prompt="A kite.", response_format="b64_json")
+
+
+def test_hugging_faces_sdk_reads_an_image(server: MockLLM) -> None:
+    from huggingface_hub import InferenceClient
+
+    client = InferenceClient(model=f"{root_of(server)}/huggingface/models/owner/name", token=KEY)
+    assert client.text_to_image("A kite.", width=64).size == (8, 8)
+
+
 @pytest.mark.parametrize("name", ["anthropic", "cohere", "gemini", "groq", "mistral", "together"])
 def test_a_field_that_the_reference_does_not_list_is_refused(server: MockLLM, name: str) -> None:
     paths = {

@@ -7,6 +7,7 @@ import pytest
 from distilnb.spec.registry import TASKS, load_kind
 from distilnb.tasks import (
     EmbeddingGeneration,
+    ImageGeneration,
     PrometheusEval,
     Task,
     TextGeneration,
@@ -65,6 +66,8 @@ TABLE: list[tuple[Task, list[str], list[str]]] = [
         ["feedback", "result", "model_name"],
     ),
     (EmbeddingGeneration(), ["text"], ["embedding", "model_name"]),
+    (ImageGeneration(), ["prompt"], ["image", "model_name"]),
+    (ImageGeneration(save_artifacts=True), ["prompt"], ["image", "image_path", "model_name"]),
     (summary(), ["text"], ["summary", "model_name"]),
     (old(), ["question"], ["answer", "model_name"]),
 ]

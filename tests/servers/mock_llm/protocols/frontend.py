@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..config import Config
 from ..faults import Failure
-from ..replies import Call, JsonObject, Vectors, Written
+from ..replies import Call, JsonObject, Picture, Vectors, Written
 
 Headers = Mapping[str, str]
 Response = tuple[int, JsonObject | str, dict[str, str]]  # status, body, headers
@@ -48,6 +48,10 @@ class FrontEnd:
 
     def word(self, call: Call, written: Written | Vectors, config: Config) -> JsonObject:
         """Return the body of a good answer."""
+        raise NotImplementedError
+
+    def word_picture(self, call: Call, picture: Picture) -> JsonObject | bytes:
+        """Return the body of a good answer with an image."""
         raise NotImplementedError
 
     def fail(self, failure: Failure) -> Response:
