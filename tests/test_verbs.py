@@ -48,6 +48,8 @@ from distilnb.steps.best import BestGeneration
 from distilnb.tasks import (
     EmbeddingGeneration,
     ImageGeneration,
+    Magpie,
+    MagpieRows,
     PrometheusEval,
     TextGeneration,
     TextGenerationWithImage,
@@ -370,6 +372,14 @@ CLASSES: dict[str, Case] = {
         following(ImageGeneration(llm="rehearsal", save_artifacts=True), [{"prompt": "A kite."}]),
         ["prompt", "image", "image_path", "model_name"],
         1,
+    ),
+    "Magpie": Case(
+        lambda _: Pipeline("m").then(MagpieRows(num_rows=2)).ask(Magpie(llm="rehearsal")),
+        ["system_prompt", "instruction", "response", "model_name"],
+        2,
+    ),
+    "MagpieRows": Case(
+        sourced(lambda _: MagpieRows(num_rows=3, system_prompt="Be kind.")), ["system_prompt"]
     ),
     "BestGeneration": Case(following(BestGeneration(), RATED), [*UF, "generation", "generation_model"], 1),
     "FormatTextGenerationSFT": Case(

@@ -212,6 +212,11 @@ class LLM(Spec):
         return self.makes == "vector" or given.get("temperature") == 0 or given.get("seed") is not None
 
     @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with: the name of a template or a text; "" where there is none."""
+        return ""
+
+    @property
     def texts_per_request(self) -> int:
         """How many rows' texts share one request; `max_concurrency` and `rpm` count requests."""
         return 1

@@ -34,6 +34,7 @@ OPENAI_PARAMETERS: Mapping[str, Wire] = names(
     response_format="response_format",
 )
 
+_OF_CHATS = frozenset({"logprobs", "top_logprobs", "response_format"})
 _SECRET_HEADER = re.compile(r"auth|cookie|key|token|secret|password", re.IGNORECASE)
 
 
@@ -72,8 +73,14 @@ class CompatibleLLM(RemoteLLM):
         from distilnb.llms.protocol import read_answer
         from distilnb.llms.transport import HttpClient, SdkClient
 
-        connection = self.connection("/chat/completions", self._body_maker(), read_answer)
-        return SdkClient(connection) if self.transport == "sdk" else HttpClient(connection)
+        transport = SdkClient if self.transport == "sdk" else HttpClient
+        chat = transport(self.connection("/chat/completions", self._body_maker(), read_answer))
+        if not self.pre_query_template:
+            return chat
+        from distilnb.llms.magpie import MagpieClient, read_completion
+
+        raw = transport(self.connection("/completions", self._completion_of, read_completion))
+        return MagpieClient(chat, raw)
 
     def connection(self, path: str, body_of: Callable[[Request], dict[str, Any]], read: Reader) -> Connection:
         """Return what a transport needs: where to send, with which headers, and how to write and read it."""
@@ -111,6 +118,15 @@ class CompatibleLLM(RemoteLLM):
         return self.parameters
 
     # --- the request ---
+
+    def _completion_of(self, request: Request) -> dict[str, Any]:
+        """Return the body of a request to go on with a text, which takes fewer parameters than one for a chat."""
+        from distilnb.llms.magpie import completion_body, stops_of
+
+        given = {name: value for name, value in self.generation_kwargs.items() if name not in _OF_CHATS}
+        extra = dict(given.pop("extra", {}))
+        parameters = on_the_wire(given, self.parameters)
+        return completion_body(self.model, parameters, extra, stops_of(self.pre_query_template), request)
 
     def _body_maker(self) -> BodyMaker:
         parameters = dict(self.generation_kwargs)

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from distilnb.tasks.embedding import EmbeddingGeneration
     from distilnb.tasks.function import task
     from distilnb.tasks.generation import TextGeneration, TextGenerationWithImage
+    from distilnb.tasks.magpie import Magpie, MagpieGenerator, MagpieRows
     from distilnb.tasks.prometheus import PrometheusEval
     from distilnb.tasks.ultrafeedback import UltraFeedback
 
 __all__ = [
     "EmbeddingGeneration",
     "ImageGeneration",
+    "Magpie",
+    "MagpieGenerator",
+    "MagpieRows",
     "PrometheusEval",
     "Task",
     "TextGeneration",
@@ -31,6 +35,9 @@ __all__ = [
 _WHERE = {
     "EmbeddingGeneration": "embedding",
     "ImageGeneration": "drawing",
+    "Magpie": "magpie",
+    "MagpieGenerator": "magpie",
+    "MagpieRows": "magpie",
     "PrometheusEval": "prometheus",
     "Task": "base",
     "TextGeneration": "generation",

@@ -8,6 +8,7 @@ from distilnb.spec.registry import TASKS, load_kind
 from distilnb.tasks import (
     EmbeddingGeneration,
     ImageGeneration,
+    Magpie,
     PrometheusEval,
     Task,
     TextGeneration,
@@ -68,6 +69,14 @@ TABLE: list[tuple[Task, list[str], list[str]]] = [
     (EmbeddingGeneration(), ["text"], ["embedding", "model_name"]),
     (ImageGeneration(), ["prompt"], ["image", "model_name"]),
     (ImageGeneration(save_artifacts=True), ["prompt"], ["image", "image_path", "model_name"]),
+    (Magpie(), [], ["instruction", "response", "model_name"]),
+    (Magpie(only_instruction=True), [], ["instruction", "model_name"]),
+    (Magpie(n_turns=2), [], ["conversation", "model_name"]),
+    (
+        Magpie(system_prompt={"kind": "Be kind."}),
+        [],
+        ["instruction", "response", "system_prompt_key", "model_name"],
+    ),
     (summary(), ["text"], ["summary", "model_name"]),
     (old(), ["question"], ["answer", "model_name"]),
 ]
