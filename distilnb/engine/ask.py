@@ -439,7 +439,7 @@ class Asker:
                 errand.task.name,
                 error,
                 prompt=prompt_text(inquiry.request),
-                reply=reply_text(asked.replies),
+                reply=reply_text(inquiry.llm, asked.replies),
                 attempts=max(1, tally.n_sent),
             )
             return asked

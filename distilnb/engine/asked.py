@@ -13,6 +13,7 @@ from distilnb.engine.cache import Key
 from distilnb.engine.inquiry import Inquiry, Voices
 from distilnb.llms.base import LLM
 from distilnb.llms.calling import Caller
+from distilnb.llms.images import shown
 from distilnb.llms.parts import Ask
 from distilnb.llms.prices import Price, price_of
 from distilnb.llms.request import Message, Reply, Request
@@ -181,9 +182,9 @@ def spent(price: Price | None, replies: Sequence[Reply]) -> tuple[float, int]:
 
 def prompt_text(request: Request) -> str:
     """Return the messages of a request as one text."""
-    return "\n\n".join(f"{message['role']}:\n{message['content']}" for message in request.messages)
+    return "\n\n".join(f"{message['role']}:\n{shown(message['content'])}" for message in request.messages)
 
 
-def reply_text(replies: Sequence[Reply]) -> str:
+def reply_text(llm: LLM, replies: Sequence[Reply]) -> str:
     """Return the raw replies as one text."""
-    return "\n\n".join(reply.text if reply.text is not None else "(no text)" for reply in replies)
+    return "\n\n".join(llm.shown_reply(reply.text) for reply in replies)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.engine.rendering import model_of
 from distilnb.llms.base import LLM
+from distilnb.llms.images import shown
 from distilnb.llms.request import Message, Reply
 from distilnb.rows import Batch, root_id
 from distilnb.spec.graph import Graph
@@ -268,7 +269,7 @@ def _answered(result: StepResult) -> list[Answered]:
 
 
 def _length(messages: Iterable[Message]) -> int:
-    return sum(len(str(message.get("content") or "")) for message in messages)
+    return sum(len(shown(message.get("content"))) for message in messages)
 
 
 def _tokens(messages: Iterable[Message], replies: Iterable[Reply]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ journal says was made of what, so few files are read, however many rows there ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from distilnb.engine.attempts import choose_attempts
@@ -303,7 +303,10 @@ class StoryTeller:
             keys, attempt = groups[place], max(inquiry.attempts) if place in final else 0
             ask = inquiry.asks[keys[0]]
             why = next((standing[key].why for key in keys if key in standing), "")
-            replies = tuple(inquiry.replies[key] for key in keys)
+            made = [inquiry.replies[key] for key in keys]
+            replies = tuple(
+                replace(reply, text=reply.text and ask.llm.shown_reply(reply.text)) for reply in made
+            )
             yield Question(
                 row_id,
                 ask.request.messages,

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, Sign, on, request_id_of
+from distilnb.llms.images import Image, in_parts
 from distilnb.llms.parameters import Wire, as_list, names, on_the_wire
-from distilnb.llms.request import Answer, Client, Request
+from distilnb.llms.request import Answer, Client, Message, Request
 from distilnb.llms.sdk import Response, SdkClient, SdkLLM, one_reply, split_system, text_of
 from distilnb.llms.shape import PROMPT, ReplyShape
 
@@ -43,6 +44,7 @@ class AnthropicLLM(SdkLLM):
     url: ClassVar[str] = "https://api.anthropic.com"
     url_variable: ClassVar[str] = "ANTHROPIC_BASE_URL"
     key_variable: ClassVar[str] = "ANTHROPIC_API_KEY"
+    takes_images: ClassVar[frozenset[str]] = frozenset({"url", "file"})
     max_n: ClassVar[int | None] = 1
     parameters: ClassVar[Mapping[str, Wire]] = names(
         max_new_tokens="max_tokens",
@@ -84,7 +86,7 @@ class _Client(SdkClient):
         answered = await client.messages.with_raw_response.create(
             model=self._model,
             max_tokens=self._max_tokens,
-            messages=[{"role": turn["role"], "content": text_of(turn)} for turn in turns],
+            messages=[{"role": turn["role"], "content": _content_of(turn)} for turn in turns],
             extra_body=body,
         )
         response = answered.http_response
@@ -117,6 +119,20 @@ class _Client(SdkClient):
             # `default_headers`, its own of the same name would be gone too.
             self._client._custom_headers = {}
         return self._client
+
+
+def _content_of(turn: Message) -> Any:
+    """Return what a turn says: text, or blocks of text and images."""
+    if not isinstance(turn.get("content"), list):
+        return text_of(turn)
+    return in_parts(turn, lambda text: {"type": "text", "text": text}, _image_block)
+
+
+def _image_block(image: Image) -> dict[str, Any]:
+    if image.url:
+        return {"type": "image", "source": {"type": "url", "url": image.url}}
+    source = {"type": "base64", "media_type": image.media_type, "data": image.in_base64()}
+    return {"type": "image", "source": source}
 
 
 def _forcing(request: Request) -> dict[str, Any]:

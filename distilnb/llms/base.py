@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError
 
 from distilnb.errors import MissingKeyError, SpecError, UnsupportedParameterError
 from distilnb.llms.failures import Sign
+from distilnb.llms.images import NO_IMAGES_FIX
 from distilnb.llms.keys import Found, find_key, forget_keys, how_to_give
 from distilnb.llms.parameters import Wire, unify_parameters
 from distilnb.llms.parts import Ask, Part
@@ -52,6 +53,8 @@ class LLM(Spec):
     extra_name: ClassVar[str] = ""  # the extra that installs its SDK, if one is needed
     parameters: ClassVar[Mapping[str, Wire]] = {}  # what it takes, unified names first, and how it calls each
     makes: ClassVar[Literal["text", "vector", "image"]] = "text"  # what its replies hold
+    # The ways in which it is shown images: by their address ("url"), with their bytes ("file"); none: it is not.
+    takes_images: ClassVar[frozenset[str]] = frozenset()
     max_n: ClassVar[int | None] = None  # the most replies that one request brings; more are asked for again
     failures: ClassVar[tuple[Sign, ...]] = ()  # its errors, where they mean another thing than everybody's
     key_variable: ClassVar[str] = ""  # the environment variable that holds the API key, if one is needed
@@ -149,6 +152,23 @@ class LLM(Spec):
         for name in sorted(self.generation_kwargs.keys() - self.parameters.keys() - {"extra"}):
             raise self.unsupported(name)
 
+    def check_images(self) -> None:
+        """Raise UnsupportedParameterError where the provider takes no images."""
+        if not self.takes_images:
+            raise UnsupportedParameterError(
+                f"{self.title or self.label} is sent no images, which {self.model!r} is given.",
+                NO_IMAGES_FIX,
+                provider=self.provider,
+            )
+
+    def shown_reply(self, text: str | None) -> str:
+        """Return a reply as it is shown where something went wrong: vectors and images are told of only."""
+        if text is None:
+            return "(no text)"
+        if self.makes == "text":
+            return text
+        return f"[{self.makes}, {len(text) * 3 // 4:,} bytes]"
+
     def unsupported(self, name: str) -> UnsupportedParameterError:
         """Make the error for a generation parameter that the provider lacks."""
         return UnsupportedParameterError(
@@ -208,6 +228,11 @@ class LLM(Spec):
         """Whether equal requests have equal replies: vectors, and texts at temperature 0 or with a seed."""
         given = self.generation_kwargs
         return self.makes == "vector" or given.get("temperature") == 0 or given.get("seed") is not None
+
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with: the name of a template or a text; "" where there is none."""
+        return ""
 
     @property
     def texts_per_request(self) -> int:

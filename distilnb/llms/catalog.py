@@ -14,7 +14,7 @@ from distilnb.errors import MissingKeyError, UnknownKindError, did_you_mean
 from distilnb.llms.base import GENERATION_PARAMETERS, LLM
 from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
 from distilnb.llms.parameters import OTHER_NAMES, unknown_parameter
-from distilnb.spec.registry import EMBEDDINGS, LLMS, build, load_kind
+from distilnb.spec.registry import EMBEDDINGS, IMAGE_MODELS, LLMS, build, load_kind
 
 # Provider → the name of its class in the registry. A provider is called as its module; local servers speak
 # OpenAI's protocol.
@@ -31,6 +31,12 @@ EMBEDDING_PROVIDERS: Mapping[str, str] = {
     },
     "vllm_engine": "vLLMEmbeddings",
     **dict.fromkeys(LOCAL_SERVERS, "OpenAIEmbeddings"),
+}
+
+# And for those that draw.
+IMAGE_PROVIDERS: Mapping[str, str] = {
+    path.partition(":")[0].rpartition(".")[2].removesuffix("_images"): kind
+    for kind, path in IMAGE_MODELS.items()
 }
 
 # The model that is proposed where a key is set and nothing else is known.
@@ -121,6 +127,17 @@ def as_embeddings(value: object) -> LLM:
         raise UnknownKindError(
             f"{found.label} ({found.kind()}) writes {found.makes}, and no vectors.",
             "Give a model that makes vectors ('openai:text-embedding-3-small', SentenceTransformerEmbeddings(...)).",
+        )
+    return found
+
+
+def as_image_model(value: object) -> LLM:
+    """Return the model that draws and for which a field stands; raises UnknownKindError for anything else."""
+    found = _model(IMAGE_PROVIDERS, value, {}, {}) if isinstance(value, str) else as_llm(value)
+    if found.makes != "image":
+        raise UnknownKindError(
+            f"{found.label} ({found.kind()}) makes {found.makes}s, and no images.",
+            "Give a model that draws ('openai:gpt-image-1', OpenAIImageGeneration(...)).",
         )
     return found
 

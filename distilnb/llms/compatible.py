@@ -35,6 +35,7 @@ OPENAI_PARAMETERS: Mapping[str, Wire] = names(
     response_format="response_format",
 )
 
+_OF_CHATS = frozenset({"logprobs", "top_logprobs", "response_format"})
 _SECRET_HEADER = re.compile(r"auth|cookie|key|token|secret|password", re.IGNORECASE)
 
 
@@ -48,6 +49,7 @@ class CompatibleLLM(RemoteLLM):
     """
 
     parameters: ClassVar[Mapping[str, Wire]] = OPENAI_PARAMETERS
+    takes_images: ClassVar[frozenset[str]] = frozenset({"url", "file"})
     json_modes: ClassVar[tuple[str, ...]] = JSON_MODES  # ways to force a JSON object, best first
     text_modes: ClassVar[tuple[str, ...]] = TEXT_MODES  # and any other shape
     not_in_digest: ClassVar[frozenset[str]] = LLM.not_in_digest | {"default_headers", "transport"}
@@ -126,8 +128,14 @@ class CompatibleLLM(RemoteLLM):
         from distilnb.llms.protocol import read_answer
         from distilnb.llms.transport import HttpClient, SdkClient
 
-        connection = self.connection("/chat/completions", self._body_maker(), read_answer)
-        return SdkClient(connection) if self.transport == "sdk" else HttpClient(connection)
+        transport = SdkClient if self.transport == "sdk" else HttpClient
+        chat = transport(self.connection("/chat/completions", self._body_maker(), read_answer))
+        if not self.pre_query_template:
+            return chat
+        from distilnb.llms.magpie import MagpieClient, read_completion
+
+        raw = transport(self.connection("/completions", self._completion_of, read_completion))
+        return MagpieClient(chat, raw)
 
     def connection(self, path: str, body_of: Callable[[Request], dict[str, Any]], read: Reader) -> Connection:
         """Return what a transport needs: where to send, with which headers, and how to write and read it."""
@@ -166,6 +174,15 @@ class CompatibleLLM(RemoteLLM):
 
     # --- the request ---
 
+    def _completion_of(self, request: Request) -> dict[str, Any]:
+        """Return the body of a request to go on with a text, which takes fewer parameters than one for a chat."""
+        from distilnb.llms.magpie import completion_body, stops_of
+
+        given = {name: value for name, value in self.generation_kwargs.items() if name not in _OF_CHATS}
+        extra = dict(given.pop("extra", {}))
+        parameters = on_the_wire(given, self.parameters)
+        return completion_body(self.model, parameters, extra, stops_of(self.pre_query_template), request)
+
     def _body_maker(self) -> BodyMaker:
         parameters = dict(self.generation_kwargs)
         extra = dict(parameters.pop("extra", {}))
@@ -178,6 +195,8 @@ class CompatibleLLM(RemoteLLM):
             max_n=self.max_n,
             seed_name=seed_name,
             shows_schema=self.shows_schema,
+            title=self.title,
+            takes_images=self.takes_images,
         )
 
 

@@ -19,6 +19,7 @@ from distilnb.spec.base import Spec
 from distilnb.spec.files import PipelineFile, from_text, read_text
 from distilnb.spec.step import Step
 from distilnb.steps.sources import LoadDataFromDisk, LoadDataFromFileSystem, LoadDataFromHub
+from distilnb.tasks.generation import TextGeneration
 
 HUB = "hf://datasets/"
 FILE = "pipeline.yaml"
@@ -151,6 +152,8 @@ def _paths(spec: Spec) -> Iterator[Path]:
         yield from (_real(path) for path in _texts(spec.repo_id))
     elif isinstance(spec, LocalLLM):
         yield from (_real(path) for path in spec.paths())
+    elif isinstance(spec, TextGeneration) and spec.images:
+        yield _real(spec.image_folder)
 
 
 def _texts(value: object) -> Iterator[str]:

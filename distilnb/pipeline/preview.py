@@ -15,6 +15,7 @@ from distilnb.engine.sample import find_row, pinned_sample
 from distilnb.engine.standing import note
 from distilnb.errors import InputError, SpecError, UnknownStepError, did_you_mean
 from distilnb.export.frames import frame_of
+from distilnb.llms.images import shown
 from distilnb.llms.request import Message
 from distilnb.pipeline.timing import Timed
 from distilnb.pipeline.version_list import Versions, find_versions
@@ -321,4 +322,4 @@ class Prompt(tuple[Message, ...]):
     """Messages as they are sent; reads as text."""
 
     def __repr__(self) -> str:
-        return "\n\n".join(f"{message['role']}:\n{message['content']}" for message in self)
+        return "\n\n".join(f"{message['role']}:\n{shown(message['content'])}" for message in self)

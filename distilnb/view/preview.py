@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from distilnb.llms.images import Image
 from distilnb.rows import Row
 from distilnb.view.figures import duration, money, plural
 from distilnb.view.html import Bundle, badge, escape, marked, page
@@ -234,6 +235,9 @@ def _content_text(content: object) -> str:
 def _part_text(part: object) -> str:
     if not isinstance(part, dict):
         return str(part)
+    image = part.get("image")
+    if isinstance(image, Image):
+        return image.words
     return str(part.get("text") or f"[{part.get('type', 'part')}]")
 
 

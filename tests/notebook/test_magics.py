@@ -60,6 +60,8 @@ def plain(value: Any) -> Any:
         ("show", "prefs"),
         ("show prefs.answer", "prefs['answer']"),
         ("show answer", "prefs['answer']"),
+        ("add embed text model=rehearsal", "prefs.embed('text', model='rehearsal')"),
+        ("add embed text --llm rehearsal", "prefs.embed('text', model='rehearsal')"),
         ("add filter 'len(text) > 3'", "prefs.filter('len(text) > 3')"),
         ("add filter 'len(text) > 3' --name long", "prefs.filter('len(text) > 3', name='long')"),
         ("add keep text topic", "prefs.keep('text', 'topic')"),
