@@ -66,7 +66,9 @@ def compare(session: Session, options: Namespace) -> Comparison | Waiting[Compar
         found = quoted_when_dear(session, key, f"A comparison of {', '.join(words)}", quote, options.rows, do)
     if options.judge is None and not isinstance(found, Waiting):
         compared = found
-        compared.ballot(on_use=lambda name: session.assign(target.variable, compared.use(name))).show()
+        ballot = compared.ballot(on_use=lambda name: session.assign(target.variable, compared.use(name)))
+        if ballot.show():
+            compared.leave_to_ballot()
     return found
 
 
