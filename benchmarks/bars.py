@@ -11,6 +11,7 @@ from benchmarks.workloads import WORKLOADS
 
 SAME = 1.10  # memory that does not grow: within a tenth
 _STARTUP_S = 0.5
+DIFF_S = 2.0
 _MODEL_S = 0.2  # of previews and of the start-up
 
 
@@ -27,7 +28,8 @@ class Bar:
 
 def all_bars(found: Found) -> Iterator[Bar]:
     """Yield every bar for which there is a measurement."""
-    for make in (_w1, _w1_memory, _asking, _w4, _w5, _w6, _import, _start, _flat, _cache, _events, _panel):
+    makers = (_w1, _w1_memory, _asking, _w4, _w5, _w6, _import, _diff, _start, _flat, _cache, _events, _panel)
+    for make in makers:
         yield from make(found)
 
 
@@ -169,6 +171,13 @@ def _import(found: Found) -> Iterator[Bar]:
         yield from _at_most("import", "import distilnb after import pydantic", over, BAR_S, " s")
         loaded = ", ".join(record["heavy"]) or "none"
         yield Bar("import", "heavy packages loaded by it", "none", loaded, not record["heavy"])
+
+
+def _diff(found: Found) -> Iterator[Bar]:
+    for n_runs in found.sizes("diff")[-1:]:
+        record = found.runs("diff", "distilnb", n_runs)[-1]
+        for name, taken in record["seconds"].items():
+            yield from _at_most("diff", f"two versions side by side, {name}", taken, DIFF_S, " s")
 
 
 def _start(found: Found) -> Iterator[Bar]:

@@ -26,14 +26,17 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("page", [ROOT / "docs" / "structured.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs" / "structured.md", ROOT / "docs" / "iterate.md"], ids=lambda page: page.name
+)
 def test_the_programs_of_a_page_run(page: Path) -> None:
     programs = re.findall(
         r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
     assert programs
+    names = {"__name__": "__main__"}  # a later one goes on where the one before ended
     for program in programs:
-        exec(compile(program, page.name, "exec"), {"__name__": "__main__"})
+        exec(compile(program, page.name, "exec"), names)
 
 
 def test_the_walk_of_a_row_names_many_files() -> None:

@@ -15,6 +15,7 @@ from distilnb.llms.base import LLM
 from distilnb.llms.local import LocalLLM
 from distilnb.llms.openai import OpenAILLM
 from distilnb.pipeline.pipeline import Pipeline
+from distilnb.pipeline.versions import adopt_history
 from distilnb.spec.base import Spec
 from distilnb.spec.files import PipelineFile, from_text, read_text
 from distilnb.spec.step import Step
@@ -56,6 +57,7 @@ def pipeline_from_text(
     if file.llm is not None and not isinstance(file.llm, LLM):
         raise SpecError(f"The default model of the file is a {file.llm.kind()}, which is no model.")
     check_places(file, allow)
+    adopt_history(file)
     return Pipeline(file.name, llm=file.llm, description=file.description, graph=file.graph)
 
 
