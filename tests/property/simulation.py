@@ -591,7 +591,7 @@ class World:
         opened = [error for error in errors if error["state"] == "open"]
         if seen is None and opened and self.random.random() < 0.5:
             self._seen = errors
-            insort(self.blows, Blow(self.n_ticks + self.random.randint(5, 40), "retry late"))
+            insort(self.blows, Blow(self.n_ticks + self.random.randint(5, 200), "retry late"))
             return
         step = self.random.choice([None, *sorted({error["step"] for error in opened})])
         rows = None
