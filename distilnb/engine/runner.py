@@ -211,6 +211,9 @@ class Runner:
         elif kind == "source_end":
             if self.end is None:  # a source that has failed has nothing more either, but it has not ended
                 self._note_end(message["stage"])
+        elif kind == "not_ended":
+            if not self.retrying.is_stale(message):
+                self.flow.not_ended(message["stage"])
         elif kind == "failed":
             self._fail(message)
         elif kind == "budget":
