@@ -14,7 +14,8 @@ from distilnb.errors import SpecError, StoreError
 from distilnb.notebook.options import nearest
 from distilnb.notebook.settings import Settings
 from distilnb.notebook.words import assignments, value_of
-from distilnb.view.display import Output
+from distilnb.view.display import Output, best_form
+from distilnb.view.panel import follow
 
 if TYPE_CHECKING:
     from distilnb.llms.base import LLM
@@ -203,6 +204,8 @@ class Session:
     def wait_for(self, run: Run) -> None:
         """Wait until a run has ended and its panel says so; an interrupt leaves it running."""
         try:
+            if best_form() == "text" and not run.status().is_ended:
+                follow(run.status, sys.stdout)
             run.wait()
         except KeyboardInterrupt:
             self.say(f"{run.id} goes on; end it with %distil stop {run.id}")
