@@ -63,7 +63,7 @@ class Waiting(Generic[T]):
             if not self._results:
                 self._results.append(self._do())
                 self._session.replace_waiting(self, self._results[0])
-                self._settle(f"{self._what}: confirmed.")
+                self._settle(self._line())
         return self._results[0]
 
     @property
@@ -113,7 +113,9 @@ class Waiting(Generic[T]):
 
     def _line(self) -> str:
         if self.is_done:
-            return f"{self._what}: confirmed."
+            run_id = getattr(self._results[0], "id", "")
+            told = f" · attach from anywhere: %distil attach {run_id}" if run_id else ""
+            return f"{self._what}: confirmed{told}"
         limit = money(self._session.settings.confirm_cost_over)
         cost = "a cost that is not known" if self._cost is None else f"up to {money(self._cost)}"
         over = "" if self._cost is None else f", more than {limit}"
