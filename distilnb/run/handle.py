@@ -402,8 +402,7 @@ class Run:
     ) -> RunPanel:
         """Return the live panel of the run; panels of one `registry` move instead of being shown twice.
 
-        `form` is "widgets", "html" or "text"; the best that can be shown here when it is left out. What `before_retry`
-        says is to be confirmed before failed rows are done again.
+        `form` is "widgets", "html" or "text", else the best here; what `before_retry` says, a retry wants confirmed.
         """
         return RunPanel(
             self.status,
