@@ -390,17 +390,21 @@ class Run:
         return self._reader.pipeline_file()
 
     def panel(
-        self, *, registry: MutableMapping[str, RunPanel] | None = None, form: Form | None = None
+        self,
+        *,
+        registry: MutableMapping[str, RunPanel] | None = None,
+        form: Form | None = None,
+        before_retry: Callable[[], str] = str,
     ) -> RunPanel:
         """Return the live panel of the run; panels of one `registry` move instead of being shown twice.
 
-        `form` is "widgets", "html" or "text"; the best that can be shown here when it is left out.
+        `form` is "widgets", "html" or "text", else the best here; what `before_retry` says, a retry wants confirmed.
         """
         panel = RunPanel(
             self.status,
             self._graph_svg,
             attach_line=f"run {self.id} started · attach from anywhere: %distil attach {self.id}",
-            actions=run_actions(self),
+            actions=run_actions(self, before_retry),
             panes=panes_of(self._reader, self.logs, lambda step: self.retry(step).note),
             registry=registry,
             form=form,

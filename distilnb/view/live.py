@@ -91,6 +91,7 @@ class _Button:
         self._panel = panel
         self._action = action
         self._is_pressed = False
+        self._is_warned = False
         self.widget = panel._kit.Button(
             description=action.label, tooltip=action.tooltip, disabled=True, layout=_AS_WIDE_AS_ITS_WORDS
         )
@@ -118,6 +119,11 @@ class _Button:
             is_hidden = self.question.layout.display == "none"
             self.question.layout.display = "" if is_hidden else "none"
             return
+        if not self._is_warned and (warning := self._action.warns()):
+            self._is_warned = True
+            self._panel.say(f"{warning} Press again to do it.")
+            return
+        self._is_warned = False
         self._is_pressed = self.widget.disabled = True
         try:
             self._action.do()

@@ -57,7 +57,10 @@ HEIGHT = """() => {
     const cells = [...document.querySelectorAll('.jp-Notebook .jp-Cell')];
     return cells.reduce((sum, cell) => sum + cell.offsetHeight, 0);
 }"""
-TO_TOP = "() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0; }"
+TO_TOP = """() => {
+    const outer = document.querySelector('.jp-WindowedPanel-outer') ?? document.querySelector('.jp-Notebook');
+    outer.scrollTop = 0;
+}"""
 
 
 @dataclass(frozen=True)

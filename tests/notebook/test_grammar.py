@@ -60,7 +60,8 @@ def signature(command: Command) -> tuple[str, str]:
     marks = {"?": "?", "*": "*", "+": "+", None: ""}
     by_place = [one for one in command.arguments if not one.is_option]
     options = [one.names[0] for one in command.arguments if one.is_option]
-    told = [f"{one.how['metavar']}{marks[one.how.get('nargs')]}" for one in by_place]
+    words = [one.how.get("metavar") or "|".join(one.how["choices"]) for one in by_place]
+    told = [f"{word}{marks[one.how.get('nargs')]}" for word, one in zip(words, by_place, strict=True)]
     return " ".join(told), " ".join(options)
 
 
