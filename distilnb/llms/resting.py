@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import time
+from time import monotonic
 
 from distilnb.errors import ModelError, RateLimitError
 
@@ -39,12 +39,12 @@ class Rest:
         elif not isinstance(error, RateLimitError):
             self._n_tries += 1
         if self._n_given_up >= GIVEN_UP_IN_A_ROW or self._n_tries >= FAILED_IN_A_ROW:
-            self._error, self._until_s = error, time.monotonic() + REST_S
+            self._error, self._until_s = error, monotonic() + REST_S
 
     @property
     def error(self) -> ModelError | None:
         """What the model failed with, as long as it rests, as an error that is not tried again; else None."""
-        if self._error is None or time.monotonic() >= self._until_s:
+        if self._error is None or monotonic() >= self._until_s:
             return None
         error = copy.copy(self._error)
         error.retryable = False

@@ -17,6 +17,7 @@ from distilnb.errors import (
 )
 from distilnb.llms import FallbackLLM, LLMPool, MixtureOfAgentsLLM, OpenAILLM
 from distilnb.llms.base import LLM
+from distilnb.pipeline import Pipeline
 from distilnb.spec.graph import Graph
 from distilnb.spec.parameters import with_parameters
 from distilnb.spec.registry import build
@@ -124,6 +125,17 @@ def test_parameters_of_a_mixture_name_the_part_that_a_member_has() -> None:
         mixture, {"answer.llm.proposers_llms.1.temperature": 0.5, "answer.llm.aggregator_llm.seed": 1}
     )
     assert [m.generation_kwargs for m in changed.members] == [{"seed": 1}, {}, {"temperature": 0.5}]
+
+
+def test_parameters_reach_a_model_of_a_list_by_its_place() -> None:
+    pipeline = (
+        Pipeline("list").from_dicts([{"instruction": "x"}]).generate("answer", llm=["openai:a", "openai:b"])
+    )
+    graph = with_parameters(pipeline.graph, {"answer.llm.1.generation_kwargs.temperature": 0.5})
+    given = [graph.steps[f"answer_{n}"].llm.generation_kwargs for n in (1, 2)]  # type: ignore[attr-defined]
+    assert given == [{}, {"temperature": 0.5}]
+    with pytest.raises(UnknownParameterError, match="list of 2"):
+        with_parameters(pipeline.graph, {"answer.llm.2.temperature": 0.5})
 
 
 @pytest.mark.parametrize("path", ["2.temperature", "llms.7.temperature", "temperatur"])
