@@ -8,29 +8,41 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from distilnb.engine.apply import Failure, check_row
-from distilnb.engine.asked import Asked, Errand, NotBought, OnMissing, Tally, account, spent
+from distilnb.engine.asked import (
+    Asked,
+    At,
+    Errand,
+    NotBought,
+    NotStarted,
+    OnMissing,
+    Tally,
+    account,
+    nowhere,
+    prompt_text,
+    reply_text,
+    spent,
+)
 from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies, find_bought
 from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate
 from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digests
 from distilnb.engine.models import Models
 from distilnb.engine.reasking import complaints, n_reasks, reask_key
 from distilnb.engine.repeats import Repeats
+from distilnb.engine.together import all_or_first_error
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
 from distilnb.llms.fitting import asked_again
-from distilnb.llms.prices import price_of
+from distilnb.llms.prices import price_of, run_price_of
 from distilnb.llms.request import Reply, Request
 from distilnb.rows import Batch, Row
 from distilnb.tasks.base import Task
 
-
-class NotStarted(Exception):
-    """The asker was told to start no more requests."""
+if TYPE_CHECKING:
+    from distilnb.engine.offline import OfflineJobs
 
 
 class FatalModelError(Exception):
@@ -40,17 +52,6 @@ class FatalModelError(Exception):
         super().__init__(step, error)
         self.step = step
         self.error = error
-
-
-class At(Protocol):
-    """Tells whose row the user's code works on: to render it, or to parse its replies (which `finishes` it)."""
-
-    def __call__(self, batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]: ...
-
-
-def nowhere(batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]:
-    """Tell nobody."""
-    return nullcontext()
 
 
 @dataclass
@@ -66,6 +67,7 @@ class Asker:
         False  # see that the server is there before the first request: a preview, which no `start` checked
     )
     at: At = nowhere
+    jobs: OfflineJobs | None = None  # of a run; a preview asks at once, whatever its models say
     # By the first key that each request on its way asks for; a future where an equal one waits for it.
     _in_flight: dict[Key, asyncio.Future[None] | None] = field(default_factory=dict)
     _flying: dict[int, str] = field(default_factory=dict)  # steps of requests on their way, by their tally
@@ -77,10 +79,18 @@ class Asker:
     def __post_init__(self) -> None:
         self._may_send.set()
 
+    def open_jobs(self, run_id: str, tell: Callable[[], None]) -> None:
+        """Let models that go by offline batch do so from now on; `tell` is called when a job has something new."""
+        from distilnb.engine.offline import OfflineJobs  # few runs need it
+
+        self.jobs = self.jobs or OfflineJobs(self.cache, run_id, self._may_send, tell)
+
     def stop(self) -> None:
         """Start no more requests; those in flight end, and the other rows are left as they are."""
         self._is_stopped = True
         self.models.stop()
+        if self.jobs is not None:
+            self.jobs.stop()
         self.resume()  # a stop ends a pause: who comes into the line only now is sent back by `_before`
 
     def pause(self) -> None:
@@ -116,7 +126,8 @@ class Asker:
         in flight have ended; FatalModelError and StoreError at once, cancelling the rest.
         """
         llm = model_of(task)
-        errand = Errand(task, batch, done, llm, self.models.caller(llm), price_of(llm), again, on_missing)
+        price = price_of(llm) if self.jobs is None else run_price_of(llm)
+        errand = Errand(task, batch, done, llm, self.models.caller(llm), price, again, on_missing)
         waiting: list[asyncio.Task[None]] = []
         looked_up = self._look_up(errand, indices, attempts=attempts or {})
         for index, request, keys, known in looked_up:
@@ -130,7 +141,7 @@ class Asker:
                 waiting.append(asyncio.ensure_future(work))
         if waiting and self.probes:
             await self._probe(task, waiting)
-        await _all_or_first_error(waiting)
+        await all_or_first_error(waiting)
         if self._budget_reached:
             raise self._budget_reached
 
@@ -242,6 +253,9 @@ class Asker:
                 break  # it failed: all that waited for it ask now, each for itself and none after the other
         if missing and errand.on_missing is not None:
             raise NotBought(errand.on_missing, request, missing)
+        if missing and self.jobs is not None and errand.llm.goes_by_batch:
+            await self._await_jobs(errand, request, keys, replies, tally)
+            return
         size = errand.llm.max_n or len(missing)
         while (
             missing
@@ -316,14 +330,46 @@ class Asker:
             return pairs
         finally:
             self._flying.pop(id(tally), None)
-            if tally.hold:
-                tally.hold.settle(cost, tokens)
-                tally.hold = None
-            else:
-                self.budget.spend(cost, tokens)
-            awaited = self._in_flight.pop(missing[0], None)
-            if awaited is not None:
-                awaited.set_result(None)
+            self._settle(tally, missing[0], cost, tokens)
+
+    async def _await_jobs(
+        self, errand: Errand, request: Request, keys: list[Key], replies: dict[Key, Reply], tally: Tally
+    ) -> None:
+        """Let offline jobs bring the missing replies into the cache, however long that takes."""
+        assert self.jobs is not None
+        first = next(key for key in keys if key not in replies)
+        self._in_flight.setdefault(first, None)
+        cost, tokens = 0.0, 0
+
+        n_sent, n_bought = tally.n_sent, tally.n_bought
+
+        async def before(part: Request, n_requests: int) -> None:
+            await self._before(errand, part, tally)
+            self._flying.pop(id(tally), None)  # what waits for a job for hours is told apart
+            tally.n_sent += n_requests - 1
+            if tally.n_bought == n_bought:  # what follows is sent for what has failed
+                tally.n_bought += tally.n_sent - n_sent
+
+        try:
+            brought = await self.jobs.obtain(
+                errand.llm, request, keys, replies.keys(), replaces=self.mode == "refresh", before=before
+            )
+            replies.update(brought.replies)
+            tally.n_found += brought.n_found
+            cost, tokens = spent(errand.price, [r for r in brought.replies.values() if not r.is_cached])
+        finally:
+            self._settle(tally, first, cost, tokens)
+
+    def _settle(self, tally: Tally, first: Key, cost: float, tokens: int) -> None:
+        """Count what requests have cost in place of what was set aside for them, and wake who waits for the same."""
+        if tally.hold:
+            tally.hold.settle(cost, tokens)
+            tally.hold = None
+        else:
+            self.budget.spend(cost, tokens)
+        awaited = self._in_flight.pop(first, None)
+        if awaited is not None:
+            awaited.set_result(None)
 
     async def _wait_for_equal(self, key: Key) -> None:
         """Wait until the request that asks for the same is through, well or not."""
@@ -338,7 +384,8 @@ class Asker:
             raise NotStarted
         if self.budget.is_limited:  # which a change of limits may have made it while the request waited
             if tally.hold is None:
-                tally.hold = self.budget.hold(*estimate(errand.llm, request, self._longest_reply))
+                most = estimate(errand.llm, errand.price, request, self._longest_reply)
+                tally.hold = self.budget.hold(*most)
             await tally.hold.take()
         if not self._may_send.is_set():
             await self._may_send.wait()
@@ -408,33 +455,3 @@ def model_of(task: Task) -> LLM:
         task.check()
         raise AssertionError("a task without a model passed its check")
     return task.llm
-
-
-def prompt_text(request: Request) -> str:
-    """Return the messages of a request as one text."""
-    return "\n\n".join(f"{message['role']}:\n{message['content']}" for message in request.messages)
-
-
-def reply_text(replies: Sequence[Reply]) -> str:
-    """Return the raw replies as one text."""
-    return "\n\n".join(reply.text if reply.text is not None else "(no text)" for reply in replies)
-
-
-async def _all_or_first_error(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for all; at the first error cancel the rest, wait for their end, and raise it."""
-    if not tasks:
-        return
-    try:
-        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    except asyncio.CancelledError:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
-    for task in done:
-        error = task.exception()
-        if error is not None:
-            raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,10 +48,29 @@ class Tally:
     hold: Hold | None = None
 
 
+class At(Protocol):
+    """Tells whose row the user's code works on: to render it, or to parse its replies (which `finishes` it)."""
+
+    def __call__(self, batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]: ...
+
+
+def nowhere(batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]:
+    """Tell nobody."""
+    return nullcontext()
+
+
 class OnMissing(Protocol):
     """Told of a row that cannot go on without a request: the request, and the keys of the replies that it lacks."""
 
     def __call__(self, index: int, request: Request, missing: Sequence[Key]) -> None: ...
+
+
+class NotStarted(Exception):
+    """The asker was told to start no more requests."""
+
+
+class JobLeft(NotStarted):
+    """An offline job is not waited for any more; it stays where it is."""
 
 
 class NotBought(Exception):
@@ -114,3 +134,13 @@ def spent(price: Price | None, replies: Sequence[Reply]) -> tuple[float, int]:
     """Return what replies cost, in USD and in tokens."""
     used = tokens(replies)
     return price.cost_usd(*used) if price else 0.0, sum(used)
+
+
+def prompt_text(request: Request) -> str:
+    """Return the messages of a request as one text."""
+    return "\n\n".join(f"{message['role']}:\n{message['content']}" for message in request.messages)
+
+
+def reply_text(replies: Sequence[Reply]) -> str:
+    """Return the raw replies as one text."""
+    return "\n\n".join(reply.text if reply.text is not None else "(no text)" for reply in replies)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from distilnb.engine.forecast import NOTHING, Interval, Zeros, total_of_more
 from distilnb.engine.foresee import Outlook, Use
 from distilnb.llms.base import LLM, limits_key
-from distilnb.llms.prices import price_of
+from distilnb.llms.prices import run_price_of
 
 # Tokens for each character of a prompt, where no provider has counted one yet: from code to Chinese.
 TOKENS_PER_CHARACTER = Interval(1 / 6, 1 / 4, 1.0)
@@ -70,7 +70,7 @@ def quote_step(
         output_tokens=output_tokens,
         cost_usd=_cost(llm, input_tokens, output_tokens),
         seconds=run_seconds([work]),
-        has_price=price_of(llm) is not None,
+        has_price=run_price_of(llm) is not None,
     )
     return quote, work
 
@@ -169,7 +169,7 @@ def _behind(
 
 
 def _cost(llm: LLM, input_tokens: Interval | None, output_tokens: Interval | None) -> Interval | None:
-    price = price_of(llm)
+    price = run_price_of(llm)
     tokens = sum_of([input_tokens, output_tokens])
     if (price is not None and price.is_free) or tokens == NOTHING:
         return NOTHING

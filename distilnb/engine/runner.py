@@ -27,6 +27,7 @@ from distilnb.engine.intake import Intake
 from distilnb.engine.journal import Journal
 from distilnb.engine.limits import PER_MODEL
 from distilnb.engine.orders import first_order, order_for
+from distilnb.engine.parking import Parking
 from distilnb.engine.plan import Stage
 from distilnb.engine.ranges import listed
 from distilnb.engine.restoring import begin_again, refill
@@ -83,6 +84,7 @@ class Runner:
         self.flow = Flow(self.plan, self._assign)
         self.retrying = Retrying(run_dir, self.plan, self.journal)
         self.roster = Roster(self.plan)
+        self.parking = Parking(self.plan)
         self.intake = Intake(run_dir, self.plan)
         self.admissions = Admissions(run_dir, self.journal, self.flow)
         options = self.plan.options
@@ -157,6 +159,7 @@ class Runner:
                 continue
             worker = self.crew.workers[self.flow.holder(work)]
             worker.tell(order_for(work, worker, self.plan, self.reader, self.deaths, self.retrying))
+        self.parking.tell(self.flow, self.crew)
         self._note_done_stages()
         self.end = ("finished", "", "") if self.flow.all_done() else self.intake.ending(self.flow)
 
@@ -217,6 +220,8 @@ class Runner:
             self._begin_stop(Ending("stopped", f"budget: {message['reason']}", reached=message["reached"]))
         elif kind in ("limited", "flying"):
             traffic.note(self.journal, self.reader, worker.name, message)
+        elif kind == "jobs":
+            self.parking.hear(self.journal, message)
         elif kind == "waiting":  # for a local model, which is being loaded; no words: it is
             self._note(worker.name, message["words"])
         elif kind == "drained":
@@ -391,7 +396,7 @@ class Runner:
     def _set_windows(self) -> None:
         for step, limits in self.control.limits.models.items():
             stage = self.plan.stage_of(step)
-            if stage.kind == "ask":
+            if stage.kind == "ask" and not stage.is_offline:
                 self.flow.set_window(stage.name, self.plan.ask_window(step, limits["max_concurrency"] or 1))
 
     def _begin_stop(self, ending: Ending) -> None:

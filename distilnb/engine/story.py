@@ -22,7 +22,7 @@ from distilnb.engine.repeats import number_of
 from distilnb.engine.rundir import RunDir
 from distilnb.errors import DistilnbError, InputError
 from distilnb.ids import is_below, root_id
-from distilnb.llms.prices import cost_usd
+from distilnb.llms.prices import run_price_of
 from distilnb.llms.request import Message, Reply, Request
 from distilnb.rows import Batch, Row, read_batch
 from distilnb.spec.step import Step
@@ -296,4 +296,5 @@ class StoryTeller:
 
 def _cost(task: Task, reply: Reply) -> float | None:
     assert task.llm is not None
-    return cost_usd(task.llm, reply.input_tokens or 0, reply.output_tokens or 0)
+    price = run_price_of(task.llm)
+    return price.cost_usd(reply.input_tokens or 0, reply.output_tokens or 0) if price else None

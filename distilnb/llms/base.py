@@ -202,6 +202,11 @@ class LLM(Spec):
         return ""
 
     @property
+    def goes_by_batch(self) -> bool:
+        """Whether runs hand their requests over as jobs, to be done within a day."""
+        return False
+
+    @property
     def label(self) -> str:
         """The short name in tables: provider and model."""
         return f"{self.provider}:{self.model}"

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from distilnb.errors import SpecError
 from distilnb.llms.address import is_loopback
-from distilnb.llms.base import LLM
+from distilnb.llms.batches import Batches
 from distilnb.llms.chat import JSON_MODES, TEXT_MODES, BodyMaker
 from distilnb.llms.parameters import Wire, names, on_the_wire
 from distilnb.llms.remote import RemoteLLM
@@ -46,7 +46,7 @@ class CompatibleLLM(RemoteLLM):
     parameters: ClassVar[Mapping[str, Wire]] = OPENAI_PARAMETERS
     json_modes: ClassVar[tuple[str, ...]] = JSON_MODES  # ways to force a JSON object, best first
     text_modes: ClassVar[tuple[str, ...]] = TEXT_MODES  # and any other shape
-    not_in_digest: ClassVar[frozenset[str]] = LLM.not_in_digest | {"default_headers", "transport"}
+    not_in_digest: ClassVar[frozenset[str]] = RemoteLLM.not_in_digest | {"default_headers", "transport"}
 
     default_headers: dict[str, str] = Field(default_factory=dict)
     transport: Literal["aiohttp", "sdk"] = "aiohttp"
@@ -73,6 +73,14 @@ class CompatibleLLM(RemoteLLM):
 
         connection = self.connection("/chat/completions", self._body_maker(), read_answer)
         return SdkClient(connection) if self.transport == "sdk" else HttpClient(connection)
+
+    def make_batches(self) -> Batches:
+        """Return a connection to the server's jobs."""
+        from distilnb.llms.openai_batches import OpenAIBatches
+        from distilnb.llms.protocol import read_answer
+
+        connection = self.connection("/chat/completions", self._body_maker(), read_answer)
+        return OpenAIBatches(connection, self.limits_of_jobs())
 
     def connection(self, path: str, body_of: Callable[[Request], dict[str, Any]], read: Reader) -> Connection:
         """Return what a transport needs: where to send, with which headers, and how to write and read it."""
