@@ -75,6 +75,7 @@ class OfflineJobs:
     _work: set[asyncio.Task[None]] = field(default_factory=set)
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _quiet_s: float = QUIET_S
+    _left: dict[str, JobView] = field(default_factory=dict)  # that nobody waits for here any more
     _news: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -110,13 +111,14 @@ class OfflineJobs:
         self.store.close()
 
     def views(self) -> list[JobView]:
-        """Return how the jobs stand that rows wait for, the oldest first."""
+        """Return how the jobs stand that rows wait for, or have waited for until the run was to end."""
         drafts = [
             JobView("gathering", "", account.llm.label, n_total=len(account.draft.requests))
             for account in self._known_accounts()
             if account.draft is not None
         ]
-        return [*(watch.view for watch in self._watches.values() if watch.view), *drafts]
+        watched = [watch.view for watch in self._watches.values() if watch.view]
+        return [*self._left.values(), *watched, *drafts]
 
     def take_news(self) -> list[dict[str, Any]]:
         """Return the events since the last call, as plain data."""
@@ -304,6 +306,7 @@ class OfflineJobs:
         watch = self._watches.get(marker)
         if watch is None:
             watch = self._watches[marker] = Watch()
+            self._left.pop(marker, None)
             self.store.wait(marker, self.run_id)
             self._start(self._follow(account, marker, watch))
         return watch.join(keys)
@@ -359,10 +362,12 @@ class OfflineJobs:
     def _close_watch(self, marker: str, watch: Watch, error: Exception | None) -> None:
         """Tell all who wait for a job what became of it."""
         self._watches.pop(marker, None)
+        record = self.store.job(marker)
         if error is not None:
+            if record is not None and record.state in GOING:
+                self._left[marker] = JobView.of(record)
             watch.fail(error)
         else:
-            record = self.store.job(marker)
             if record is not None and record.state == "collected":
                 told = {"job": record.id, "model": record.model, "answered": record.n_done}
                 self._news.append({"kind": "job_collected", **told, "failed": record.n_total - record.n_done})

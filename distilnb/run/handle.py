@@ -134,9 +134,21 @@ class Run:
         """
         return self._command("stop")
 
-    def abort(self) -> RunStatus:
-        """Stop at once, in any phase; what is in flight is asked again when the run is resumed."""
-        return self._command("abort")
+    def abort(self, *, cancel_jobs: bool = False) -> RunStatus:
+        """Stop at once, in any phase; what is in flight is asked again when the run is resumed.
+
+        Offline jobs stay with their providers, unless `cancel_jobs`: then those are cancelled that no other living run
+        waits for, and `note` tells what became of each. What they have done by then is paid for, and a resume
+        collects it. Raises RunError where one could not be cancelled.
+        """
+        status = self._command("abort")
+        if not cancel_jobs:
+            return status
+        from distilnb.engine.cancelling import cancel_jobs_of  # few runs need it
+
+        await_exit(self._dir, EXIT_PATIENCE_S)
+        self.note = cancel_jobs_of(self._reader, self._secrets)
+        return self.status()
 
     def adjust(
         self,

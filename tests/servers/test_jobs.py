@@ -94,7 +94,7 @@ def test_a_job_is_parked_until_it_is_told_to_end_and_its_files_are_read(
     assert [listed.id for listed in like.client.batches.list().data] == [job.id]
 
 
-@pytest.mark.parametrize(("how", "code"), [("expired", "batch_expired"), ("cancelled", "batch_cancelled")])
+@pytest.mark.parametrize("how, code", [("expired", "batch_expired"), ("cancelled", "batch_cancelled")])
 def test_what_a_job_did_not_come_to_stands_among_its_errors(
     server: MockLLM, like: OpenAILike, how: str, code: str
 ) -> None:
