@@ -33,7 +33,12 @@ def test_a_key_is_held_by_one_job_until_it_is_collected_or_dropped(store: JobSto
     assert taken == {0, 1}
     second, taken = make(store, {0: [b"d"], 1: [b"c", b"e"]}, "run-2")
     assert taken == {0}  # of a request whose key another job has, nothing is held
-    assert store.holders([b"a", b"b", b"c", b"d", b"e"]) == {b"a": first, b"b": first, b"c": first, b"d": second}
+    assert store.holders([b"a", b"b", b"c", b"d", b"e"]) == {
+        b"a": first,
+        b"b": first,
+        b"c": first,
+        b"d": second,
+    }
     assert store.entries(first) == {0: [b"a"], 1: [b"b", b"c"]}
     store.collected(first, 2, {})
     store.dropped(second, None)
