@@ -26,8 +26,9 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("page", [ROOT / "docs" / "structured.md"], ids=lambda page: page.name)
-def test_the_programs_of_a_page_run(page: Path) -> None:
+@pytest.mark.parametrize("name", ["structured.md", "batches.md"])
+def test_the_programs_of_a_page_run(name: str) -> None:
+    page = ROOT / "docs" / name
     programs = re.findall(
         r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )

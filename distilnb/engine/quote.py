@@ -35,6 +35,7 @@ class StepQuote:
     cost_usd: Interval | None
     seconds: Interval | None
     has_price: bool = True
+    is_offline: bool = False  # by offline batch: nobody knows how long that takes, but for a day at most
 
     @property
     def tokens(self) -> Interval | None:
@@ -59,7 +60,7 @@ def quote_step(
     requests = _requests(outlook)
     input_tokens, output_tokens = _input_tokens(outlook, requests), _output_tokens(outlook, requests, llm)
     tokens = sum_of([input_tokens, output_tokens])
-    in_flight_s = _in_flight_s(requests, reply_seconds)
+    in_flight_s = _in_flight_s(requests, () if llm.goes_by_batch else reply_seconds)
     work = Work((llm.digest, limits_key(llm)), llm, requests, tokens, in_flight_s)
     quote = StepQuote(
         name=name,
@@ -71,6 +72,7 @@ def quote_step(
         cost_usd=_cost(llm, input_tokens, output_tokens),
         seconds=run_seconds([work]),
         has_price=run_price_of(llm) is not None,
+        is_offline=llm.goes_by_batch,
     )
     return quote, work
 

@@ -172,7 +172,10 @@ class Jobs:
         fields: dict[str, bytes] = {}
         reader = await request.multipart()
         while (part := await reader.next()) is not None:
-            fields[part.name or ""] = bytes(await part.read(decode=False))  # type: ignore[union-attr]
+            pieces = []
+            while piece := await part.read_chunk(1 << 16):  # `read` has a limit, for servers in the open
+                pieces.append(piece)
+            fields[part.name or ""] = b"".join(pieces)
         if fields.get("purpose") != b"batch" or "file" not in fields:
             raise Refused(Failure("400", "purpose must be 'batch', with a file"))
         name = f"file-{next(self._numbers):06}"
