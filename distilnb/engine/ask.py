@@ -21,6 +21,7 @@ from distilnb.engine.asked import (
     OnMissing,
     Tally,
     account,
+    for_missing,
     nowhere,
     prompt_text,
     reply_text,
@@ -261,7 +262,7 @@ class Asker:
             missing
         ):  # what one request brings is kept before the next is sent: a stop or a kill loses none of it
             part, missing = missing[:size], missing[size:]
-            replies.update(await self._buy(errand, _for_missing(request, keys, part), part, tally))
+            replies.update(await self._buy(errand, for_missing(request, keys, part), part, tally))
 
     async def _reask(
         self,
@@ -420,15 +421,6 @@ class Asker:
             return asked
         asked.rows, asked.partial = made.rows, made.partial
         return asked
-
-
-def _for_missing(request: Request, keys: list[Key], missing: list[Key]) -> Request:
-    """Return the request for those of its replies that are not there yet."""
-    first = keys.index(missing[0])
-    if first == 0 and len(missing) == request.n:
-        return request
-    # The salt keeps a deterministic model from repeating the replies that are there.
-    return replace(request, n=len(missing), salt=f"{request.salt}/{first}", first=first)
 
 
 def render(task: Task, row: Row) -> Request:

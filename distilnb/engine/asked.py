@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from distilnb.engine.apply import Failure
@@ -144,3 +144,12 @@ def prompt_text(request: Request) -> str:
 def reply_text(replies: Sequence[Reply]) -> str:
     """Return the raw replies as one text."""
     return "\n\n".join(reply.text if reply.text is not None else "(no text)" for reply in replies)
+
+
+def for_missing(request: Request, keys: list[Key], missing: list[Key]) -> Request:
+    """Return the request for those of its replies that are not there yet."""
+    first = keys.index(missing[0])
+    if first == 0 and len(missing) == request.n:
+        return request
+    # The salt keeps a deterministic model from repeating the replies that are there.
+    return replace(request, n=len(missing), salt=f"{request.salt}/{first}", first=first)

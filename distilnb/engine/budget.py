@@ -122,6 +122,6 @@ def estimate(
     # Three ASCII characters are a token at most, in code; of other scripts each may be one.
     n_input = 8 + sum(len(t) // 3 if t.isascii() else len(t) for t in texts)
     if llm.makes != "text":
-        return cost_usd(llm, n_input, 0) or 0.0, n_input
+        return price.cost_usd(n_input, 0) if price else 0.0, n_input
     n_output = int(llm.generation_kwargs.get("max_new_tokens") or longest_reply) * request.n
     return price.cost_usd(n_input, n_output) if price else 0.0, n_input + n_output

@@ -137,9 +137,8 @@ class Run:
     def abort(self, *, cancel_jobs: bool = False) -> RunStatus:
         """Stop at once, in any phase; what is in flight is asked again when the run is resumed.
 
-        Offline jobs stay with their providers, unless `cancel_jobs`: then those are cancelled that no other living run
-        waits for, and `note` tells what became of each. What they have done by then is paid for, and a resume
-        collects it. Raises RunError where one could not be cancelled.
+        Offline jobs stay with their providers, unless `cancel_jobs`: then those that no other living run waits for are
+        cancelled, which `note` tells; what they have done is paid for and collected by a resume. Raises RunError.
         """
         status = self._command("abort")
         if not cancel_jobs:

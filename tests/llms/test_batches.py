@@ -23,6 +23,7 @@ from distilnb.llms.base import LLM
 from distilnb.llms.batches import Job, Outcome
 from distilnb.llms.groq import GroqLLM
 from distilnb.llms.openai import OpenAILLM
+from distilnb.llms.openai_embeddings import OpenAIEmbeddings
 from distilnb.llms.prices import price_of, run_price_of
 from distilnb.llms.remote import RemoteLLM
 from distilnb.llms.request import Request
@@ -50,6 +51,11 @@ def test_who_has_no_offline_batches_refuses_the_option_by_name() -> None:
             assert cls(model="m", offline_batch=True).goes_by_batch
     having = {provider.kind for provider in PROVIDERS if provider.cls.batch_limits is not None}  # type: ignore[attr-defined]
     assert having == set(remote._HAVE_BATCHES)
+
+
+def test_vectors_are_not_made_by_batch() -> None:
+    with pytest.raises(SpecError, match="OpenAIEmbeddings has no offline_batch"):
+        OpenAIEmbeddings(model="m", offline_batch=True)
 
 
 def test_the_names_of_1x_are_understood() -> None:
