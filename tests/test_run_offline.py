@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from distilnb.cli import app
 from distilnb.engine.events import JobCollected, JobParked
 from distilnb.errors import InputError, RunError
 from distilnb.llms.anthropic import AnthropicLLM
@@ -503,6 +504,17 @@ def test_a_job_that_the_provider_does_not_know_is_not_handed_over_again(server: 
     until(server.jobs)  # what the status says may still be of the run's life before
     collected(server, run)
     assert answered(run) == 12
+
+
+def test_the_command_line_shows_and_cancels_jobs(server: MockLLM, capsys: pytest.CaptureFixture[str]) -> None:
+    run = parked(pipeline())
+    (job,) = server.jobs()
+    app(["runs"], standalone_mode=False)
+    assert f"parked: job {job['id']}" in capsys.readouterr().out
+    app(["stop", run.id, "--cancel-jobs"], standalone_mode=False)
+    assert f"job {job['id']}: cancelled" in capsys.readouterr().out
+    assert run.status().state == "stopped"
+    assert server.jobs()[0]["status"] == "cancelling"
 
 
 def test_a_job_that_cannot_be_cancelled_is_named(server: MockLLM, monkeypatch: pytest.MonkeyPatch) -> None:
