@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeAlias
 
@@ -72,7 +72,7 @@ class Draft:
         self._endings: dict[int, asyncio.Future[Ending]] = {}
         lock = store.lock(self.marker)
         assert lock is not None  # nobody knows the marker
-        self.lock = lock
+        self._lock: int | None = lock
         self._is_made = False
         with self._telling():
             self._file: BinaryIO = os.fdopen(
@@ -102,6 +102,12 @@ class Draft:
             self._file.close()
         self._is_made = True
 
+    def take_lock(self) -> int:
+        """Return the job's lock, which the draft then holds no more."""
+        assert self._lock is not None
+        lock, self._lock = self._lock, None
+        return lock
+
     def end(self, number: int, ending: Ending) -> None:
         """Tell what became of a request."""
         waiter = self._endings.get(number)
@@ -114,11 +120,13 @@ class Draft:
         if not self._is_made:
             with contextlib.suppress(OSError):
                 self._file.close()
-        if self._store.job(self.marker) is None:
+        record = self._store.job(self.marker)
+        if record is None or record.state == "dropped":
             with contextlib.suppress(OSError):
                 self._store.file(self.marker).unlink(missing_ok=True)
                 (self._store.folder / f"{self.marker}.lock").unlink(missing_ok=True)
-            JobStore.unlock(self.lock)
+        if self._lock is not None:
+            JobStore.unlock(self.take_lock())
 
     def fail(self, error: Exception) -> None:
         """Let all who wait raise an error."""
@@ -178,3 +186,16 @@ def _raise_in(waiter: asyncio.Future[Ending], error: Exception) -> None:
     if not waiter.done():
         waiter.set_exception(error)
         waiter.exception()  # a row that was cancelled does not fetch it, and asyncio would complain
+
+
+def groups_of(keys: Sequence[Key], missing: Sequence[Key], max_n: int | None) -> Iterator[list[Key]]:
+    """Yield the missing keys in groups that one request brings: neighbours, at most `max_n`."""
+    part: list[Key] = []
+    for key in missing:
+        is_next = part and keys.index(key) == keys.index(part[-1]) + 1
+        if part and (not is_next or len(part) == max_n):
+            yield part
+            part = []
+        part.append(key)
+    if part:
+        yield part

@@ -17,7 +17,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -114,20 +114,30 @@ class JobStore:
         with contextlib.suppress(OSError):
             os.close(descriptor)
 
-    def sweep(self) -> None:
-        """Remove what killed processes left unfinished, and jobs that ended long ago."""
+    def sweep(self, has_all: Callable[[Sequence[Key]], bool] = lambda keys: False) -> None:
+        """Remove what killed processes left unfinished, and jobs that ended long ago.
+
+        `has_all` tells whether the cache has all these replies: where it has those of a job, its keeper was killed
+        before it could note that, and nobody will ask for them any more.
+        """
         with self._telling("written"), transaction(self._db):
             old = (*GOING, time.time() - KEPT_S)
             self._db.execute("DELETE FROM jobs WHERE state NOT IN (?, ?, ?) AND ended_at < ?", old)
             for table in ("failures", "waits"):
                 self._db.execute(f"DELETE FROM {table} WHERE marker NOT IN (SELECT marker FROM jobs)")
-        for marker in {path.name.partition(".")[0] for path in self.folder.iterdir()}:
+        named = {path.name.partition(".")[0] for path in self.folder.iterdir()}
+        for marker in named | {job.marker for job in self.going()}:
             lock = self.lock(marker)
             if lock is None:
                 continue
             with contextlib.suppress(OSError):
                 record = self.job(marker)  # only now: whoever had the lock may just have written it down
-                if record is None or record.state not in GOING:
+                if record is not None and record.state in GOING and record.made_at < time.time() - KEPT_S:
+                    self.dropped(marker, None)  # its results are gone, whatever it is called
+                elif record is not None and record.state == "sent" and not record.replaces:
+                    if has_all([key for keys in self.entries(marker).values() for key in keys]):
+                        self.collected(marker, record.n_total, {})
+                elif record is None or record.state not in GOING:
                     for path in (self.file(marker), self.results(marker), self.folder / f"{marker}.lock"):
                         path.unlink(missing_ok=True)
             os.close(lock)
@@ -238,6 +248,17 @@ class JobStore:
                 )
                 self._db.execute("INSERT OR IGNORE INTO waits VALUES (?, ?)", (marker, run))
         return taken
+
+    def let_go(self, marker: str, numbers: Collection[int]) -> None:
+        """Take requests out of a job that was not sent; without any it is dropped."""
+        with self._telling("written"), transaction(self._db):
+            gone = [(marker, number) for number in numbers]
+            self._db.executemany("DELETE FROM entries WHERE marker = ? AND number = ?", gone)
+            self._db.execute("UPDATE jobs SET n_total = n_total - ? WHERE marker = ?", (len(numbers), marker))
+            self._db.execute(
+                "UPDATE jobs SET state = 'dropped', ended_at = ? WHERE marker = ? AND n_total = 0",
+                (time.time(), marker),
+            )
 
     def wait(self, marker: str, run: str) -> None:
         """Note that a run waits for a job."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from distilnb.engine.asked import JobLeft
 from distilnb.engine.cache import Key, ReplyCache
-from distilnb.engine.drafts import Draft, Ending, JobView, Watch
+from distilnb.engine.drafts import Draft, Ending, JobView, Watch, groups_of
 from distilnb.engine.jobs import GOING, JobRecord, JobStore
 from distilnb.engine.keeping import Keeper, Pauses
 from distilnb.errors import MalformedReplyError, ModelError
@@ -80,7 +80,7 @@ class OfflineJobs:
 
     def __post_init__(self) -> None:
         self.store = JobStore(self.cache.path.parent)
-        self.store.sweep()
+        self.store.sweep(lambda keys: len(self.cache.find(keys)) == len(keys))
 
     # --- what the worker tells ---
 
@@ -157,7 +157,7 @@ class OfflineJobs:
                 n_found += math.ceil(len(part) / (llm.max_n or len(part))) if self._is_own(marker) else 0
             endings = [(part, self._join(account, marker, part)) for part, marker in waits]
             sent = _in_next_mode(account.ladder, request, refusals)
-            parts = list(_parts(keys, [key for key in missing if key not in held], llm.max_n))
+            parts = list(groups_of(keys, [key for key in missing if key not in held], llm.max_n))
             if parts:
                 await before(replace(request, n=sum(map(len, parts))), len(parts))
             for part in parts:
@@ -293,11 +293,27 @@ class OfflineJobs:
         )
         for number in draft.requests.keys() - taken:
             draft.end(number, False)
+        taken -= self._let_go_of_known(draft, taken)
         if not taken:
             draft.discard(JobLeft())
             return
         watch = self._watches[draft.marker] = Watch(draft, is_of_this_life=True)
-        await self._keep(account, draft.marker, watch, draft.lock)
+        await self._keep(account, draft.marker, watch, draft.take_lock())
+
+    def _let_go_of_known(self, draft: Draft, taken: set[int]) -> set[int]:
+        """Take out of a job what another has brought since it was looked up; return which requests those are.
+
+        Only now: as long as another job holds a key, `make` does not take it, and then its reply is in the cache.
+        """
+        if draft.replaces:
+            return set()
+        found = self.cache.find([key for number in taken for key in draft.requests[number]])
+        known = {number for number in taken if found.keys() >= set(draft.requests[number])}
+        if known:
+            self.store.let_go(draft.marker, known)
+        for number in known:
+            draft.end(number, True)
+        return known
 
     # --- waiting ---
 
@@ -399,19 +415,6 @@ def _learn(ladder: Ladder, sent: Request, refusals: list[tuple[Request, ModelErr
     for refused, failure in refusals:
         ladder.refused(refused, failure)
     refusals.clear()
-
-
-def _parts(keys: Sequence[Key], missing: Sequence[Key], max_n: int | None) -> Iterator[list[Key]]:
-    """Yield the missing keys in groups that one request brings: neighbours, at most `max_n`."""
-    part: list[Key] = []
-    for key in missing:
-        is_next = part and keys.index(key) == keys.index(part[-1]) + 1
-        if part and (not is_next or len(part) == max_n):
-            yield part
-            part = []
-        part.append(key)
-    if part:
-        yield part
 
 
 def _first_error(ends: Sequence[object]) -> ModelError | None:

@@ -152,7 +152,10 @@ def test_jobs_are_forgotten_when_no_provider_has_their_results_any_more(
     store.sweep()
     assert store.job(old) is None
     assert store.failure(old, [b"a"]) is None
-    assert store.job(going) is not None
+    record = store.job(going)
+    assert record is not None
+    assert record.state == "dropped"  # nobody can collect it any more
+    assert store.holders([b"b"]) == {}
 
 
 def test_a_disk_that_refuses_is_told(tmp_path: Path) -> None:
