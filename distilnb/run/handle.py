@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from distilnb.engine.commands import await_exit, change_limits, go_on, leave_command
+from distilnb.engine.commands import await_exit, change_limits, end_now, go_on, leave_command
 from distilnb.engine.editing import EditedPipeline
 from distilnb.engine.events import Event
 from distilnb.engine.ordering import order_retry
@@ -137,16 +137,9 @@ class Run:
     def abort(self, *, cancel_jobs: bool = False) -> RunStatus:
         """Stop at once, in any phase; what is in flight is asked again when the run is resumed.
 
-        Offline jobs stay with their providers, unless `cancel_jobs`: then those that no other living run waits for are
-        cancelled, which `note` tells; what they have done is paid for and collected by a resume. Raises RunError.
+        `cancel_jobs` cancels its offline jobs too, but those that others wait for (`note` tells). Raises RunError.
         """
-        status = self._command("abort")
-        if not cancel_jobs:
-            return status
-        from distilnb.engine.cancelling import cancel_jobs_of  # few runs need it
-
-        await_exit(self._dir, EXIT_PATIENCE_S)
-        self.note = cancel_jobs_of(self._reader, self._secrets)
+        self.note = end_now(self._reader, self._secrets, cancel_jobs=cancel_jobs) or self.note
         return self.status()
 
     def adjust(
