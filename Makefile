@@ -27,7 +27,7 @@ MANY     = -n $(JOBS) --dist loadfile
 # What `make test` leaves to `make test-all`.
 PARTS := browser or argilla or dot or crash or litellm or slow or engines or widgets7
 
-.PHONY: help demo test check lab lock format test-all test-parts test-litellm test-widgets7 test-engines crash-test property-test parts bench bench-peers pages clean
+.PHONY: help demo test check lab lock format screenshots test-all test-parts test-litellm test-widgets7 test-engines crash-test property-test parts bench bench-peers pages clean
 
 help:             ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -180,6 +180,9 @@ lock:             ## renew requirements/*.txt from pyproject.toml; UPGRADE=--upg
 pages: $(TEST)    ## write docs/magics.md from the parsers, and docs/llms.md from what the suite of models shows
 	@$(BIN)/python -m tests.llms.conformance
 	@$(BIN)/python -m tests.notebook.reference
+
+screenshots: parts  ## take the pictures of docs/images anew, in a real JupyterLab, light and dark; NAMES=graph takes some
+	@$(BIN)/python -m tests.notebook.screenshots $(NAMES)
 
 clean:            ## remove venvs, caches and build output
 	@rm -rf .venv .venv-lock .venv-argilla .venv-litellm .venv-widgets7 .venv-engines benchmarks/.venvs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \

@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks WORKLOAD`, `all`, `import`, `setup`, `table`, `list`."""
+"""The command: `python -m benchmarks WORKLOAD`, `all`, `import`, `diff`, `setup`, `table`, `list`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session = results.Session(options.out)
     if options.what == "import":
         session.add(import_time.record(options.runs or 15))
+    elif options.what == "diff":
+        session.add(_diff_record(options.runs or 3))
     elif options.what == "all":
         _measure_all(session, options)
     else:
@@ -45,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return table.show(session.records) or int(any("error" in record for record in session.records))
 
 
+def _diff_record(n_runs: int) -> Record:
+    from benchmarks import diff_time  # it imports all of distilnb, which nobody else here does
+
+    return diff_time.record(n_runs)
+
+
 def _measure_all(session: results.Session, options: argparse.Namespace) -> None:
     """Measure everything once, then again what is worth it, as long as the budget allows."""
     began = time.monotonic()
@@ -54,6 +62,7 @@ def _measure_all(session: results.Session, options: argparse.Namespace) -> None:
     for run in range(n_passes):
         if run == 0 and not options.rivals:
             session.add(import_time.record(15))
+            session.add(_diff_record(3))
         for workload in wanted:
             rows, peers = _chosen(workload, options)
             left_s = options.budget_s - (time.monotonic() - began)
@@ -129,7 +138,7 @@ def _list() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", choices=[*WORKLOADS, "all", "import", "setup", "table", "list"])
+    parser.add_argument("what", choices=[*WORKLOADS, "all", "import", "diff", "setup", "table", "list"])
     parser.add_argument("--rows", type=int, default=0, help="instead of the workload's own number")
     parser.add_argument("--peers", default="", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--rivals", action="store_true", help="the other libraries too; with `all` only they")

@@ -11,6 +11,7 @@ from benchmarks.workloads import WORKLOADS
 
 SAME = 1.10  # memory that does not grow: within a tenth
 _STARTUP_S = 0.5
+DIFF_S = 2.0
 _MODEL_S = 0.2  # of previews and of the start-up
 
 
@@ -27,7 +28,8 @@ class Bar:
 
 def all_bars(found: Found) -> Iterator[Bar]:
     """Yield every bar for which there is a measurement."""
-    for make in (_w1, _w1_memory, _asking, _w4, _w5, _w6, _import, _start, _flat, _cache, _events):
+    makers = (_w1, _w1_memory, _asking, _w4, _w5, _w6, _import, _diff, _start, _flat, _cache, _events, _panel)
+    for make in makers:
         yield from make(found)
 
 
@@ -171,6 +173,13 @@ def _import(found: Found) -> Iterator[Bar]:
         yield Bar("import", "heavy packages loaded by it", "none", loaded, not record["heavy"])
 
 
+def _diff(found: Found) -> Iterator[Bar]:
+    for n_runs in found.sizes("diff")[-1:]:
+        record = found.runs("diff", "distilnb", n_runs)[-1]
+        for name, taken in record["seconds"].items():
+            yield from _at_most("diff", f"two versions side by side, {name}", taken, DIFF_S, " s")
+
+
 def _start(found: Found) -> Iterator[Bar]:
     n_rows = size_of(found, "start")
     wanted = {
@@ -223,3 +232,14 @@ def _events(found: Found) -> Iterator[Bar]:
 def runner_share(record: Record) -> float:
     """Return the runner's CPU as a share of the time that the run took."""
     return float(record["cpu_s_by_role"].get("runner", 0.0) / record["durable_s"])
+
+
+def _panel(found: Found) -> Iterator[Bar]:
+    n_rows = size_of(found, "panel")
+    share = found.median("panel", "distilnb", n_rows, figure("panel_cpu_share"))
+    if share is not None:
+        rate = found.median("panel", "distilnb", n_rows, figure("rows_in_per_s")) or 0.0
+        hz = found.median("panel", "distilnb", n_rows, figure("panel_hz")) or 0.0
+        told = f"CPU of the kernel that shows the panel, at {rate:,.0f} rows/s"
+        yield Bar("panel", told, "< 3 % at 10,000", f"{100 * share:.1f} %", share < 0.03 and rate > 9000)
+        yield Bar("panel", "looks at the run a second", "≤ 10", f"{hz:.1f}", hz <= 10)

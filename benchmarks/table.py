@@ -172,6 +172,8 @@ def _columns(name: str, n_rows: int) -> Mapping[str, Cell]:
         **_told("cache MB", "cache_mb"),
         **_told("two runs and a preview s", "shared_s"),
         "runner's CPU %": lambda r: 100 * runner_share(r) if name == "events" else None,
+        "kernel's CPU %": lambda r: 100 * r["panel_cpu_share"] if "panel_cpu_share" in r else None,
+        **_told("looks a second", "panel_hz"),
     }
 
 

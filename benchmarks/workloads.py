@@ -243,5 +243,14 @@ _ALL = (
         runs=1,
         smoke_rows=5000,
     ),
+    Workload(
+        "panel",
+        "10,000 rows a second for 10 s: what the live panel costs its kernel",
+        "panel",
+        100_000,
+        ("distilnb",),
+        runs=1,
+        smoke_rows=5000,
+    ),
 )
 WORKLOADS: Mapping[str, Workload] = {workload.name: workload for workload in _ALL}

@@ -422,10 +422,9 @@ def _touched(pipeline: Pipeline) -> list[str]:
         # A step of the file's own class may be a task, which then asks the default model.
         models = getattr(step, "llm", None) or (None if step.kind() in KINDS else pipeline.llm)
         for model in models if isinstance(models, list) else [models]:
-            if isinstance(model, LLM):
-                told.append(
-                    f"asks {model.label.rstrip(':')}" + (f" at {model.endpoint}" if model.endpoint else "")
-                )
+            for one in model.senders() if isinstance(model, LLM) else ():
+                where = f" at {', '.join(one.endpoints)}" if one.endpoints else ""
+                told.append(f"asks {one.label.rstrip(':')}{where}")
         for field in ("data_files", "dataset_path", "repo_id"):
             value = getattr(step, field, None)
             told += [f"reads {value}"] if value else []

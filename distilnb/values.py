@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import decimal
+import io
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -227,6 +228,10 @@ def _to_plain(value: Any) -> Any:
     """Return what stands for a value that does not come back as it was; raises InputError when nothing does."""
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=str)
+    if type(value).__module__.startswith("PIL."):  # a picture is kept as the bytes of its file
+        file = io.BytesIO()
+        value.save(file, format="PNG")
+        return file.getvalue()
     # NumPy scalars and arrays, without importing NumPy: both know how to become plain Python.
     plain = getattr(value, "tolist", None)
     return plain() if callable(plain) else _refuse(value)

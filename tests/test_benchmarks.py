@@ -55,6 +55,16 @@ def test_a_bare_loop_and_distilnb_are_measured_side_by_side(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_panel_is_measured_in_a_kernel_of_its_own(tmp_path: Path) -> None:
+    printed, (record,) = run_benchmarks(tmp_path / "out.jsonl", "panel", "--rows", "20000")
+    assert record["rows"] == 20_000  # half of them kept, each made two
+    assert record["left_behind"] == 0
+    assert 0 < record["panel_cpu_share"] < 1
+    assert 0.5 < record["panel_hz"] <= 10
+    assert "CPU of the kernel that shows the panel" in printed
+
+
+@pytest.mark.slow
 def test_a_killed_process_is_found_and_its_run_goes_on(tmp_path: Path) -> None:
     arguments = ["w5", "--rows", "150", "--peers", "distilnb", "--kills", "rows,all"]
     _, records = run_benchmarks(tmp_path / "out.jsonl", *arguments)

@@ -26,15 +26,19 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("name", ["structured.md", "batches.md"])
-def test_the_programs_of_a_page_run(name: str) -> None:
-    page = ROOT / "docs" / name
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "docs" / name for name in ("structured.md", "batches.md", "iterate.md")],
+    ids=lambda page: page.name,
+)
+def test_the_programs_of_a_page_run(page: Path) -> None:
     programs = re.findall(
         r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
     assert programs
+    names = {"__name__": "__main__"}  # a later one goes on where the one before ended
     for program in programs:
-        exec(compile(program, page.name, "exec"), {"__name__": "__main__"})
+        exec(compile(program, page.name, "exec"), names)
 
 
 def test_the_walk_of_a_row_names_many_files() -> None:

@@ -45,7 +45,17 @@ from distilnb.steps import (
     TakeRows,
 )
 from distilnb.steps.best import BestGeneration
-from distilnb.tasks import EmbeddingGeneration, PrometheusEval, TextGeneration, UltraFeedback
+from distilnb.tasks import (
+    EmbeddingGeneration,
+    ImageGeneration,
+    Magpie,
+    MagpieRows,
+    PrometheusEval,
+    TextGeneration,
+    TextGenerationWithImage,
+    UltraFeedback,
+)
+from tests.llms.conformance.test_images import PNG
 from tests.servers import fake_hub
 
 ROWS: list[dict[str, Any]] = [
@@ -180,6 +190,15 @@ VERBS: dict[str, Case] = {
         lambda _: load().generate("draft", "About {{ topic }}", k=2, into="drafts"),
         [*COLUMNS, "drafts", "drafts_models"],
     ),
+    "generate, images": Case(
+        lambda _: (
+            Pipeline("verbs", llm="rehearsal")
+            .from_dicts([{"photo": PNG}])
+            .generate("look", "What is it?", images="photo")
+        ),
+        ["photo", "generations", "generation_models"],
+        1,
+    ),
     "generate, several models": Case(
         lambda _: load().generate(llm=MODELS), [*COLUMNS, "generations", "generation_models"]
     ),
@@ -303,6 +322,11 @@ CLASSES: dict[str, Case] = {
         following(TextGeneration(num_generations=2, group_generations=True)),
         [*COLUMNS, "generation", "model_name"],
     ),
+    "TextGenerationWithImage": Case(
+        following(TextGenerationWithImage(), [{"instruction": "What is it?", "image": PNG}]),
+        ["instruction", "image", "generation", "model_name"],
+        1,
+    ),
     "UltraFeedback": Case(
         following(UltraFeedback(), JUDGED),
         ["instruction", "generations", "ratings", "rationales", "model_name"],
@@ -338,6 +362,24 @@ CLASSES: dict[str, Case] = {
         following(EmbeddingGeneration(embeddings="rehearsal"), [{"text": "A kite."}]),
         ["text", "embedding", "model_name"],
         1,
+    ),
+    "ImageGeneration": Case(
+        following(ImageGeneration(image_generation_model="rehearsal"), [{"prompt": "A kite."}]),
+        ["prompt", "image", "model_name"],
+        1,
+    ),
+    "ImageGeneration, files": Case(
+        following(ImageGeneration(llm="rehearsal", save_artifacts=True), [{"prompt": "A kite."}]),
+        ["prompt", "image", "image_path", "model_name"],
+        1,
+    ),
+    "Magpie": Case(
+        lambda _: Pipeline("m").then(MagpieRows(num_rows=2)).ask(Magpie(llm="rehearsal")),
+        ["system_prompt", "instruction", "response", "model_name"],
+        2,
+    ),
+    "MagpieRows": Case(
+        sourced(lambda _: MagpieRows(num_rows=3, system_prompt="Be kind.")), ["system_prompt"]
     ),
     "BestGeneration": Case(following(BestGeneration(), RATED), [*UF, "generation", "generation_model"], 1),
     "FormatTextGenerationSFT": Case(

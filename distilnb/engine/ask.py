@@ -11,48 +11,44 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from distilnb.engine.apply import Failure, check_row
+from distilnb.engine.apply import Failure
 from distilnb.engine.asked import (
     Asked,
     At,
     Errand,
+    FatalModelError,
+    Missing,
     NotBought,
     NotStarted,
     OnMissing,
+    Sending,
     Tally,
     account,
-    for_missing,
     nowhere,
     prompt_text,
     reply_text,
     spent,
 )
-from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies, find_bought
+from distilnb.engine.attempts import CacheMode, find_bought
 from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate
-from distilnb.engine.cache import Key, ReplyCache, reply_key, request_digests
+from distilnb.engine.cache import Key, ReplyCache
+from distilnb.engine.inquiry import Inquiry, as_replies, voices_of
+from distilnb.engine.lookup import look_up
 from distilnb.engine.models import Models
-from distilnb.engine.reasking import complaints, n_reasks, reask_key
+from distilnb.engine.reasking import n_reasks, reask_key
+from distilnb.engine.rendering import model_of
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.together import all_or_first_error
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
 from distilnb.llms.fitting import asked_again
-from distilnb.llms.prices import price_of, run_price_of
+from distilnb.llms.parts import Ask, Standing, Wanted, for_missing
 from distilnb.llms.request import Reply, Request
-from distilnb.rows import Batch, Row
+from distilnb.rows import Batch
 from distilnb.tasks.base import Task
 
 if TYPE_CHECKING:
     from distilnb.engine.offline import OfflineJobs
-
-
-class FatalModelError(Exception):
-    """A model refuses every request (a wrong key): the run must stop. `error` says why, `step` where."""
-
-    def __init__(self, step: str, error: ModelError) -> None:
-        super().__init__(step, error)
-        self.step = step
-        self.error = error
 
 
 @dataclass
@@ -71,7 +67,7 @@ class Asker:
     jobs: OfflineJobs | None = None  # of a run; a preview asks at once, whatever its models say
     # By the first key that each request on its way asks for; a future where an equal one waits for it.
     _in_flight: dict[Key, asyncio.Future[None] | None] = field(default_factory=dict)
-    _flying: dict[int, str] = field(default_factory=dict)  # steps of requests on their way, by their tally
+    _flying: dict[int, str] = field(default_factory=dict)  # steps of requests on their way, by their sending
     _longest_reply: int = USUAL_REPLY_TOKENS
     _is_stopped: bool = False
     _budget_reached: BudgetReached | None = None
@@ -127,19 +123,18 @@ class Asker:
         in flight have ended; FatalModelError and StoreError at once, cancelling the rest.
         """
         llm = model_of(task)
-        price = price_of(llm) if self.jobs is None else run_price_of(llm)
-        errand = Errand(task, batch, done, llm, self.models.caller(llm), price, again, on_missing)
+        voices = voices_of(llm, in_run=self.jobs is not None)
+        callers = {place: self.models.caller(voice.llm) for place, voice in voices.items()}
+        errand = Errand(task, batch, done, voices, callers, again, on_missing)
         waiting: list[asyncio.Task[None]] = []
-        looked_up = self._look_up(errand, indices, attempts=attempts or {})
-        for index, request, keys, known in looked_up:
-            if len(known) == len(keys) and not self._complaints(errand, index, request, keys, known):
-                done(
-                    index,
-                    self._finish(errand, index, request, keys, known, self._found(errand, known, Tally())),
-                )
+        found = look_up(errand, indices, attempts or {}, self.cache, self.mode, self.repeats, at=self.at)
+        for inquiry in found:
+            tally = Tally()
+            self._found(errand, inquiry, inquiry.replies, tally)
+            if inquiry.all_stand and not self._has_complaint(errand, inquiry):
+                done(inquiry.index, self._finish(errand, inquiry, tally))
             else:
-                work = self._ask_one(errand, index, request, keys, known)
-                waiting.append(asyncio.ensure_future(work))
+                waiting.append(asyncio.ensure_future(self._ask_one(errand, inquiry, tally)))
         if waiting and self.probes:
             await self._probe(task, waiting)
         await all_or_first_error(waiting)
@@ -156,65 +151,13 @@ class Asker:
             await asyncio.gather(*waiting, return_exceptions=True)
             raise FatalModelError(task.name, error) from error
 
-    def _look_up(
-        self, errand: Errand, indices: Sequence[int], *, attempts: Mapping[int, int]
-    ) -> list[tuple[int, Request, list[Key], dict[Key, Reply]]]:
-        """Render all requests and find their replies in one look-up; rows that cannot be rendered end here."""
-        task, batch, llm, again = errand.task, errand.batch, errand.llm, errand.again
-        rendered: list[tuple[int, Request]] = []
-        render_row = renderer(task)
-        for index in indices:
-            try:
-                with self.at(batch, index, finishes=False):
-                    rendered.append((index, render_row(batch.rows[index])))
-            except Exception as error:  # noqa: BLE001 - a user's task may raise anything; it is the row's failure
-                errand.done(index, Asked(failure=Failure.of(batch.ids[index], task.name, error)))
-        digests = request_digests(llm, [request for _, request in rendered])
-        repeats = [0] * len(rendered)
-        if not llm.is_deterministic:
-            asked = [(digest, batch.ids[index]) for digest, (index, _) in zip(digests, rendered, strict=True)]
-            repeats = self.repeats.number(task.digest, asked)
-        keys = [
-            [reply_key(digest, index=i, repeat=repeat, attempt=0) for i in range(request.n)]
-            for digest, repeat, (_, request) in zip(digests, repeats, rendered, strict=True)
-        ]
-        found = find_bought(self.cache, self.mode, [key for group in keys for key in group], again=again)
-        looked_up = [
-            (
-                index,
-                replace(request, salt=str(repeat)) if repeat else request,
-                group,
-                {key: found[key] for key in group if key in found},
-            )
-            for (index, request), group, repeat in zip(rendered, keys, repeats, strict=True)
-        ]
-        retried = [number for number, (index, _) in enumerate(rendered) if attempts.get(index)]
-        rows = [
-            RetriedRow(
-                batch.rows[index],
-                digests[number],
-                repeats[number],
-                request.n,
-                attempts[index],
-                n_reasks(task, request),
-            )
-            for number, (index, request) in ((number, rendered[number]) for number in retried)
-        ]
-        chosen = choose_replies(self.cache, self.mode, task, rows, again=again)
-        for number, row, (group, known) in zip(retried, rows, chosen, strict=True):
-            index, request = rendered[number]
-            looked_up[number] = (index, replace(request, salt=f"{row.repeat}+{row.attempt}"), group, known)
-        return looked_up
-
-    async def _ask_one(
-        self, errand: Errand, index: int, request: Request, keys: list[Key], replies: dict[Key, Reply]
-    ) -> None:
-        task, batch, tally = errand.task, errand.batch, self._found(errand, replies, Tally())
+    async def _ask_one(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> None:
+        task, batch = errand.task, errand.batch
         try:
-            await self._obtain(errand, request, keys, replies, tally)
-            keys = await self._reask(errand, index, request, keys, replies, tally)
+            await self._obtain(errand, inquiry, tally)
+            await self._reask(errand, inquiry, tally)
         except NotBought as lack:
-            lack.tell(index)
+            lack.tell(inquiry.index)
             return
         except NotStarted:
             return
@@ -227,145 +170,232 @@ class Asker:
                 return
             raise
         except ModelError as error:
-            if self._is_stopped and error.retryable:
-                return
             if error.fatal:
                 raise FatalModelError(task.name, error) from error
-            asked = account(errand.price, request, keys, replies, tally)
+            asked = account(inquiry, tally)
             asked.failure = Failure.of(
-                batch.ids[index], task.name, error, prompt=prompt_text(request), attempts=tally.n_sent
+                batch.ids[inquiry.index],
+                task.name,
+                error,
+                prompt=prompt_text(inquiry.request),
+                attempts=tally.n_sent,
             )
             asked.n_cached = 0
-            errand.done(index, asked)
+            errand.done(inquiry.index, asked)
             return
-        errand.done(index, self._finish(errand, index, request, keys, replies, tally))
+        errand.done(inquiry.index, self._finish(errand, inquiry, tally))
 
-    async def _obtain(
-        self, errand: Errand, request: Request, keys: list[Key], replies: dict[Key, Reply], tally: Tally
-    ) -> None:
-        """Add the replies that are missing under these keys, from an equal request on its way or by sending one."""
-        missing = [key for key in keys if key not in replies]
-        while self.mode == "on" and missing and missing[0] in self._in_flight:
-            await self._wait_for_equal(missing[0])
-            n_missing = len(missing)
-            replies.update(self.cache.find(missing))
-            missing = [key for key in keys if key not in replies]
-            if len(missing) == n_missing:
+    async def _obtain(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> None:
+        """Ask whoever has a part in a row's replies until all are there; raises what nobody is left for."""
+        sending: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                found = self._seek(errand, inquiry)
+                self._found(errand, inquiry, found, tally)
+                wanted = inquiry.wanted()
+                if wanted and errand.on_missing is not None:
+                    missing = [Missing(w.asks[0].llm, w.asks[0].request, w.keys) for w in wanted]
+                    later = [Missing(next(llm.senders()), inquiry.request, []) for llm in inquiry.later()]
+                    raise NotBought(errand.on_missing, missing + later)
+                if len(wanted) == 1 and not sending:  # as most: a task of its own would cost time
+                    await self._fetch(errand, inquiry, wanted[0], tally)
+                    if inquiry.is_plain and inquiry.all_stand:
+                        return
+                    continue
+                sending |= {asyncio.ensure_future(self._fetch(errand, inquiry, w, tally)) for w in wanted}
+                if not sending:
+                    break
+                ended, sending = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
+                for work in ended:
+                    work.result()
+        except asyncio.CancelledError:
+            for work in sending:
+                work.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
+            raise
+        except BaseException:
+            if sending:  # what is on its way is paid for, and kept
+                await asyncio.wait(sending)
+            raise
+        if not inquiry.is_plain:
+            await self._keep_marks(inquiry)
+
+    def _seek(self, errand: Errand, inquiry: Inquiry) -> dict[Key, Reply]:
+        """Look in the cache for what came to matter; the reply to one request may lead to another."""
+        found: dict[Key, Reply] = {}
+        while keys := inquiry.to_seek():
+            new = find_bought(self.cache, self.mode, keys, again=errand.again)
+            inquiry.take(new)
+            found.update(new)
+        return found
+
+    async def _keep_marks(self, inquiry: Inquiry) -> None:
+        """Note which backups stand in, where that was not noted with their reply: it was there before."""
+        marks = {key: why for one in inquiry.standing() for key, why in one.marks if key not in inquiry.marks}
+        if marks and self.mode != "off":
+            await self.cache.keep(as_replies(marks), replace=self.mode == "refresh")
+        inquiry.marks.update(marks)
+
+    async def _fetch(self, errand: Errand, inquiry: Inquiry, wanted: Wanted[LLM], tally: Tally) -> None:
+        """Get replies of one model, and tell the inquiry that they are there, or what the model failed with."""
+        failure: ModelError | None = None
+        try:
+            await self._get(errand, inquiry, wanted, tally)
+        except ModelError as error:
+            if self._is_stopped and error.retryable:
+                raise NotStarted from error
+            failure = error
+            if wanted.backup:
+                self.models.note_backup(wanted.asks[0].llm, wanted.backup, error)
+        except asyncio.CancelledError:
+            if self._is_stopped:
+                raise NotStarted from None
+            raise
+        inquiry.ended(wanted, failure)
+
+    async def _get(self, errand: Errand, inquiry: Inquiry, wanted: Wanted[LLM], tally: Tally) -> None:
+        """Add replies that are missing, from an equal request on its way or by sending one."""
+        missing = dict(zip(wanted.keys, wanted.asks, strict=True))
+        while self.mode == "on" and missing and (first := next(iter(missing))) in self._in_flight:
+            await self._wait_for_equal(first)
+            found = self.cache.find([*missing])
+            inquiry.replies.update(found)
+            if not found:
                 break  # it failed: all that waited for it ask now, each for itself and none after the other
-        if missing and errand.on_missing is not None:
-            raise NotBought(errand.on_missing, request, missing)
-        if missing and self.jobs is not None and errand.llm.goes_by_batch:
-            await self._await_jobs(errand, request, keys, replies, tally)
+            missing = {key: ask for key, ask in missing.items() if key not in found}
+        if missing and self.jobs is not None and wanted.asks[0].llm.goes_by_batch:
+            inquiry.replies.update(await self._await_jobs(self.jobs, errand, missing, tally))
             return
-        size = errand.llm.max_n or len(missing)
+        keys = [*missing]
+        size = wanted.asks[0].llm.max_n or len(keys)
         while (
-            missing
+            keys
         ):  # what one request brings is kept before the next is sent: a stop or a kill loses none of it
-            part, missing = missing[:size], missing[size:]
-            replies.update(await self._buy(errand, for_missing(request, keys, part), part, tally))
+            part, keys = keys[:size], keys[size:]
+            request = for_missing([missing[key] for key in part])
+            bought = await self._buy(errand, wanted, request, part, tally)
+            inquiry.replies.update(bought)
 
-    async def _reask(
-        self,
-        errand: Errand,
-        index: int,
-        request: Request,
-        keys: list[Key],
-        replies: dict[Key, Reply],
-        tally: Tally,
-    ) -> list[Key]:
-        """Ask again for replies without their shape until they have it; return the keys of those that count."""
-        counting, asked = list(keys), dict.fromkeys(range(len(keys)), request)
-        for number in range(1, n_reasks(errand.task, request) + 1):
-            wrong = self._complaints(errand, index, request, counting, replies)
-            if not wrong:
-                break
-            for place, words in wrong.items():
-                key = reask_key(keys[place], number)
-                again = asked_again(asked[place], replies[counting[place]].text, words, number)
-                known = find_bought(self.cache, self.mode, [key], again=errand.again)
-                self._found(errand, known, tally)
-                await self._obtain(errand, again, [key], known, tally)
-                tally.n_reasked += not known[key].is_cached
-                replies.update(known)
-                counting[place], asked[place] = key, again
-        return counting
+    async def _reask(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> None:
+        """Ask again for replies without their shape until they have it, or have used up their re-asks."""
+        most = n_reasks(errand.task, inquiry.request)
+        for place in range(len(inquiry.parts) if most else 0):
+            number = 0
+            while number < most and (words := self._complaint(errand, inquiry, place)):
+                number += 1
+                try:
+                    await self._reask_one(errand, inquiry, place, number, words, tally)
+                except ModelError as error:
+                    if not inquiry.drop(place, error):
+                        raise
+                    await self._obtain(errand, inquiry, tally)
+                    number = 0
 
-    def _found(self, errand: Errand, known: Mapping[Key, Reply], tally: Tally) -> Tally:
+    async def _reask_one(
+        self, errand: Errand, inquiry: Inquiry, place: int, number: int, words: str, tally: Tally
+    ) -> None:
+        stands, last = inquiry.look(place), inquiry.at(place)
+        assert isinstance(stands, Standing)
+        assert last is not None
+        key, llm = reask_key(stands.key, number), stands.ask.llm
+        again = asked_again(last.ask.request, last.reply.text, words, number)
+        inquiry.asks[key] = stands.ask
+        find_again = errand.again and place not in inquiry.told
+        known = find_bought(self.cache, self.mode, [key], again=find_again)
+        inquiry.replies.update(known)
+        self._found(errand, inquiry, known, tally)
+        if not known:
+            wanted = Wanted([Ask(llm, again)], [key], {})
+            if errand.on_missing is not None:
+                raise NotBought(errand.on_missing, [Missing(llm, again, [key])])
+            try:
+                await self._get(errand, inquiry, wanted, tally)
+            except ModelError as error:
+                if self._is_stopped and error.retryable:
+                    raise NotStarted from error
+                raise
+        reply = inquiry.replies[key]
+        tally.n_reasked += not reply.is_cached
+        inquiry.counting[place] = Standing(Ask(llm, again), key, reply, stands.why)
+
+    def _found(self, errand: Errand, inquiry: Inquiry, known: Mapping[Key, Reply], tally: Tally) -> None:
         """Count what a killed process of this run has bought, which took its count along."""
-        bought = [reply for reply in known.values() if not reply.is_cached]
-        if bought:
+        if not errand.again:
+            return
+        for price, replies in inquiry.bought(known):
             tally.n_found += 1
-            self.budget.spend(*spent(errand.price, bought))
-        return tally
+            self.budget.spend(*spent(price, replies))
 
-    def _complaints(
-        self, errand: Errand, index: int, request: Request, keys: list[Key], replies: Mapping[Key, Reply]
-    ) -> dict[int, str]:
-        """Return what is wrong with which replies of a row, where asking again may help."""
-        if not n_reasks(errand.task, request):
-            return {}
-        with self.at(errand.batch, index, finishes=False):
-            return complaints(errand.task, errand.batch.rows[index], keys, replies)
+    def _has_complaint(self, errand: Errand, inquiry: Inquiry) -> bool:
+        if not n_reasks(errand.task, inquiry.request):
+            return False
+        return any(self._complaint(errand, inquiry, place) for place in range(len(inquiry.parts)))
+
+    def _complaint(self, errand: Errand, inquiry: Inquiry, place: int) -> str:
+        """Return what is wrong with a reply of a row, where asking again may help."""
+        one = inquiry.at(place)
+        if one is None:
+            return ""
+        with self.at(errand.batch, inquiry.index, finishes=False):
+            return errand.task.complaint(one.reply, errand.batch.rows[inquiry.index])
 
     async def _buy(
-        self, errand: Errand, request: Request, missing: list[Key], tally: Tally
+        self,
+        errand: Errand,
+        wanted: Wanted[LLM],
+        request: Request,
+        missing: list[Key],
+        tally: Tally,
     ) -> list[tuple[Key, Reply]]:
         """Send one request for the missing replies; returns once they are in the cache."""
+        cost, tokens, place = 0.0, 0, id(wanted.asks[0].llm)
+        voice, caller = errand.voices[place], errand.callers[place]
+        sending = Sending(errand.task.name, voice, caller.rest if wanted.backup else None)
+        sending.check_rest()  # before it stands in line
         self._in_flight.setdefault(missing[0], None)  # those who ask after a failure may be several
-        cost, tokens = 0.0, 0
         tally.n_bought += 1
         try:
-            async with errand.caller.asking(
-                request, before=lambda: self._before(errand, request, tally)
-            ) as answer:
+            async with caller.asking(request, before=lambda: self._before(request, tally, sending)) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
-                cost, tokens = spent(errand.price, answer.replies[: len(missing)])
+                cost, tokens = spent(voice.price, answer.replies[: len(missing)])
                 self._longest_reply = max(
                     [self._longest_reply, *(r.output_tokens or 0 for r in answer.replies)]
                 )
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
-                if self.mode != "off" and not await self.cache.keep(pairs, replace=self.mode == "refresh"):
+                kept = pairs + as_replies(wanted.marks) if wanted.marks else pairs
+                if self.mode != "off" and not await self.cache.keep(kept, replace=self.mode == "refresh"):
                     # Another run asked the same and was first: what is stored counts, for every later run too.
                     stored = self.cache.find([key for key, _ in pairs])
                     pairs = [(key, replace(stored.get(key, own), is_cached=False)) for key, own in pairs]
             return pairs
         finally:
-            self._flying.pop(id(tally), None)
-            self._settle(tally, missing[0], cost, tokens)
+            self._flying.pop(id(sending), None)
+            self._settle(sending, missing[0], cost, tokens)
 
     async def _await_jobs(
-        self, errand: Errand, request: Request, keys: list[Key], replies: dict[Key, Reply], tally: Tally
-    ) -> None:
-        """Let offline jobs bring the missing replies into the cache, however long that takes."""
-        assert self.jobs is not None
-        first = next(key for key in keys if key not in replies)
+        self, jobs: OfflineJobs, errand: Errand, missing: Mapping[Key, Ask[LLM]], tally: Tally
+    ) -> dict[Key, Reply]:
+        """Let offline jobs bring missing replies of one model into the cache, however long that takes."""
+        first, ask = next(iter(missing.items()))
+        sending = Sending(errand.task.name, errand.voices[id(ask.llm)], waits_for_job=True)
         self._in_flight.setdefault(first, None)
-        cost, tokens = 0.0, 0
-
-        n_sent, n_bought = tally.n_sent, tally.n_bought
-
-        async def before(part: Request, n_requests: int) -> None:
-            await self._before(errand, part, tally)
-            self._flying.pop(id(tally), None)  # what waits for a job for hours is told apart
-            tally.n_sent += n_requests - 1
-            if tally.n_bought == n_bought:  # what follows is sent for what has failed
-                tally.n_bought += tally.n_sent - n_sent
-
+        paid: list[Reply] = []
         try:
-            brought = await self.jobs.obtain(
-                errand.llm, request, keys, replies.keys(), replaces=self.mode == "refresh", before=before
+            brought = await jobs.obtain(
+                missing,
+                tally,
+                replaces=self.mode == "refresh",
+                before=lambda request: self._before(request, tally, sending),
             )
-            replies.update(brought.replies)
-            tally.n_found += brought.n_found
-            cost, tokens = spent(errand.price, [r for r in brought.replies.values() if not r.is_cached])
+            paid += [reply for reply in brought.values() if not reply.is_cached]
+            return brought
         finally:
-            self._settle(tally, first, cost, tokens)
+            self._settle(sending, first, *spent(sending.voice.price, paid))
 
-    def _settle(self, tally: Tally, first: Key, cost: float, tokens: int) -> None:
+    def _settle(self, sending: Sending, first: Key, cost: float, tokens: int) -> None:
         """Count what requests have cost in place of what was set aside for them, and wake who waits for the same."""
-        if tally.hold:
-            tally.hold.settle(cost, tokens)
-            tally.hold = None
+        if sending.hold:
+            sending.hold.settle(cost, tokens)
         else:
             self.budget.spend(cost, tokens)
         awaited = self._in_flight.pop(first, None)
@@ -379,71 +409,40 @@ class Asker:
             awaited = self._in_flight[key] = asyncio.get_running_loop().create_future()
         await asyncio.wait([awaited])
 
-    async def _before(self, errand: Errand, request: Request, tally: Tally) -> None:
+    async def _before(self, request: Request, tally: Tally, sending: Sending) -> None:
         """Decide, whenever a request has its slot, whether it may be sent."""
         if self._is_stopped:
             raise NotStarted
+        sending.check_rest()
         if self.budget.is_limited:  # which a change of limits may have made it while the request waited
-            if tally.hold is None:
-                most = estimate(errand.llm, errand.price, request, self._longest_reply)
-                tally.hold = self.budget.hold(*most)
-            await tally.hold.take()
+            if sending.hold is None:
+                most = estimate(sending.voice.llm, sending.voice.price, request, self._longest_reply)
+                sending.hold = self.budget.hold(*most)
+            await sending.hold.take()
         if not self._may_send.is_set():
             await self._may_send.wait()
         if self._is_stopped:  # meanwhile: a stop ends a pause
             raise NotStarted
         tally.n_sent += 1
-        self._flying[id(tally)] = errand.task.name
+        if not sending.waits_for_job:
+            self._flying[id(sending)] = sending.step
 
-    def _finish(
-        self,
-        errand: Errand,
-        index: int,
-        request: Request,
-        keys: list[Key],
-        replies: Mapping[Key, Reply],
-        tally: Tally,
-    ) -> Asked:
+    def _finish(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> Asked:
         """Make rows of the replies; a reply that cannot be used quarantines the row, and stays cached."""
-        asked = account(errand.price, request, keys, replies, tally)
+        batch, index = errand.batch, inquiry.index
+        asked = account(inquiry, tally)
         try:
-            with self.at(errand.batch, index, finishes=True):
-                made = errand.task.rows_from(errand.batch.rows[index], asked.replies)
+            with self.at(batch, index, finishes=True):
+                made = errand.task.rows_from(batch.rows[index], asked.replies)
         except Exception as error:  # noqa: BLE001 - a user's parser may raise anything; it is the row's failure
             asked.failure = Failure.of(
-                errand.batch.ids[index],
+                batch.ids[index],
                 errand.task.name,
                 error,
-                prompt=prompt_text(request),
-                reply=reply_text(asked.replies),
+                prompt=prompt_text(inquiry.request),
+                reply=reply_text(inquiry.llm, asked.replies),
                 attempts=max(1, tally.n_sent),
             )
             return asked
         asked.rows, asked.partial = made.rows, made.partial
         return asked
-
-
-def render(task: Task, row: Row) -> Request:
-    """Return the request of a row, with columns under the names that the task uses."""
-    return renderer(task)(row)
-
-
-def renderer(task: Task) -> Callable[[Row], Request]:
-    """Return what renders the requests of many rows, with columns under the names that the task uses."""
-    needed, request = task.needed(), task.requester()
-
-    def render_row(row: Row) -> Request:
-        for column in needed:
-            if column not in row:
-                check_row(task, row)  # tells it in words
-        return request(task.seen(row))
-
-    return render_row
-
-
-def model_of(task: Task) -> LLM:
-    """Return the model of a checked task."""
-    if task.llm is None:
-        task.check()
-        raise AssertionError("a task without a model passed its check")
-    return task.llm

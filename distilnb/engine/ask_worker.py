@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from distilnb.engine.apply import Failure, KeepFailed, Outcome, fail_row
-from distilnb.engine.ask import Asker, FatalModelError, model_of
-from distilnb.engine.asked import Asked
+from distilnb.engine.ask import Asker
+from distilnb.engine.asked import Asked, FatalModelError
 from distilnb.engine.budget import Budget, BudgetReached
 from distilnb.engine.building import read_steps
 from distilnb.engine.cache import ReplyCache
@@ -27,6 +27,7 @@ from distilnb.engine.models import Models
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.poison import failure_of
 from distilnb.engine.redoing import Marks, read_marks
+from distilnb.engine.rendering import model_of, senders_of
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.versions import FIRST, plan_secrets, read_version_steps
@@ -178,7 +179,7 @@ class AskWorker:
         )
         for name, step in self.steps.items():
             self._open_jobs(step)
-            price_of(model_of(step))  # reads the price list, which would stall the loop at the first reply
+            _read_prices(step)
             try:
                 step.load()
             except Exception as error:  # noqa: BLE001 - a user's `load` may raise anything; the run ends with it
@@ -220,9 +221,10 @@ class AskWorker:
 
     def _adjust(self, asker: Asker, limits: Mapping[str, Any]) -> None:
         asker.budget.adjust(limits["max_cost"], limits["max_tokens"])
-        for name, of_model in limits["models"].items():
-            if name in self.steps:
-                asker.models.adjust(model_of(self.steps[name]), of_model)
+        models = {place: llm for step in self.steps.values() for place, llm in senders_of(step).items()}
+        for place, of_model in limits["models"].items():
+            if place in models:
+                asker.models.adjust(models[place], of_model)
 
     def _tell_refusals(self) -> None:
         """Tell once a second which models refused requests, how far that lowered their concurrency, which load.
@@ -239,6 +241,11 @@ class AskWorker:
                 self.say({"say": "flying", "steps": flying})
             self._tell_jobs()
         asyncio.get_running_loop().call_later(REFUSALS_EVERY_S, self._tell_refusals)
+
+    def _tell_backups(self) -> None:
+        """Tell which models failed for good and had others asked in their place."""
+        for backup in self.asker.models.take_backups() if self.asker else ():
+            self.say({"say": "backed_up", **backup._asdict()})
 
     async def _ask(self, stage: Stage, message: Message) -> None:
         batch = read_batch(self.run.path / message["path"])
@@ -293,7 +300,7 @@ class AskWorker:
             if not isinstance(step, Task):
                 raise TypeError(f"version {version} of {name} is no task")
             self._open_jobs(step)
-            price_of(model_of(step))
+            _read_prices(step)
             step.load()
             self._edited[name, version] = step
         return self._edited[name, version]
@@ -338,6 +345,7 @@ class AskWorker:
             return
         if flush.timer:
             flush.timer.cancel()
+        self._tell_backups()
         try:
             self.say({**write_outcome(self.run, stage, flush.outcome, flush.took), "era": flush.era})
         except Exception as error:  # noqa: BLE001 - a full disk; the replies are in the cache, the run resumes
@@ -353,6 +361,12 @@ class AskWorker:
         for name in list(self._flushes):
             self._flush(name)
         self.say({"say": "drained"})
+
+
+def _read_prices(task: Task) -> None:
+    """Read the price list, which would stall the loop at the first reply."""
+    for llm in model_of(task).senders():
+        price_of(llm)
 
 
 def add_asked(
@@ -380,6 +394,7 @@ def add_asked(
         asked=asked.n_asked,
         retries=asked.n_retries,
         reasked=asked.n_reasked,
+        stood_in=asked.n_stood_in,
         cached=asked.n_cached,
         truncated=sum([reply.is_truncated for reply in asked.replies]),
         input_tokens=asked.input_tokens,

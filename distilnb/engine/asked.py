@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from distilnb.engine.apply import Failure
 from distilnb.engine.budget import Hold
 from distilnb.engine.cache import Key
+from distilnb.engine.inquiry import Inquiry, Voice, Voices
+from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
 from distilnb.llms.calling import Caller
-from distilnb.llms.prices import Price
+from distilnb.llms.images import shown
+from distilnb.llms.parts import Ask
+from distilnb.llms.prices import Price, price_of
 from distilnb.llms.request import Message, Reply, Request
+from distilnb.llms.resting import Rest
 from distilnb.rows import Batch, Row
 from distilnb.tasks.base import Task
+
+
+class FatalModelError(Exception):
+    """A model refuses every request (a wrong key): the run must stop. `error` says why, `step` where."""
+
+    def __init__(self, step: str, error: ModelError) -> None:
+        super().__init__(step, error)
+        self.step = step
+        self.error = error
 
 
 @dataclass
@@ -27,11 +41,15 @@ class Asked:
     partial: list[str] = field(default_factory=list)
     messages: tuple[Message, ...] = ()
     replies: tuple[Reply, ...] = ()
-    brought: tuple[Reply, ...] = ()  # those, and the ones that a re-ask has replaced
+    # Those, and the ones that a re-ask has replaced or that others are made of; and which request brought each.
+    brought: tuple[Reply, ...] = ()
+    brought_by: tuple[Ask[LLM], ...] = ()
     n_asked: int = 0  # requests sent, retries and re-asks among them
     n_retries: int = 0  # of those, the ones that repeat a request which failed
     n_reasked: int = 0  # and those for a reply in place of one that did not have its shape
     n_cached: int = 0  # requests wholly answered by the cache
+    n_stood_in: int = 0  # replies that a backup gave in place of a model that failed
+    why_stood_in: str = ""  # what it failed with, for one of them
     input_tokens: int = 0  # of the replies that were paid for, now or by a killed process of this run
     output_tokens: int = 0
     cost_usd: float | None = 0.0
@@ -39,13 +57,39 @@ class Asked:
 
 @dataclass
 class Tally:
-    """Counts the requests that one row cost, and holds what of the budget is set aside for the one on its way."""
+    """Counts the requests that one row cost."""
 
     n_sent: int = 0
     n_bought: int = 0  # requests, however often each was sent
     n_found: int = 0  # requests whose replies a killed process of this run has bought
     n_reasked: int = 0
+
+
+@dataclass
+class Sending:
+    """One request on its way: whether its model rests, for one with a backup, and what of the budget is set aside."""
+
+    step: str
+    voice: Voice
+    rest: Rest | None = None
+    waits_for_job: bool = False  # for hours, maybe, which is told apart
     hold: Hold | None = None
+
+    def check_rest(self) -> None:
+        """Raise what the model failed with, where it rests and another one may be asked."""
+        if self.rest is not None and (error := self.rest.error) is not None:
+            raise error
+
+
+class Missing(NamedTuple):
+    """Replies that are not there: of which model, to which request, and their keys.
+
+    Without keys: a request that is made of replies which are missing too, so that only who is asked is known.
+    """
+
+    llm: LLM
+    request: Request
+    keys: Sequence[Key]
 
 
 class At(Protocol):
@@ -60,9 +104,9 @@ def nowhere(batch: Batch, index: int, *, finishes: bool) -> AbstractContextManag
 
 
 class OnMissing(Protocol):
-    """Told of a row that cannot go on without a request: the request, and the keys of the replies that it lacks."""
+    """Told of a row that cannot go on without requests: which those are, as far as it is known yet."""
 
-    def __call__(self, index: int, request: Request, missing: Sequence[Key]) -> None: ...
+    def __call__(self, index: int, missing: Sequence[Missing]) -> None: ...
 
 
 class NotStarted(Exception):
@@ -76,14 +120,14 @@ class JobLeft(NotStarted):
 class NotBought(Exception):
     """Replies are not in the cache, and nothing is to be asked."""
 
-    def __init__(self, on_missing: OnMissing, request: Request, missing: Sequence[Key]) -> None:
+    def __init__(self, on_missing: OnMissing, missing: Sequence[Missing]) -> None:
         super().__init__(missing)
-        self._lack = (on_missing, request, missing)
+        self._lack = (on_missing, missing)
 
     def tell(self, index: int) -> None:
         """Tell which row it is that lacks them."""
-        on_missing, request, missing = self._lack
-        on_missing(index, request, missing)
+        on_missing, missing = self._lack
+        on_missing(index, missing)
 
 
 @dataclass(slots=True)
@@ -93,41 +137,56 @@ class Errand:
     task: Task
     batch: Batch
     done: Callable[[int, Asked], None]
-    llm: LLM
-    caller: Caller
-    price: Price | None
+    voices: Voices
+    callers: dict[int, Caller]  # by the id of the model, like the voices
     again: bool
     on_missing: OnMissing | None = None  # told what the cache lacks, in place of asking for it
 
 
-def account(
-    price: Price | None, request: Request, keys: Sequence[Key], replies: Mapping[Key, Reply], tally: Tally
-) -> Asked:
-    """Return what a row has cost. `keys` are those of the replies that count; those that a re-ask has replaced were
-    paid for too.
+def account(inquiry: Inquiry, tally: Tally) -> Asked:
+    """Return what a row has cost. Replies that a re-ask has replaced, and those that others are made of, were paid for
+    too.
     """
+    counting, why_stood_in = inquiry.that_count()
+    replies = inquiry.replies
     asked = Asked(
-        messages=request.messages,
-        replies=tuple([replies[key] for key in keys if key in replies]),
+        messages=inquiry.request.messages,
+        replies=tuple(counting),
         brought=tuple(replies.values()),
+        brought_by=tuple([inquiry.asks[key] for key in replies]),
         n_asked=tally.n_sent + tally.n_found,
         n_retries=max(0, tally.n_sent - tally.n_bought),
         n_reasked=tally.n_reasked,
+        n_stood_in=len(why_stood_in),
+        why_stood_in=why_stood_in[0] if why_stood_in else "",
     )
-    paid = [
-        reply for reply in replies.values() if not reply.is_cached
-    ]  # now, or by a killed process of this run
+    # Now, or by a killed process of this run.
+    paid = [key for key, reply in replies.items() if not reply.is_cached]
     if paid or asked.n_asked:
-        used = asked.input_tokens, asked.output_tokens = tokens(paid)
-        asked.cost_usd = price.cost_usd(*used) if price else None if paid else 0.0
+        asked.input_tokens, asked.output_tokens = tokens([replies[key] for key in paid])
+        asked.cost_usd = inquiry.cost_usd(paid)
+    if inquiry.is_plain:
+        asked.n_cached = not (paid or asked.n_asked)
     else:
-        asked.n_cached = 1
+        asked.n_cached = inquiry.n_requests_known()
     return asked
 
 
 def tokens(replies: Sequence[Reply]) -> tuple[int, int]:
     """Return the tokens that replies took: of their prompts, and their own."""
     return sum([r.input_tokens or 0 for r in replies]), sum([r.output_tokens or 0 for r in replies])
+
+
+def cost_usd(replies: Sequence[Reply], brought_by: Sequence[Ask[LLM]]) -> float | None:
+    """Return what replies cost that these requests brought; None where a price is unknown."""
+    total = 0.0
+    for llm in {id(ask.llm): ask.llm for ask in brought_by}.values():
+        price = price_of(llm)
+        if price is None:
+            return None
+        its = [reply for reply, ask in zip(replies, brought_by, strict=True) if ask.llm is llm]
+        total += price.cost_usd(*tokens(its))
+    return total
 
 
 def spent(price: Price | None, replies: Sequence[Reply]) -> tuple[float, int]:
@@ -138,18 +197,9 @@ def spent(price: Price | None, replies: Sequence[Reply]) -> tuple[float, int]:
 
 def prompt_text(request: Request) -> str:
     """Return the messages of a request as one text."""
-    return "\n\n".join(f"{message['role']}:\n{message['content']}" for message in request.messages)
+    return "\n\n".join(f"{message['role']}:\n{shown(message['content'])}" for message in request.messages)
 
 
-def reply_text(replies: Sequence[Reply]) -> str:
+def reply_text(llm: LLM, replies: Sequence[Reply]) -> str:
     """Return the raw replies as one text."""
-    return "\n\n".join(reply.text if reply.text is not None else "(no text)" for reply in replies)
-
-
-def for_missing(request: Request, keys: list[Key], missing: list[Key]) -> Request:
-    """Return the request for those of its replies that are not there yet."""
-    first = keys.index(missing[0])
-    if first == 0 and len(missing) == request.n:
-        return request
-    # The salt keeps a deterministic model from repeating the replies that are there.
-    return replace(request, n=len(missing), salt=f"{request.salt}/{first}", first=first)
+    return "\n\n".join(llm.shown_reply(reply.text) for reply in replies)

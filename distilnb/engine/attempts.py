@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from distilnb.engine.cache import Key, ReplyCache, reply_key
+from distilnb.engine.cache import Key, ReplyCache
+from distilnb.engine.inquiry import Find, Inquiry, seek_all
 from distilnb.engine.reasking import reask_key
+from distilnb.llms.parts import Standing
 from distilnb.llms.request import Reply
 from distilnb.rows import Row
 from distilnb.tasks.base import Task
@@ -22,78 +24,56 @@ from distilnb.tasks.base import Task
 CacheMode = Literal["on", "off", "refresh"]
 
 
-class RetriedRow(NamedTuple):
-    """A row that is asked anew: the digest of its request, its number among equal ones, how many replies it wants.
+def choose_attempts(
+    cache: ReplyCache,
+    mode: CacheMode,
+    task: Task,
+    row: Row,
+    inquiry: Inquiry,
+    attempt: int,
+    n_reasks: int = 0,
+    *,
+    again: bool,
+) -> None:
+    """Find out for each reply of a row, asked anew, under which attempt it is or is to be kept, and look it up.
 
-    `n_reasks` is how often each of them may be asked for again when it does not have its shape.
+    `attempt` is how often a retry has raised that of the row, `n_reasks` how often each reply may be asked for again
+    when it does not have its shape.
     """
-
-    row: Row
-    digest: bytes
-    repeat: int
-    n_replies: int
-    attempt: int
-    n_reasks: int = 0
-
-
-class Chosen(NamedTuple):
-    """The keys of a row's replies in their order, and those replies that are known."""
-
-    keys: list[Key]
-    known: dict[Key, Reply]
-
-
-def choose_replies(
-    cache: ReplyCache, mode: CacheMode, task: Task, rows: Sequence[RetriedRow], *, again: bool
-) -> list[Chosen]:
-    """Return for each row under which keys its replies are, or are to be kept."""
-    last = [_keys_at(row, row.attempt) for row in rows]
     if mode == "off":
-        return [Chosen(keys, {}) for keys in last]
-    before = [
-        one
-        for row in rows
-        for attempt in range(row.attempt)
-        for key in _keys_at(row, attempt)
-        for one in (key, *_reask_keys(row, key))
-    ]
-    found = _find(cache, mode, before, again=False)
-    found.update(_find(cache, mode, [key for keys in last for key in keys], again=again))
-    return [_choose(task, row, found) for row in rows]
+        inquiry.attempts = [attempt] * len(inquiry.parts)
+        return
+
+    def find(keys: Sequence[Key]) -> dict[Key, Reply]:
+        return _find(cache, mode, keys, again=False)
+
+    scratch = inquiry.copy()
+    for place in range(len(inquiry.parts)):
+        inquiry.attempts[place] = attempt
+        for tried in range(attempt):
+            scratch.try_attempt(place, tried)
+            seek_all([scratch], find)
+            if not _is_used_up(task, row, scratch, place, n_reasks, find):
+                inquiry.attempts[place] = tried
+                inquiry.told.add(place)
+                break
+    known = {**scratch.replies, **{key: Reply(why) for key, why in scratch.marks.items()}}
+    while found := {key: known[key] for key in inquiry.unknown() if key in known}:
+        inquiry.take(found)
+    seek_all([inquiry], lambda keys: _find(cache, mode, keys, again=again))
 
 
-def _choose(task: Task, row: RetriedRow, found: dict[Key, Reply]) -> Chosen:
-    chosen = Chosen([], {})
-    by_attempt = [_keys_at(row, attempt) for attempt in range(row.attempt + 1)]
-    for number in range(row.n_replies):
-        candidates = [keys[number] for keys in by_attempt]
-        tried = (_key_of_attempt(task, row, key, found) for key in candidates[:-1])
-        key = next((key for key in tried if key is not None), candidates[-1])
-        chosen.keys.append(key)
-        if key in found:
-            chosen.known[key] = found[key]
-    return chosen
-
-
-def _key_of_attempt(task: Task, row: RetriedRow, key: Key, found: dict[Key, Reply]) -> Key | None:
-    """Return the key of what an earlier attempt brought or left open; None when it is used up."""
-    for one in (key, *_reask_keys(row, key)):
-        if one not in found:
-            return key  # it is asked there, or what follows it there
-        if _is_usable(task, row.row, found[one]):
-            return one
-    return None
-
-
-def _reask_keys(row: RetriedRow, key: Key) -> list[Key]:
-    return [reask_key(key, number) for number in range(1, row.n_reasks + 1)]
-
-
-def _keys_at(row: RetriedRow, attempt: int) -> list[Key]:
-    return [
-        reply_key(row.digest, index=index, repeat=row.repeat, attempt=attempt)
-        for index in range(row.n_replies)
-    ]
+def _is_used_up(task: Task, row: Row, scratch: Inquiry, place: int, n_reasks: int, find: Find) -> bool:
+    """Whether an attempt, and all re-asks for what it brought, were answered and brought nothing usable."""
+    stands = scratch.look(place)
+    if not isinstance(stands, Standing):
+        return False  # it is asked there
+    if _is_usable(task, row, stands.reply):
+        return False
+    keys = [reask_key(stands.key, number) for number in range(1, n_reasks + 1)]
+    found = find(keys)
+    # What follows the last one that was answered is asked there too.
+    return all(key in found and not _is_usable(task, row, found[key]) for key in keys)
 
 
 def find_bought(cache: ReplyCache, mode: CacheMode, keys: Sequence[Key], *, again: bool) -> dict[Key, Reply]:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from distilnb.llms.base import LLM
+from distilnb.llms.images import IMAGE_TOKENS, n_images, shown
 from distilnb.llms.prices import Price
 from distilnb.llms.request import Request
 
@@ -118,9 +119,10 @@ def estimate(
 
     A model without `max_new_tokens` may write any number; the longest reply so far is the measure then.
     """
-    texts = [str(message.get("content", "")) for message in request.messages]
+    texts = [shown(message.get("content")) for message in request.messages]
     # Three ASCII characters are a token at most, in code; of other scripts each may be one.
     n_input = 8 + sum(len(t) // 3 if t.isascii() else len(t) for t in texts)
+    n_input += IMAGE_TOKENS * n_images(request.messages)
     if llm.makes != "text":
         return price.cost_usd(n_input, 0) if price else 0.0, n_input
     n_output = int(llm.generation_kwargs.get("max_new_tokens") or longest_reply) * request.n

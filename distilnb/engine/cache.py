@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring
 from pathlib import Path
 
@@ -45,21 +45,28 @@ _TEXT_MESSAGE = {"role", "content"}
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
-def request_digests(llm: LLM, requests: Sequence[Request]) -> list[bytes]:
-    """Return the digest of each request: model, endpoint, sampling parameters, messages and schema.
+def request_digester(llm: LLM) -> Callable[[Request], bytes]:
+    """Return what makes digests of requests: model, endpoint, sampling parameters, messages and schema.
 
     What the model brings to all of them is written and hashed once.
     """
     shared = hashlib.blake2b(
         f'{{"llm":{_JSON.encode(llm.identity())},"messages":'.encode(*_UTF8), digest_size=16
     )
-    digests = []
-    for request in requests:
+
+    def digest_of(request: Request) -> bytes:
         digest = shared.copy()
         text = f'{_messages_text(request.messages)},"schema":{_shape_text(request.shape)}}}'
         digest.update(text.encode(*_UTF8))
-        digests.append(digest.digest())
-    return digests
+        return digest.digest()
+
+    return digest_of
+
+
+def request_digests(llm: LLM, requests: Sequence[Request]) -> list[bytes]:
+    """Return the digest of each request."""
+    digest_of = request_digester(llm)
+    return [digest_of(request) for request in requests]
 
 
 def _messages_text(messages: Sequence[Message]) -> str:

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.jobs import JobRecord, JobStore
 from distilnb.engine.keeping import CLOCK_SKEW_S, SETTLE_S
+from distilnb.engine.keys import models_at
 from distilnb.engine.reading import RunReader
 from distilnb.engine.rundir import RunDir, runs_folder
 from distilnb.errors import DistilnbError, RunError, UnknownModelError
 from distilnb.llms.remote import RemoteLLM
-from distilnb.tasks.base import Task
 
 LOCK_PATIENCE_S = 5.0  # for the workers of the run to be gone
 
@@ -97,10 +97,9 @@ async def _call_off(store: JobStore, record: JobRecord, llm: RemoteLLM) -> str:
 
 def _model_of(record: JobRecord, reader: RunReader, secrets: Mapping[str, str]) -> RemoteLLM:
     """Return the model that a job was made for, with the key that it has now."""
-    for name, step in reader.pipeline_file().graph.steps.items():
-        llm = step.llm if isinstance(step, Task) else None
+    for path, llm in models_at(reader.pipeline_file().graph):
         if isinstance(llm, RemoteLLM) and (llm.label, llm.endpoint) == (record.model, record.endpoint):
-            key = secrets.get(f"{name}.llm.api_key")
+            key = secrets.get(f"{path}.api_key")
             return llm.updated(api_key=key) if key else llm
     raise RunError(
         f"No step of the run asks {record.model} at {record.endpoint!r} as it is written.",

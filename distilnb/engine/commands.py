@@ -133,9 +133,11 @@ def await_exit(run: RunDir, patience_s: float) -> None:
 def _check_prices(reader: RunReader) -> None:
     """Raise when some model of the run has no price: the budget could not be kept."""
     for name, step in reader.pipeline_file().graph.steps.items():
-        if isinstance(step, Task) and step.llm is not None and price_of(step.llm) is None:
-            raise UnknownPriceError(
-                f"max_cost cannot be kept: the price of {step.llm.label}, which step {name!r} asks, is unknown.",
-                "Limit max_tokens or max_time, or start the pipeline again with price=(input, output).",
-                provider=step.llm.provider,
-            )
+        llms = step.llm.senders() if isinstance(step, Task) and step.llm is not None else ()
+        for llm in llms:
+            if price_of(llm) is None:
+                raise UnknownPriceError(
+                    f"max_cost cannot be kept: the price of {llm.label}, which step {name!r} asks, is unknown.",
+                    "Limit max_tokens or max_time, or start the pipeline again with price=(input, output).",
+                    provider=llm.provider,
+                )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeAlias
 
@@ -188,11 +188,11 @@ def _raise_in(waiter: asyncio.Future[Ending], error: Exception) -> None:
         waiter.exception()  # a row that was cancelled does not fetch it, and asyncio would complain
 
 
-def groups_of(keys: Sequence[Key], missing: Sequence[Key], max_n: int | None) -> Iterator[list[Key]]:
-    """Yield the missing keys in groups that one request brings: neighbours, at most `max_n`."""
+def groups_of(missing: Mapping[Key, int], max_n: int | None) -> Iterator[list[Key]]:
+    """Yield the missing keys, whose numbers rise, in groups that one request brings: neighbours, at most `max_n`."""
     part: list[Key] = []
-    for key in missing:
-        is_next = part and keys.index(key) == keys.index(part[-1]) + 1
+    for key, index in missing.items():
+        is_next = part and index == missing[part[-1]] + 1
         if part and (not is_next or len(part) == max_n):
             yield part
             part = []

@@ -172,6 +172,17 @@ class Limited(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackedUp(Event):
+    """A model failed for good, and another one is asked in its place; told once for each kind of error."""
+
+    kind: ClassVar[str] = "backed_up"
+
+    model: str
+    backup: str  # the model that is asked instead
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Retried(Event):
     """Failed rows were opened again: they are about to be done anew."""
 
@@ -233,6 +244,7 @@ KINDS: dict[str, type[Event]] = {
         CommandTaken,
         Adjusted,
         Limited,
+        BackedUp,
         Retried,
         JobParked,
         JobCollected,

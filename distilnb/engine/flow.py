@@ -156,6 +156,14 @@ class Flow:
         state.n_asked, state.puller = 0, ""
         return True
 
+    def not_ended(self, stage: str) -> None:
+        """A join could not do its last work: what it had said by then was not heard yet."""
+        state = self._states[stage]
+        if state.stale_ends:
+            state.stale_ends.pop(0)
+        else:
+            state.n_asked, state.puller = 0, ""
+
     def lost_worker(self, worker: str) -> None:
         """A worker died: what it had in flight waits again, in its old order."""
         self._loads[worker] = 0

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from distilnb.engine.preview import StepResult, preview_graph
+from distilnb.engine.rendering import model_of
+from distilnb.llms.base import LLM
+from distilnb.llms.images import shown
 from distilnb.llms.request import Message, Reply
 from distilnb.rows import Batch, root_id
 from distilnb.spec.graph import Graph
@@ -64,6 +67,7 @@ class Outlook:
     per_row: list[Use] = field(default_factory=list)
     is_sieved: bool = False  # on the way to here steps may leave rows out on purpose
     scale: float = 1.0
+    shares: list[tuple[LLM, Outlook]] = field(default_factory=list)  # of several models, what each is asked
 
 
 class RowsToRun(NamedTuple):
@@ -97,10 +101,33 @@ def foresee(
     found = {}
     for name, step in graph.steps.items():
         if isinstance(step, Task):
-            found[name] = _outlook(graph, name, looked, sampled, outside)
             of_sources = [rows[source] for source in rows if source in graph.ancestors(name)]
-            found[name].scale = sum(r.n_rows for r in of_sources) / sum(len(r.batch) for r in of_sources)
+            scale = sum(r.n_rows for r in of_sources) / sum(len(r.batch) for r in of_sources)
+            found[name] = _outlook(graph, name, looked, sampled, outside, scale)
+            llm = model_of(step)
+            for sender in {id(one): one for one in llm.senders()}.values() if llm.members else ():
+                of_it = [
+                    {**results, name: _share(results[name], sender)} if name in results else results
+                    for results in (looked, sampled)
+                ]
+                share = _outlook(graph, name, of_it[0], of_it[1], outside, scale)
+                found[name].shares.append((sender, share))
     return found
+
+
+def _share(result: StepResult, llm: LLM) -> StepResult:
+    """Return what one of a step's models has to do with its result, as if the step had asked it alone."""
+    share = StepResult(result.name, result.kind, result.incoming, result.outgoing)
+    for row_id, asks in result.brought_by.items():
+        its = [place for place, ask in enumerate(asks) if ask.llm is llm]
+        share.brought[row_id] = share.replies[row_id] = tuple(result.brought[row_id][place] for place in its)
+        share.brought_by[row_id] = tuple(asks[place] for place in its)
+        requests = {id(asks[place].request): asks[place].request for place in its}
+        share.messages[row_id] = tuple(message for one in requests.values() for message in one.messages)
+    for row_id, missing in result.missing.items():
+        if found := [one for one in missing if one.llm is llm]:
+            share.missing[row_id] = found
+    return share
 
 
 def _part_to_run(graph: Graph, too_slow: Collection[str]) -> Graph:
@@ -131,6 +158,7 @@ def _outlook(
     looked: Mapping[str, StepResult],
     sampled: Mapping[str, StepResult],
     outside: Collection[str],
+    scale: float,
 ) -> Outlook:
     before = graph.ancestors(name)
     path = {*before, name}
@@ -145,18 +173,24 @@ def _outlook(
     if name not in looked:
         is_open |= _roots(result.missing)
         is_open |= reached - _roots(row_id for step in before for row_id in sampled[step].outgoing.ids)
+    # Rows whose request is made of replies that miss: what came to that in others is the measure.
+    made_of = _roots(row_id for row_id, missing in result.missing.items() if not all(m.keys for m in missing))
+    if made_of:
+        reached |= _roots(result.incoming.ids)
+        is_open |= made_of
     uses = _uses(result)
     closed = reached - is_open - _roots(result.missing)
     unsent, n_repeated = _unsent(result, {*is_open, *outside})
     known = [row_id for row_id, replies in result.brought.items() if replies]
     known = [row_id for row_id in known if root_id(row_id) not in is_open and root_id(row_id) not in outside]
     return Outlook(
-        n_cached=len(known) + n_repeated,
+        n_cached=sum(_n_requests(result, row_id) for row_id in known) + n_repeated,
         unsent=unsent,
         n_open=len((reached & is_open).difference(outside)),
         answered=_answered(result),
         per_row=_per_row(uses, reached, closed),
         is_sieved=_is_sieved(graph, before, {*tasks, *edges}, looked),
+        scale=scale,
     )
 
 
@@ -164,10 +198,11 @@ def _unsent(result: StepResult, left_out: Collection[str]) -> tuple[list[Unsent]
     """Return the requests that miss replies, and how many of them an equal one makes needless."""
     unsent: dict[bytes, Unsent] = {}
     n_repeated = 0
-    for row_id, (request, keys) in result.missing.items():
-        if root_id(row_id) not in left_out:
-            n_repeated += keys[0] in unsent
-            unsent[keys[0]] = Unsent(_length(request.messages), len(keys))
+    for row_id, missing in result.missing.items():
+        for _, request, keys in missing if root_id(row_id) not in left_out else ():
+            if keys:
+                n_repeated += keys[0] in unsent
+                unsent[keys[0]] = Unsent(_length(request.messages), len(keys))
     return list(unsent.values()), n_repeated
 
 
@@ -211,7 +246,12 @@ def _uses(result: StepResult) -> dict[str, Use]:
 def _use(result: StepResult, row_id: str) -> Use:
     replies = result.brought[row_id]
     n_reasks = len(replies) - len(result.replies[row_id])
-    return Use(1 + n_reasks, *_tokens(result.messages[row_id], replies))
+    return Use(_n_requests(result, row_id) + n_reasks, *_tokens(result.messages[row_id], replies))
+
+
+def _n_requests(result: StepResult, row_id: str) -> int:
+    """Return how many requests the replies of a row are from, re-asks aside."""
+    return len({(id(ask.llm), id(ask.request)) for ask in result.brought_by[row_id]})
 
 
 def _answered(result: StepResult) -> list[Answered]:
@@ -229,7 +269,7 @@ def _answered(result: StepResult) -> list[Answered]:
 
 
 def _length(messages: Iterable[Message]) -> int:
-    return sum(len(str(message.get("content") or "")) for message in messages)
+    return sum(len(shown(message.get("content"))) for message in messages)
 
 
 def _tokens(messages: Iterable[Message], replies: Iterable[Reply]) -> tuple[int, int]:

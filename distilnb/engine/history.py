@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from distilnb.engine.database import open_database, telling, transaction
 from distilnb.home import folder_name, home, private_folder
-from distilnb.tasks.wording import Wording
+from distilnb.spec.registry import TASKS
+from distilnb.tasks.wording import Wording, plain_wording
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS versions (
@@ -35,6 +36,8 @@ CREATE TABLE IF NOT EXISTS votes (
 _FIX = "Set DISTILNB_HOME to a folder that can be written, or free some disk space."
 _FILE = "history.sqlite"
 _PREVIEW = ""  # in the place of a run's id: the previews, which have none
+_KEYS = ("number", "at", "kind", "fields")
+_MAX_ADOPTED = 1_000  # versions of a step in a file
 _MAX_TIMINGS = 200  # kept of a version and a model
 
 
@@ -117,10 +120,17 @@ class History:
         """Take over versions that a file brings, with their numbers as far as these are free."""
         known = {version.number for version in self.versions(step)}
         with self._lock, self._telling("written"), transaction(self._db):
+            late = []
             for version in versions:
+                if self._number(step, version.wording.digest) is not None:
+                    continue
+                if version.number > 0 and version.number not in known:
+                    known.add(self._add(step, version.wording, version.at, version.number))
+                else:
+                    late.append(version)
+            for version in late:
                 if self._number(step, version.wording.digest) is None:
-                    number = version.number if version.number > 0 and version.number not in known else None
-                    known.add(self._add(step, version.wording, version.at, number))
+                    self._add(step, version.wording, version.at)
 
     # --- who saw them ---
 
@@ -210,14 +220,25 @@ def _open(path: str) -> History:  # by path: DISTILNB_HOME may change in a proce
 
 
 def as_data(versions: Iterable[Version]) -> list[dict[str, Any]]:
-    """Return versions as a pipeline's file holds them."""
+    """Return versions as a pipeline's file holds them; those of a user's own task are left out."""
     return [
-        {
-            "number": version.number,
-            "at": version.at,
-            "digest": version.wording.digest,
-            "kind": version.wording.kind,
-            "fields": dict(version.wording.fields),
-        }
-        for version in versions
+        {"number": number, "at": at, "kind": wording.kind, "fields": dict(wording.fields)}
+        for number, wording, at in versions
+        if wording.kind in TASKS
     ]
+
+
+def from_data(data: object) -> list[Version]:
+    """Return the versions that a pipeline's file holds; what is no version is passed over.
+
+    Who wrote the file may be anybody: a version is text to be shown and sent, and its digest is made anew.
+    """
+    found = []
+    for entry in data[:_MAX_ADOPTED] if isinstance(data, list) else ():
+        if not isinstance(entry, dict):
+            continue
+        number, at, kind, fields = (entry.get(name) for name in _KEYS)
+        is_text = isinstance(fields, dict) and all(isinstance(name, str) for name in fields)
+        if isinstance(number, int) and isinstance(at, (int, float)) and kind in TASKS and is_text:
+            found.append(Version(number, plain_wording(str(kind), fields or {}), float(at)))
+    return found

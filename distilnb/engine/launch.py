@@ -21,6 +21,7 @@ from distilnb.engine.keys import key_sources, secrets_to_send
 from distilnb.engine.plan import Plan
 from distilnb.engine.planning import make_plan
 from distilnb.engine.reading import RunReader
+from distilnb.engine.rendering import senders_of
 from distilnb.engine.roster import Roster
 from distilnb.engine.rundir import RunDir, all_run_dirs, make_run_dir
 from distilnb.engine.spawning import interpreter
@@ -50,18 +51,19 @@ def check_models(graph: Graph, *, max_cost: float | None, cache: str | None = No
             models[step.llm.digest] = step.llm
     for model in models.values():
         model.probe()
-        if cache == "off" and model.goes_by_batch:
+    for sender in (one for model in models.values() for one in model.senders()):
+        if cache == "off" and sender.goes_by_batch:
             raise InputError(
-                f"{model.label} goes by offline batch, whose replies come back through the reply cache, and "
+                f"{sender.label} goes by offline batch, whose replies come back through the reply cache, and "
                 "cache='off' has none.",
                 "Use cache='refresh' for new replies, or leave offline_batch out.",
             )
-        if max_cost is not None and not model.is_local and price_of(model) is None:
+        if max_cost is not None and not sender.is_local and price_of(sender) is None:
             raise UnknownPriceError(
-                f"max_cost is set, but the price of {model.label} is unknown.",
+                f"max_cost is set, but the price of {sender.label} is unknown.",
                 "Give it as USD per million tokens, price=(input, output) or a line of prices.yaml; "
                 "or leave max_cost out.",
-                provider=model.provider,
+                provider=sender.provider,
             )
 
 
@@ -245,23 +247,27 @@ def new_run_id(pipeline: str) -> str:
 
 
 def models_of(graph: Graph) -> dict[str, dict[str, Any]]:
-    """Return what may be known of the model of each step that asks one; equal `number`s share their limits."""
+    """Return what may be known of each model that is asked, by its place; equal `number`s share their limits."""
     models: dict[str, dict[str, Any]] = {}
     numbers: dict[object, int] = {}
     for name, step in graph.steps.items():
         if isinstance(step, Task) and step.llm is not None:
-            llm = step.llm
-            models[name] = {
-                "number": numbers.setdefault((llm.digest, *limits_key(llm)), len(numbers)),  # never the key
-                "label": llm.label,
-                "max_concurrency": llm.max_concurrency,
-                "rpm": llm.rpm,
-                "tpm": llm.tpm,
-                "texts_per_request": llm.texts_per_request,
-            }
+            for place, llm in senders_of(step).items():
+                models[place] = {
+                    "step": name,
+                    "number": numbers.setdefault(
+                        (llm.digest, *limits_key(llm)), len(numbers)
+                    ),  # never the key
+                    "label": llm.label,
+                    "max_concurrency": llm.max_concurrency,
+                    "rpm": llm.rpm,
+                    "tpm": llm.tpm,
+                    "texts_per_request": llm.texts_per_request,
+                }
     return models
 
 
 def is_rehearsed(step: object) -> bool:
     """Whether a step asks the rehearsal model."""
-    return isinstance(step, Task) and step.llm is not None and step.llm.provider == "rehearsal"
+    llms = step.llm.senders() if isinstance(step, Task) and step.llm is not None else ()
+    return any(llm.provider == "rehearsal" for llm in llms)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
-from distilnb.engine.plan import Plan
+from distilnb.engine.plan import Plan, ask_window
 from distilnb.errors import InputError, UnknownStepError, did_you_mean
 
 Number: TypeAlias = "int | float"
@@ -29,7 +29,8 @@ class RunLimits:
     max_cost: float | None = None  # USD, over the whole life of the run
     max_tokens: int | None = None  # input and output together, over the whole life of the run
     max_time: float | None = None  # seconds of running, pauses and stops left out
-    models: dict[str, dict[str, int | None]] = field(default_factory=dict)  # step → max_concurrency, rpm, tpm
+    # max_concurrency, rpm and tpm of each model that sends, by its place: the step, or `answer.llm.0` of several.
+    models: dict[str, dict[str, int | None]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -58,6 +59,24 @@ class RunLimits:
             for step, limits in self.models.items()
         }
         return replace(self, models=models, **{n: v for n, v in changes.items() if n in BUDGET})
+
+    def windows(self, plan: Plan) -> dict[str, int]:
+        """Return how many rows each stage that asks may have at work, but for those whose rows wait for jobs."""
+        stages = [(plan.stage_of(step), n_slots) for step, n_slots in self._slots(plan).items()]
+        return {
+            stage.name: ask_window(n_slots)
+            for stage, n_slots in stages
+            if stage.kind == "ask" and not stage.is_offline
+        }
+
+    def _slots(self, plan: Plan) -> dict[str, int]:
+        """Return how many rows each step may have in flight, with all its models: more where rows share requests."""
+        models: dict[str, dict[str, Any]] = plan.options.get("models", {})
+        found: dict[str, int] = {}
+        for place, limits in self.models.items():
+            step, n_texts = _step_at(place, models), models.get(place, {}).get("texts_per_request", 1)
+            found[step] = found.get(step, 0) + (limits["max_concurrency"] or 1) * n_texts
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `of` takes as `kept`."""
@@ -112,15 +131,22 @@ def _checked(name: str, value: object, *, may_lift: bool) -> Number | None:
 
 
 def _steps_of(plan: Plan, step: str | None, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the steps whose requests share the limits of a step's model; all that ask one, without a name."""
+    """Return the places of the models that a step asks, or of the one named by its place, and wherever else these are
+    asked; all, without a name.
+    """
     if step is None:
         return sorted(models)
     known = [name for stage in plan.stages for name in stage.steps]
-    if step not in known:
+    numbers = {model["number"] for place, model in models.items() if step in (place, _step_at(place, models))}
+    if step not in known and not numbers:
         raise UnknownStepError(f"There is no step {step!r}; the run has {known}.", did_you_mean(step, known))
-    if step not in models:
+    if not numbers:
         raise InputError(
             f"Step {step!r} asks no model; these do: {sorted(models)}.",
             "Name one of them, or no step for all.",
         )
-    return sorted(name for name, model in models.items() if model["number"] == models[step]["number"])
+    return sorted(place for place, model in models.items() if model["number"] in numbers)
+
+
+def _step_at(place: str, models: Mapping[str, Mapping[str, Any]]) -> str:
+    return str(models.get(place, {}).get("step", place))

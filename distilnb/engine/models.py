@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from distilnb.errors import ModelError
 from distilnb.llms.base import LLM, limits_key
 from distilnb.llms.calling import Caller
 
@@ -24,6 +25,14 @@ class Waiting(NamedTuple):
     words: str
 
 
+class BackedUp(NamedTuple):
+    """A model that failed for good, the one that is asked in its place, and why; told once for each kind of error."""
+
+    model: str
+    backup: str
+    why: str
+
+
 class Models:
     """The live models of one event loop: one caller, and so one set of limits, per model."""
 
@@ -31,6 +40,8 @@ class Models:
         self._callers: dict[str, Caller] = {}
         self._told: dict[Caller, tuple[str, int]] = {}  # label, refusals told of
         self._waiting: dict[Caller, str] = {}  # what was told of last
+        self._backups: dict[tuple[str, str, type[ModelError]], BackedUp] = {}
+        self._n_backups_told = 0
 
     def caller(self, llm: LLM) -> Caller:
         """Return the caller of a model, made at first use; steps with an equal model share it."""
@@ -82,6 +93,19 @@ class Models:
                 self._waiting[caller] = words
                 found.append(Waiting(label, words))
         return found
+
+    def note_backup(self, llm: LLM, backup: str, error: ModelError) -> None:
+        """Note that another model is asked in the place of one that failed for good."""
+        self._backups.setdefault(
+            (llm.label, backup, type(error)),
+            BackedUp(llm.label, backup, f"{type(error).__name__}: {error.what}"),
+        )
+
+    def take_backups(self) -> list[BackedUp]:
+        """Return for which models others were asked, of those that were not told yet."""
+        new = [*self._backups.values()][self._n_backups_told :]
+        self._n_backups_told = len(self._backups)
+        return new
 
     def stop(self) -> None:
         """Let no request wait any more: for a slot, for the minute's limit, for a retry."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from distilnb.engine.asked import JobLeft
+from distilnb.engine.asked import JobLeft, Tally
 from distilnb.engine.cache import Key, ReplyCache
 from distilnb.engine.drafts import Draft, Ending, JobView, Watch, groups_of
 from distilnb.engine.jobs import GOING, JobRecord, JobStore
@@ -22,6 +22,7 @@ from distilnb.errors import MalformedReplyError, ModelError
 from distilnb.llms.base import LLM, limits_key
 from distilnb.llms.batches import Batches
 from distilnb.llms.ladder import Ladder
+from distilnb.llms.parts import Ask, for_missing
 from distilnb.llms.request import Reply, Request
 
 if TYPE_CHECKING:
@@ -33,14 +34,7 @@ LOOK_EVERY_S = 0.5  # at a job that another process keeps
 TRIES = 3  # jobs that a request may fail or expire in
 EMPTY_TRIES = 2  # jobs that may bring it nothing, without a word
 
-Before: TypeAlias = Callable[[Request, int], Awaitable[None]]
-
-
-class Obtained(NamedTuple):
-    """Replies that jobs have brought, and how many of those requests this run had sent in an earlier life."""
-
-    replies: dict[Key, Reply]
-    n_found: int
+Before: TypeAlias = Callable[[Request], Awaitable[None]]
 
 
 @dataclass
@@ -129,24 +123,26 @@ class OfflineJobs:
 
     async def obtain(
         self,
-        llm: LLM,
-        request: Request,
-        keys: Sequence[Key],
-        known: Collection[Key],
+        asks: Mapping[Key, Ask[LLM]],
+        tally: Tally,
         *,
         replaces: bool,
         before: Before,
-    ) -> Obtained:
-        """Return once jobs have brought the replies under those keys of a request that are not known.
+    ) -> dict[Key, Reply]:
+        """Return once jobs have brought these replies of one model to one request, which are asked for by their keys.
 
-        `before(request, n)` is awaited before n requests are added to a job. `replaces` wants replies that are new to
-        the cache. Raises the last ModelError when they are used up, JobLeft after `stop`.
+        `before(request)` is awaited before requests for so many replies are added to a job; it counts the first one
+        in `tally`, which gets the others, and those that this run had sent in an earlier life. `replaces` wants
+        replies that are new to the cache. Raises the last ModelError when they are used up, JobLeft after `stop`.
         """
+        ask = next(iter(asks.values()))
+        llm, request = ask.llm, ask.request
         account = await self._account(llm)
         found: dict[Key, Reply] = {}
         refusals: list[tuple[Request, ModelError]] = []
-        n_found = n_failed = n_empty = 0
-        while missing := [key for key in keys if key not in found and key not in known]:
+        n_failed = n_empty = 0
+        is_again = False
+        while missing := [key for key in asks if key not in found]:
             if self._stopped.is_set():
                 raise JobLeft
             held = self.store.holders(missing)
@@ -154,16 +150,20 @@ class OfflineJobs:
                 ([key for key in missing if held.get(key) == marker], marker) for marker in {*held.values()}
             ]
             for part, marker in waits:
-                n_found += math.ceil(len(part) / (llm.max_n or len(part))) if self._is_own(marker) else 0
+                tally.n_found += (
+                    math.ceil(len(part) / (llm.max_n or len(part))) if self._is_own(marker) else 0
+                )
             endings = [(part, self._join(account, marker, part)) for part, marker in waits]
             sent = _in_next_mode(account.ladder, request, refusals)
-            parts = list(groups_of(keys, [key for key in missing if key not in held], llm.max_n))
+            left = {key: asks[key].index for key in missing if key not in held}
+            parts = list(groups_of(left, llm.max_n))
             if parts:
-                await before(replace(request, n=sum(map(len, parts))), len(parts))
+                await before(replace(request, n=sum(map(len, parts))))
+                tally.n_sent += len(parts) - 1
+                tally.n_bought += 0 if is_again else len(parts)  # what follows is sent for what has failed
+                is_again = True
             for part in parts:
-                first = keys.index(part[0])
-                salt = f"{request.salt}/{first}" if first else request.salt
-                one = replace(sent, n=len(part), first=request.first + first, salt=salt)
+                one = for_missing([replace(asks[key], request=sent) for key in part])
                 endings.append((part, self._add(account, one, part, replaces=replaces)))
             ends = await asyncio.gather(*(end for _, end in endings), return_exceptions=True)
             good = [key for (part, _), end in zip(endings, ends, strict=True) if end is True for key in part]
@@ -183,7 +183,7 @@ class OfflineJobs:
                 n_failed += 1
                 if failure.fatal or not failure.retryable or n_failed >= TRIES:
                     raise copy.copy(failure)
-        return Obtained(found, n_found)
+        return found
 
     def _is_own(self, marker: str) -> bool:
         """Whether an earlier life of this run has sent a job: what it cost was not counted yet."""

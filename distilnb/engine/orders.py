@@ -69,4 +69,7 @@ def order_for(
         inputs = [[batch.path for batch in reader.batches(name)] for name in work.stage.inputs]
         marks = {**retrying.marks(work.stage), **retrying.gather_marks(work.stage)}
         return {"do": "global", "stage": work.stage.name, "inputs": inputs, **marks}
-    return {"do": "end", "stage": work.stage.name, **retrying.marks(work.stage)}
+    end: Message = {"do": "end", "stage": work.stage.name, **retrying.marks(work.stage)}
+    if retrying.has_taken_back:
+        end["heard"] = worker.heard[work.stage.name]
+    return end

@@ -77,11 +77,6 @@ class Plan:
         """Return the stage that runs a step."""
         return next(stage for stage in self.stages if step in stage.steps)
 
-    def ask_window(self, step: str, max_concurrency: int) -> int:
-        """Return how many rows may be with the model of a step: of those that share a request, as many more."""
-        model = self.options.get("models", {}).get(step, {})
-        return ask_window(max_concurrency * model.get("texts_per_request", 1))
-
     def consumers(self, name: str) -> list[Stage]:
         """Return the stages that read what a stage writes."""
         return [stage for stage in self.stages if name in stage.inputs]

@@ -109,8 +109,7 @@ def _new_stage(graph: Graph, name: str, stage_of: dict[str, str], columns: Mappi
     window, worker = (_row_window(replicas), "rows") if kind == "rows" else (0, "rows")
     is_offline = False
     if isinstance(step, Task) and kind == "ask":
-        at_once = step.llm.max_concurrency * step.llm.texts_per_request if step.llm else 64
-        window, worker = ask_window(at_once), "ask"
+        window, worker = ask_window(_n_slots(step)), "ask"
         is_offline = step.llm is not None and step.llm.goes_by_batch
         window = OFFLINE_WINDOW if is_offline else window
     expected = step.n_rows() if isinstance(step, GeneratorStep) else None
@@ -127,6 +126,12 @@ def _new_stage(graph: Graph, name: str, stage_of: dict[str, str], columns: Mappi
         columns=brought,
         is_offline=is_offline,
     )
+
+
+def _n_slots(task: Task) -> int:
+    """Return how many rows of a task may be in flight, with all its models."""
+    llms = task.llm.senders() if task.llm else ()
+    return sum(llm.max_concurrency * llm.texts_per_request for llm in llms) or 64
 
 
 def _kind(graph: Graph, name: str) -> str:

@@ -18,18 +18,20 @@ from typing import TypeVar
 
 from distilnb.engine.apply import Failure, Outcome, append, apply_step
 from distilnb.engine.apply_global import apply_global
-from distilnb.engine.ask import Asker, FatalModelError, model_of
+from distilnb.engine.ask import Asker
 from distilnb.engine.ask_worker import add_asked
-from distilnb.engine.asked import Asked
+from distilnb.engine.asked import Asked, FatalModelError, Missing
 from distilnb.engine.budget import Budget
-from distilnb.engine.cache import Key, ReplyCache
+from distilnb.engine.cache import ReplyCache
 from distilnb.engine.join import Joiner
 from distilnb.engine.models import Models
+from distilnb.engine.rendering import model_of
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.routing import route_rows
 from distilnb.engine.row_cache import RowCache
 from distilnb.llms.base import LLM
-from distilnb.llms.request import Message, Reply, Request
+from distilnb.llms.parts import Ask
+from distilnb.llms.request import Message, Reply
 from distilnb.rows import Batch, IdMaker
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
@@ -57,8 +59,12 @@ class StepResult:
     brought: dict[str, tuple[Reply, ...]] = field(
         default_factory=dict
     )  # replies, and those that re-asks replaced
-    # What a look at the cache alone found missing, by id of the incoming row: the request, the keys of its replies.
-    missing: dict[str, tuple[Request, list[Key]]] = field(default_factory=dict)
+    brought_by: dict[str, tuple[Ask[LLM], ...]] = field(
+        default_factory=dict
+    )  # the request that brought each of these
+    # What a look at the cache alone found missing, by id of the incoming row.
+    missing: dict[str, list[Missing]] = field(default_factory=dict)
+    why_stood_in: str = ""  # what kept a model from giving a reply that its backup gave
     seconds: float = 0.0
     is_priced: bool = True
     words: str = ""  # what its model is at ("loading …"), while rows wait for it
@@ -161,20 +167,21 @@ def _ask(
         row_id = incoming.ids[index]
         add_asked(outcome, task, incoming, index, asked)
         result.messages[row_id], result.replies[row_id] = asked.messages, asked.replies
-        result.brought[row_id] = asked.brought
+        result.brought[row_id], result.brought_by[row_id] = asked.brought, asked.brought_by
+        result.why_stood_in = result.why_stood_in or asked.why_stood_in
         result.is_priced = result.is_priced and asked.cost_usd is not None
         if on_row:
             _take(result, incoming, outcome)
             on_row(result)
 
-    def miss(index: int, request: Request, missing: Sequence[Key]) -> None:
-        result.missing[incoming.ids[index]] = request, list(missing)
+    def miss(index: int, missing: Sequence[Missing]) -> None:
+        result.missing[incoming.ids[index]] = list(missing)
 
     async def tell_words(models: Models) -> None:
         assert on_row is not None
         while True:
             await asyncio.sleep(WORDS_EVERY_S)
-            if result.words != (words := models.words(model_of(task))):
+            if result.words != (words := _words(models, task)):
                 result.words = words
                 on_row(result)
 
@@ -198,6 +205,11 @@ def _ask(
     _take(result, incoming, outcome)
 
 
+def _words(models: Models, task: Task) -> str:
+    """Return what the requests of a task wait for; "" when it is nothing but its models."""
+    return "; ".join(filter(None, (models.words(llm) for llm in model_of(task).senders())))
+
+
 # --- one event loop a process, kept for warm connections ------------------------
 
 
@@ -218,7 +230,7 @@ def _models() -> Models:
 
 def reply_seconds(llm: LLM) -> list[float]:
     """Return how long a model took for each of its last answers in this process, in seconds."""
-    return _models().reply_seconds(llm)
+    return [seconds for one in llm.senders() for seconds in _models().reply_seconds(one)]
 
 
 def _cache() -> ReplyCache:
@@ -254,9 +266,11 @@ def warm_up() -> None:
     """Import ahead, in a thread, what the first preview needs."""
 
     def load() -> None:
-        import aiohttp  # noqa: F401
         import jinja2.sandbox  # noqa: F401
 
+        from distilnb.llms.certificates import import_aiohttp
+
+        import_aiohttp()
         _loop()
 
     threading.Thread(target=load, name="distilnb-warm-up", daemon=True).start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple
 
@@ -75,6 +75,38 @@ def quote_step(
         is_offline=llm.goes_by_batch,
     )
     return quote, work
+
+
+def quote_task(
+    name: str, llm: LLM, outlook: Outlook, reply_seconds: Callable[[LLM], Sequence[float]]
+) -> tuple[StepQuote, list[Work]]:
+    """Return the quote of one task with all its models, and the work of each; `reply_seconds` are told of a model.
+
+    What nothing is known of yet of one model is measured by what is known of the others.
+    """
+    if not outlook.shares:
+        quote, work = quote_step(name, llm, outlook, reply_seconds(llm))
+        return quote, [work]
+    quotes, works = [], []
+    for sender, share in outlook.shares:
+        if not share.answered:
+            share = replace(share, answered=[one for _, other in outlook.shares for one in other.answered])
+        quote, work = quote_step(name, sender, share, reply_seconds(sender) or reply_seconds(llm))
+        quotes.append(quote)
+        works.append(work)
+    whole = StepQuote(
+        name=name,
+        model=llm.label,
+        requests=sum_of(quote.requests for quote in quotes),
+        cached=sum(quote.cached for quote in quotes),
+        input_tokens=sum_of(quote.input_tokens for quote in quotes),
+        output_tokens=sum_of(quote.output_tokens for quote in quotes),
+        cost_usd=sum_of(quote.cost_usd for quote in quotes),
+        seconds=run_seconds(works),
+        has_price=all(quote.has_price for quote in quotes),
+        is_offline=llm.goes_by_batch,
+    )
+    return whole, works
 
 
 def sum_of(parts: Iterable[Interval | None]) -> Interval | None:

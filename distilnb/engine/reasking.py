@@ -8,11 +8,9 @@ wrong: where the validation has changed since, a stored re-ask is read before an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 
 from distilnb.engine.cache import Key
-from distilnb.llms.request import Reply, Request
-from distilnb.rows import Row
+from distilnb.llms.request import Request
 from distilnb.tasks.base import Task
 
 
@@ -24,12 +22,3 @@ def reask_key(key: Key, number: int) -> Key:
 def n_reasks(task: Task, request: Request) -> int:
     """Return how often a reply to this request may be asked for again."""
     return task.max_reasks if request.shape is not None else 0
-
-
-def complaints(task: Task, row: Row, keys: Sequence[Key], replies: Mapping[Key, Reply]) -> dict[int, str]:
-    """Return what is wrong with the replies of a row, by their index; a reply that is missing is not among them."""
-    found = {}
-    for index, key in enumerate(keys):
-        if key in replies and (words := task.complaint(replies[key], row)):
-            found[index] = words
-    return found

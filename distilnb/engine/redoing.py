@@ -40,6 +40,13 @@ class Marks:
             groups.setdefault(self.of(step, batch.ids[index]).version, []).append(index)
         return groups
 
+    def versions(self, step: str, ids: Iterable[str]) -> dict[int, list[str]]:
+        """Return ids of rows grouped in the same way."""
+        groups: dict[int, list[str]] = {}
+        for row_id in ids:
+            groups.setdefault(self.of(step, row_id).version, []).append(row_id)
+        return groups
+
     def up_to(self, steps: Sequence[str], entry: int) -> tuple[Marks, list[tuple[str, str]]]:
         """Return the same for one entry, of which only what failed at some steps is redone; and what is left out."""
         first = [pair for pair in self.redo[entry] if pair[0] in steps]

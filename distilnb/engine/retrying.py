@@ -129,9 +129,13 @@ class Retrying:
     def _take_back(self, stage: Stage, out: int, row_id: str) -> None:
         """Withdraw the word of a stage that a row is lost."""
         for batch in self._lineage.made(stage.name, out):
-            entry = self._trace.names_in(batch).gone.get(row_id)
-            if entry is not None:
-                self._withdraw(batch, entry, row_id)
+            withdrawn = self._withdrawn.get(batch.id, {})
+            words = [
+                entry for entry in self._trace.names_in(batch).gone.get(row_id, ()) if entry not in withdrawn
+            ]
+            if words:
+                self._withdraw(batch, words[0], row_id)
+                return
 
     def _withdraw(self, batch: BatchRef, entry: int, row_id: str) -> None:
         self._lineage.withdraw(batch.id, entry, row_id)
@@ -179,6 +183,11 @@ class Retrying:
     def was_replaced(self, stage: Stage) -> bool:
         """Whether a stage does rows again whose replies this run has paid for and counted before."""
         return stage.name in self._replaced
+
+    @property
+    def has_taken_back(self) -> bool:
+        """Whether some word of a lost row counts no more: joins may still speak of it."""
+        return bool(self._withdrawn)
 
     def marks(self, stage: Stage) -> Message:
         """Return what a message for a stage says of retries: the stage's era, and whether to look them up."""

@@ -10,6 +10,7 @@ import itertools
 import os
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -115,6 +116,7 @@ class RowWorker:
     _working_on: str = ""
     _pieces: dict[str, Pieces] = field(default_factory=dict)  # by stage
     _rest: Message | None = None
+    _n_said: Counter[str] = field(default_factory=Counter)  # how much finished work was told of, by stage
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
@@ -127,6 +129,8 @@ class RowWorker:
         self._working_on = str(message.get("stage", ""))
         try:
             for reply in self._do(message):
+                if reply["say"] == "out":
+                    self._n_said[reply["stage"]] += 1
                 yield {**reply, "era": message["era"]} if message.get("era") else reply
         except Exception as error:  # noqa: BLE001 - the worker's loop: whatever a step raised as a whole
             yield failed_message(self._working_on, error, traceback.format_exc())
@@ -297,7 +301,7 @@ class RowWorker:
                 outcome, used = joiner.give_up({row_id: lost.pop(row_id) for row_id in dead})
                 yield self._finished(stage, outcome, used)
             living = [row_id for row_id in complete if row_id not in dead]
-            for version, ids in _by_version(stage.name, living, marks).items():
+            for version, ids in (marks or Marks()).versions(stage.name, living).items():
                 joiner.step = self._version(stage.name, version)
                 entry = group[0] if message.get("one_by_one") else WHOLE
                 released = joiner.release(ids)
@@ -309,7 +313,14 @@ class RowWorker:
                     yield self._finished(stage, *piece)
 
     def _end(self, stage: Stage, message: Message) -> Iterator[Message]:
-        """Release what waits in a join in vain; the last message says that it was the last."""
+        """Release what waits in a join in vain; the last message says that it was the last.
+
+        Not before the runner has heard all that was said: a retry may have taken some of it back, and what was used
+        up with that is on its way to here again.
+        """
+        if message.get("heard", self._n_said[stage.name]) < self._n_said[stage.name]:
+            yield {"say": "not_ended", "stage": stage.name}
+            return
         held: Message | None = None
         for outcome, took in self._joiner(stage, message).release_rest():
             if held is not None:
@@ -405,14 +416,6 @@ class RowWorker:
 
 def _row_id(batch: Batch, index: int) -> str:
     return batch.gone_at(index).id
-
-
-def _by_version(step: str, ids: list[str], marks: Marks | None) -> dict[int, list[str]]:
-    groups: dict[int, list[str]] = {}
-    for row_id in ids:
-        version = marks.of(step, row_id).version if marks else FIRST
-        groups.setdefault(version, []).append(row_id)
-    return groups
 
 
 def _lists_of(step: GeneratorStep, offset: int) -> Iterator[list[Row]]:

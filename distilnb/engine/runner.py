@@ -211,9 +211,10 @@ class Runner:
         elif kind == "part":
             for admitted in self.admissions.take(worker, message):
                 self._hear(worker, admitted)
-        elif kind == "source_end":
-            if self.end is None:  # a source that has failed has nothing more either, but it has not ended
-                self._note_end(message["stage"])
+        elif kind == "source_end" and self.end is None:  # one that has failed has nothing more, and no end
+            self._note_end(message["stage"])
+        elif kind == "not_ended" and not self.retrying.is_stale(message):
+            self.flow.not_ended(message["stage"])
         elif kind == "failed":
             self._fail(message)
         elif kind == "budget":
@@ -222,6 +223,8 @@ class Runner:
             traffic.note(self.journal, self.reader, worker.name, message)
         elif kind == "jobs":
             self.parking.hear(self.journal, message)
+        elif kind == "backed_up":
+            self._note(*traffic.note_backup(self.journal, message))
         elif kind == "waiting":  # for a local model, which is being loaded; no words: it is
             self._note(worker.name, message["words"])
         elif kind == "drained":
@@ -394,10 +397,8 @@ class Runner:
         self.crew.tell_all({"do": "adjust", "limits": limits.to_json()})
 
     def _set_windows(self) -> None:
-        for step, limits in self.control.limits.models.items():
-            stage = self.plan.stage_of(step)
-            if stage.kind == "ask" and not stage.is_offline:
-                self.flow.set_window(stage.name, self.plan.ask_window(step, limits["max_concurrency"] or 1))
+        for stage, window in self.control.limits.windows(self.plan).items():
+            self.flow.set_window(stage, window)
 
     def _begin_stop(self, ending: Ending) -> None:
         if self.control.stop(ending):

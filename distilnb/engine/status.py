@@ -25,6 +25,7 @@ COUNTED = (  # the figures of a step that the journal counts under the same name
     "truncated",
     "retries",
     "reasked",
+    "stood_in",
     "input_tokens",
     "output_tokens",
 )
@@ -49,6 +50,7 @@ class StepStatus:
     truncated: int = 0  # replies cut off at the token limit
     retries: int = 0  # requests sent again after a retryable error
     reasked: int = 0  # requests for a reply in place of one that did not have the shape asked for
+    stood_in: int = 0  # replies that a backup gave in place of a model that failed, cached ones too
     input_tokens: int = 0
     output_tokens: int = 0
     in_flight: int = 0  # requests sent and not answered, those that wait to be sent again among them

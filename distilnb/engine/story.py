@@ -7,22 +7,22 @@ journal says was made of what, so few files are read, however many rows there ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from distilnb.engine.ask import render
-from distilnb.engine.attempts import RetriedRow, choose_replies
-from distilnb.engine.cache import ReplyCache, request_digests
+from distilnb.engine.attempts import choose_attempts
+from distilnb.engine.cache import Key, ReplyCache, request_digests
 from distilnb.engine.failures import unpack_failure
+from distilnb.engine.inquiry import Inquiry, inquire, voices_of
 from distilnb.engine.journal import BatchRef, JournalReader
 from distilnb.engine.lineage import Attempt, Lineage
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.reasking import n_reasks, reask_key
+from distilnb.engine.rendering import model_of, render
 from distilnb.engine.repeats import number_of
 from distilnb.engine.rundir import RunDir
 from distilnb.errors import DistilnbError, InputError
 from distilnb.ids import is_below, root_id
-from distilnb.llms.prices import run_price_of
 from distilnb.llms.request import Message, Reply, Request
 from distilnb.rows import Batch, Row, read_batch
 from distilnb.spec.step import Step
@@ -47,6 +47,8 @@ class Question:
     model: str = ""
     attempt: int = 0  # how often a retry has asked anew
     cost_usd: float | None = None
+    why: str = ""  # what kept the model that is asked first from answering, where a backup did
+    is_inner: bool = False  # other replies of the row are made of these
 
 
 @dataclass(frozen=True)
@@ -263,38 +265,59 @@ class StoryTeller:
                 request = render(task, row)
             except DistilnbError:  # the failure is told where the errors are
                 continue
-            replies = self._replies(task, request, row_id, row, attempt.attempt)
-            cost = sum((_cost(task, reply) or 0.0) for reply in replies)
-            is_known = all(_cost(task, reply) is not None for reply in replies)
-            yield Question(
-                row_id, request.messages, replies, task.llm.label, attempt.attempt, cost if is_known else None
-            )
+            yield from self._told(task, self._inquire(task, request, row_id, row, attempt.attempt), row_id)
 
-    def _replies(
-        self, task: Task, request: Request, row_id: str, row: Row, attempt: int
-    ) -> tuple[Reply, ...]:
-        assert task.llm is not None
-        [digest] = request_digests(task.llm, [request])
+    def _inquire(self, task: Task, request: Request, row_id: str, row: Row, attempt: int) -> Inquiry:
+        """Return what the cache holds of a row's replies, with those that were asked for in their place."""
+        llm = model_of(task)
+        [digest] = request_digests(llm, [request])
         repeat = 0
-        if not task.llm.is_deterministic:
+        if not llm.is_deterministic:
             repeat = number_of(self.run.path / "repeats.sqlite", task.digest, digest, row_id)
+        inquiry = inquire(llm, 0, request, digest, repeat, attempt, voices_of(llm, in_run=True))
+        most = n_reasks(task, request)
         cache = ReplyCache()
         try:
-            most = n_reasks(task, request)
-            one = RetriedRow(row, digest, repeat, request.n, attempt, most)
-            [chosen] = choose_replies(cache, "on", task, [one], again=False)
-            # Behind each reply those that were asked for in its place.
-            chains = [
-                (key, *(reask_key(key, number) for number in range(1, most + 1))) for key in chosen.keys
-            ]
-            keys = [key for chain in chains for key in chain]
-            known = cache.find(keys)
+            choose_attempts(cache, "on", task, row, inquiry, attempt, most, again=False)
+            asks = dict(inquiry.asks)
+            inquiry.asks.clear()
+            reasked = {
+                one.key: [reask_key(one.key, n) for n in range(1, most + 1)] for one in inquiry.standing()
+            }
+            for key, ask in asks.items():  # behind each reply those that were asked for in its place
+                inquiry.asks.update(dict.fromkeys([key, *reasked.get(key, ())], ask))
+            inquiry.take(cache.find([key for keys in reasked.values() for key in keys]))
         finally:
             cache.close()
-        return tuple(known[key] for key in keys if key in known)
+        return inquiry
 
-
-def _cost(task: Task, reply: Reply) -> float | None:
-    assert task.llm is not None
-    price = run_price_of(task.llm)
-    return price.cost_usd(reply.input_tokens or 0, reply.output_tokens or 0) if price else None
+    def _told(self, task: Task, inquiry: Inquiry, row_id: str) -> Iterator[Question]:
+        """Yield each request of a row and what was answered, those that its replies are made of before these."""
+        standing = {one.key: one for one in inquiry.standing()}
+        groups: dict[tuple[int, int], list[Key]] = {}
+        for key, ask in inquiry.asks.items():
+            if key in inquiry.replies:
+                groups.setdefault((id(ask.llm), id(ask.request)), []).append(key)
+        final = [place for place, keys in groups.items() if any(key in standing for key in keys)]
+        for place in sorted(groups, key=lambda place: place in final):  # which keeps their order else
+            keys, attempt = groups[place], max(inquiry.attempts) if place in final else 0
+            ask = inquiry.asks[keys[0]]
+            why = next((standing[key].why for key in keys if key in standing), "")
+            made = [inquiry.replies[key] for key in keys]
+            replies = tuple(
+                replace(reply, text=reply.text and ask.llm.shown_reply(reply.text)) for reply in made
+            )
+            yield Question(
+                row_id,
+                ask.request.messages,
+                replies,
+                ask.llm.label,
+                attempt,
+                inquiry.cost_usd(keys),
+                why,
+                is_inner=place not in final,
+            )
+        if not groups:
+            yield Question(
+                row_id, inquiry.request.messages, (), inquiry.llm.label, max(inquiry.attempts), 0.0
+            )

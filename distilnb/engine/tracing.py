@@ -17,10 +17,13 @@ from distilnb.rows import read_batch
 
 
 class Names(NamedTuple):
-    """The ids in a batch file: of rows, and of lost rows, with the number of their entry."""
+    """The ids in a batch file: of rows, and of lost rows, with the numbers of their entries.
 
-    rows: dict[str, int]
-    gone: dict[str, int]
+    A row may be told lost twice in one file: a retry that failed again may overtake what was told before it.
+    """
+
+    rows: dict[str, list[int]]
+    gone: dict[str, list[int]]
 
 
 WENT_ON = "went_on:"  # and a join: the fact which rows it had let go on when a retry mended what it had lost
@@ -58,11 +61,11 @@ class Trace:
         """Return the ids in a batch."""
         if batch.path not in self._names:
             content = read_batch(self._run_dir.path / batch.path)
-            n_rows = len(content)
-            self._names[batch.path] = Names(
-                {row_id: entry for entry, row_id in enumerate(content.ids)},
-                {gone.id: n_rows + number for number, gone in enumerate(content.gone)},
-            )
+            names = self._names[batch.path] = Names({}, {})
+            for entry, row_id in enumerate(content.ids):
+                names.rows.setdefault(row_id, []).append(entry)
+            for entry, gone in enumerate(content.gone, len(content)):
+                names.gone.setdefault(gone.id, []).append(entry)
         return self._names[batch.path]
 
     def entries(self, stage: Stage, out: int) -> Iterable[tuple[int, int, str]]:
@@ -73,8 +76,8 @@ class Trace:
                 continue
             names = self.names_in(batch)
             for known in (names.rows, names.gone):
-                for name, entry in known.items():
-                    if entry in entries:
+                for name, own in known.items():
+                    for entry in entries.intersection(own):
                         yield batch_id, entry, name
 
     def rows_made(self, stage: Stage, out: int) -> set[str]:
@@ -85,21 +88,27 @@ class Trace:
 
     def went_on(self, stage: Stage, out: int, row_id: str) -> bool:
         """Whether a row that a stage told to be lost was joined without it: what came of that is not taken back."""
+        if self._late and self._went_on_below(stage, row_id):
+            return True
         for batch in self._lineage.made(stage.name, out):
-            entry = self.names_in(batch).gone.get(row_id)
-            if entry is None:
-                continue
-            for consumer in self._plan.consumers(batch.stage):
-                took = self._lineage.out_that_took(consumer.name, batch.id, entry)
-                if took is not None and self._went_on_at(consumer, took, row_id):
-                    return True
+            for entry in self.names_in(batch).gone.get(row_id, ()):
+                for consumer in self._plan.consumers(batch.stage):
+                    took = self._lineage.out_that_took(consumer.name, batch.id, entry)
+                    if took is not None and self._went_on_at(consumer, took, row_id):
+                        return True
         return False
+
+    def _went_on_below(self, stage: Stage, row_id: str) -> bool:
+        """Whether a join had let a row go on before a retry made it; it need not have heard that it failed again."""
+        return any(
+            row_id in self._late.get(below.name, ()) or self._went_on_below(below, row_id)
+            for below in self._plan.consumers(stage.name)
+            if below.kind != "global"  # which gathers again
+        )
 
     def _went_on_at(self, stage: Stage, out: int, row_id: str) -> bool:
         if stage.kind != "join":
             return self.went_on(stage, out, row_id)
-        if row_id in self._late.get(stage.name, ()):
-            return True
         names = {row_id, *(name for _, _, name in self.entries(stage, out) if is_below(name, row_id))}
         if not names.isdisjoint(self.rows_made(stage, out)):
             return True

@@ -34,6 +34,13 @@ def note(journal: Journal, reader: JournalReader, worker: str, message: Mapping[
     journal.set_fact(_REFUSED, {**known, model: [before + n_refused, concurrency]})
 
 
+def note_backup(journal: Journal, message: Mapping[str, Any]) -> tuple[str, str]:
+    """Journal that a model failed and another one is asked in its place; returns whose it is, and it in words."""
+    model, backup, why = (message[name] for name in ("model", "backup", "why"))
+    journal.add_event(events.BackedUp(model=model, backup=backup, why=why))
+    return f"{model} | {backup}", f"{model} fails ({why}); {backup} answers in its place"
+
+
 def in_flight(facts: Mapping[str, Any], step: str) -> int:
     """Return how many requests of a step were on their way when the workers last told, at most a second ago."""
     return sum(steps.get(step, 0) for name, steps in facts.items() if name.startswith(_FLYING))

@@ -5,18 +5,20 @@ runner → worker   {"do": "secrets", …}
                   {"do": "pull", stage, offset, limit, seen}
                   {"do": "part", stage, part, skip}  {"do": "rename", stage, part, path, first, again, failed?}
                   {"do": "global", stage, inputs, without, era}
-                  {"do": "end", stage, era}  {"do": "forget", stage, batch, entry, era}
+                  {"do": "end", stage, era, heard?}  {"do": "forget", stage, batch, entry, era}
                   {"do": "drain"}  {"do": "exit"}
                   {"do": "pause"}  {"do": "resume"}  {"do": "adjust", limits}
 worker → runner   {"say": "ready"}  {"say": "out", stage, files, took, counts, errors, era}
                   {"say": "part", stage, part, first, digests, is_last?, is_named?, failed?, and the fields of "out"}
-                  {"say": "source_end", stage}  {"say": "failed", step, kind, what, trace}
+                  {"say": "source_end", stage}  {"say": "not_ended", stage}  {"say": "failed", step, kind, what, trace}
                   {"say": "budget", reason, reached}  {"say": "drained"}
                   {"say": "limited", model, n_refused, concurrency}  {"say": "waiting", model, words}
                   {"say": "flying", steps}
+                  {"say": "backed_up", model, backup, why}
 `era` counts how often a global step upstream has replaced the stage's rows; `retried` says that rows of the stage were
-retried, so that the worker looks up which; `went_on` names rows that a join has let go on without a partner
-(docs/architecture/retry.md).
+retried, so that the worker looks up which; `went_on` names rows that a join has let go on without a partner; `heard`
+says of how many messages of the join's work the runner knew: a retry takes back what was made of lost rows, and the
+join is "not_ended" before all is heard (docs/architecture/retry.md).
 """
 
 from __future__ import annotations

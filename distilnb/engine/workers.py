@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from distilnb.engine.rundir import RunDir
@@ -33,6 +34,7 @@ class Worker:
     is_ready: bool = False  # it has built its steps
     is_drained: bool = False
     pulled: set[str] = field(default_factory=set)  # sources that this process has opened
+    heard: Counter[str] = field(default_factory=Counter)  # how much finished work it has told of, by stage
     killed_for: str = ""  # why its runner killed it
     is_own_doing: bool = False  # whether that was for what it ran
     _splitter: LineSplitter = field(default_factory=LineSplitter)
@@ -94,7 +96,9 @@ class Worker:
         if not data:
             self._hang_up()
             return []
-        return self._splitter.feed(data)
+        messages = self._splitter.feed(data)
+        self.heard.update(message["stage"] for message in messages if message["say"] == "out")
+        return messages
 
     def _hang_up(self) -> None:
         self._hung_up_at = time.monotonic()

@@ -14,7 +14,7 @@ from distilnb.export.info import RunInfo
 from distilnb.rows import Row
 from distilnb.spec.files import read_data
 from distilnb.spec.plain_yaml import dump_yaml
-from distilnb.spec.registry import MODELS, TASKS, load_kind
+from distilnb.spec.registry import COMBINED, MODELS, TASKS, load_kind
 from distilnb.spec.trust import without_secrets
 from distilnb.view import figures
 from distilnb.view.text import pad, visible, width
@@ -175,7 +175,15 @@ def outline(pipeline_text: str) -> list[str]:
 def _models_of(step: Mapping[str, Any], default: Any) -> str:
     own = step.get("llm") or (default if step["kind"] in TASKS else None)
     models = own if isinstance(own, list) else [own]
-    return ", ".join(_model_label(model) for model in models if isinstance(model, dict))
+    return ", ".join(label for model in models if isinstance(model, dict) for label in _model_labels(model))
+
+
+def _model_labels(model: Mapping[str, Any]) -> list[str]:
+    """Return the names of a model, or of those that one is made of."""
+    members = [one for value in model.values() for one in (value if isinstance(value, list) else [value])]
+    inner = [one for one in members if isinstance(one, dict) and "kind" in one]
+    is_combined = model.get("kind") in COMBINED
+    return [label for one in inner for label in _model_labels(one)] if is_combined else [_model_label(model)]
 
 
 def _model_label(model: Mapping[str, Any]) -> str:

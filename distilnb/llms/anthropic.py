@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from distilnb.llms.batches import Batches, BatchLimits
 from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, Sign, on, request_id_of
+from distilnb.llms.images import Image, in_parts
 from distilnb.llms.parameters import Wire, as_list, names, on_the_wire
-from distilnb.llms.request import Answer, Client, Request
+from distilnb.llms.request import Answer, Client, Message, Request
 from distilnb.llms.sdk import Response, SdkClient, SdkLLM, one_reply, split_system, text_of
 from distilnb.llms.shape import PROMPT, ReplyShape
 
@@ -44,6 +45,7 @@ class AnthropicLLM(SdkLLM):
     url: ClassVar[str] = "https://api.anthropic.com"
     url_variable: ClassVar[str] = "ANTHROPIC_BASE_URL"
     key_variable: ClassVar[str] = "ANTHROPIC_API_KEY"
+    takes_images: ClassVar[frozenset[str]] = frozenset({"url", "file"})
     max_n: ClassVar[int | None] = 1
     batch_limits: ClassVar[BatchLimits | None] = BatchLimits(100_000, 256_000_000)
     batch_discount: ClassVar[float] = 0.5
@@ -104,7 +106,7 @@ class _Client(SdkClient):
         return {
             "model": self._model,
             "max_tokens": self._max_tokens,
-            "messages": [{"role": turn["role"], "content": text_of(turn)} for turn in turns],
+            "messages": [{"role": turn["role"], "content": _content_of(turn)} for turn in turns],
             **self._body,
             **({"system": system} if system else {}),
             **_forcing(request),
@@ -141,6 +143,20 @@ class _Client(SdkClient):
             # `default_headers`, its own of the same name would be gone too.
             self._client._custom_headers = {}
         return self._client
+
+
+def _content_of(turn: Message) -> Any:
+    """Return what a turn says: text, or blocks of text and images."""
+    if not isinstance(turn.get("content"), list):
+        return text_of(turn)
+    return in_parts(turn, lambda text: {"type": "text", "text": text}, _image_block)
+
+
+def _image_block(image: Image) -> dict[str, Any]:
+    if image.url:
+        return {"type": "image", "source": {"type": "url", "url": image.url}}
+    source = {"type": "base64", "media_type": image.media_type, "data": image.in_base64()}
+    return {"type": "image", "source": source}
 
 
 def _forcing(request: Request) -> dict[str, Any]:

@@ -22,5 +22,6 @@ class AnyscaleLLM(CompatibleLLM):
     url: ClassVar[str] = "https://api.endpoints.anyscale.com/v1"
     url_variable: ClassVar[str] = "ANYSCALE_BASE_URL"
     key_variable: ClassVar[str] = "ANYSCALE_API_KEY"
+    takes_images: ClassVar[frozenset[str]] = frozenset()
     json_modes: ClassVar[tuple[str, ...]] = ("json_object_schema", "json_object")
     text_modes: ClassVar[tuple[str, ...]] = ("json_object_schema",)

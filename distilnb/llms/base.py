@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from pydantic import Field, SecretStr, ValidationError
 
 from distilnb.errors import MissingKeyError, SpecError, UnsupportedParameterError
 from distilnb.llms.failures import Sign
+from distilnb.llms.images import NO_IMAGES_FIX
 from distilnb.llms.keys import Found, find_key, forget_keys, how_to_give
 from distilnb.llms.parameters import Wire, unify_parameters
-from distilnb.llms.request import Client, Message
+from distilnb.llms.parts import Ask, Part
+from distilnb.llms.request import Client, Message, Request
 from distilnb.llms.shape import ReplyShape, ShapeKind
 from distilnb.spec.base import Spec, explain_validation
+from distilnb.spec.registry import load_kind
 
 if TYPE_CHECKING:
     from distilnb.llms.calling import Caller
@@ -50,6 +53,8 @@ class LLM(Spec):
     extra_name: ClassVar[str] = ""  # the extra that installs its SDK, if one is needed
     parameters: ClassVar[Mapping[str, Wire]] = {}  # what it takes, unified names first, and how it calls each
     makes: ClassVar[Literal["text", "vector", "image"]] = "text"  # what its replies hold
+    # The ways in which it is shown images: by their address ("url"), with their bytes ("file"); none: it is not.
+    takes_images: ClassVar[frozenset[str]] = frozenset()
     max_n: ClassVar[int | None] = None  # the most replies that one request brings; more are asked for again
     failures: ClassVar[tuple[Sign, ...]] = ()  # its errors, where they mean another thing than everybody's
     key_variable: ClassVar[str] = ""  # the environment variable that holds the API key, if one is needed
@@ -103,6 +108,15 @@ class LLM(Spec):
         """Return what makes the replies this model's own: provider, endpoint, model, sampling parameters."""
         return {"provider": self.provider, "model": self.model, "parameters": dict(self.generation_kwargs)}
 
+    @property
+    def members(self) -> tuple[LLM, ...]:
+        """The models that this one is made of, and has ask in its place; none for a model that sends by itself."""
+        return ()
+
+    def parts(self, request: Request, repeat: int = 0) -> list[Part[LLM]]:
+        """Return who gives each reply to a request; `repeat` is how many equal ones of its step came before it."""
+        return [Ask(self, request, request.first + index) for index in range(request.n)]
+
     def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
         """Return the ways to try, best first, in which this model can be made to keep to a shape.
 
@@ -137,6 +151,23 @@ class LLM(Spec):
             return
         for name in sorted(self.generation_kwargs.keys() - self.parameters.keys() - {"extra"}):
             raise self.unsupported(name)
+
+    def check_images(self) -> None:
+        """Raise UnsupportedParameterError where the provider takes no images."""
+        if not self.takes_images:
+            raise UnsupportedParameterError(
+                f"{self.title or self.label} is sent no images, which {self.model!r} is given.",
+                NO_IMAGES_FIX,
+                provider=self.provider,
+            )
+
+    def shown_reply(self, text: str | None) -> str:
+        """Return a reply as it is shown where something went wrong: vectors and images are told of only."""
+        if text is None:
+            return "(no text)"
+        if self.makes == "text":
+            return text
+        return f"[{self.makes}, {len(text) * 3 // 4:,} bytes]"
 
     def unsupported(self, name: str) -> UnsupportedParameterError:
         """Make the error for a generation parameter that the provider lacks."""
@@ -185,11 +216,23 @@ class LLM(Spec):
             raise refused
         return None
 
+    def senders(self) -> Iterator[LLM]:
+        """Yield the models that send: this one, or those that its members come to, in their order."""
+        if not self.members:
+            yield self
+        for member in self.members:
+            yield from member.senders()
+
     @property
     def is_deterministic(self) -> bool:
         """Whether equal requests have equal replies: vectors, and texts at temperature 0 or with a seed."""
         given = self.generation_kwargs
         return self.makes == "vector" or given.get("temperature") == 0 or given.get("seed") is not None
+
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with: the name of a template or a text; "" where there is none."""
+        return ""
 
     @property
     def texts_per_request(self) -> int:
@@ -203,8 +246,13 @@ class LLM(Spec):
 
     @property
     def goes_by_batch(self) -> bool:
-        """Whether runs hand their requests over as jobs, to be done within a day."""
-        return False
+        """Whether runs hand requests over as jobs, to be done within a day: its own, or those of some member."""
+        return any(member.goes_by_batch for member in self.members)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The URLs of all servers that are asked, where there are several of them."""
+        return (self.endpoint,) if self.endpoint else ()
 
     @property
     def label(self) -> str:
@@ -234,6 +282,13 @@ class LLM(Spec):
 
         return ask_shaped(self, prompt, schema, n=n, max_reasks=max_reasks)
 
+    def __or__(self, backup: object) -> LLM:
+        """Return a model that asks `backup`, a model or its name, for what this one fails to answer."""
+        return _with_backup(self, backup) if isinstance(backup, (LLM, str)) else NotImplemented
+
+    def __ror__(self, first: object) -> LLM:
+        return _with_backup(first, self) if isinstance(first, str) else NotImplemented
+
     def __getstate__(self) -> dict[Any, Any]:
         """Leave a literal key out of every pickle; the environment's is read anew where it is used."""
         state = super().__getstate__()
@@ -242,6 +297,13 @@ class LLM(Spec):
             "__dict__": {**state["__dict__"], "api_key": None},
             "__pydantic_fields_set__": state["__pydantic_fields_set__"] - {"api_key"},
         }
+
+
+def _with_backup(*llms: LLM | str) -> LLM:
+    kind: Callable[..., Spec] = load_kind("FallbackLLM")
+    combined = kind(llms=llms)
+    assert isinstance(combined, LLM)
+    return combined
 
 
 def limits_key(llm: LLM) -> tuple[object, ...]:

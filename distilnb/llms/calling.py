@@ -8,16 +8,19 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from distilnb.errors import MalformedReplyError, ModelError, RateLimitError, RequestTimeoutError
 from distilnb.llms.fitting import asked_again
+from distilnb.llms.images import IMAGE_TOKENS, n_images, shown
 from distilnb.llms.ladder import Ladder, Modes, no_modes
 from distilnb.llms.limits import Gate
+from distilnb.llms.parts import Consulted, Part, consult
 from distilnb.llms.request import Answer, Client, Message, Reply, Request
+from distilnb.llms.resting import Rest
 from distilnb.llms.shape import ReplyShape
 
 if TYPE_CHECKING:
@@ -44,9 +47,13 @@ class Model(Protocol):
     def tpm(self) -> int | None: ...
     @property
     def max_retries(self) -> int: ...
+    @property
+    def label(self) -> str: ...
+    def identity(self) -> dict[str, Any]: ...
     def make_client(self) -> Client: ...
     def make_caller(self, gate: Gate) -> Caller | None: ...
     def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]: ...
+    def parts(self, request: Request) -> Sequence[Part[Any]]: ...
     def check(self) -> None: ...
     def probe(self) -> None: ...
 
@@ -73,6 +80,7 @@ class Caller:
         self.asked = 0
         self.retries = 0
         self.rejected_429 = 0
+        self.rest = Rest()
         self.reply_seconds: deque[float] = deque(maxlen=N_TIMED)  # of the last requests that were answered
         self._max_retries = max_retries
         self._timeout_s = timeout_s
@@ -115,6 +123,7 @@ class Caller:
     def try_again(self) -> None:
         """Forget that the model refused every request: the cause may be mended."""
         self._breaker = None
+        self.rest = Rest()
 
     async def close(self) -> None:
         """Close the client's connections."""
@@ -131,7 +140,11 @@ class Caller:
             answer = await self._persist(request, before)
             if len(answer.replies) != request.n:
                 answer = await self._complete(request, answer, before)
+            self.rest.answered()
             return answer
+        except ModelError as error:
+            self.rest.failed(error, is_given_up=True)
+            raise
         finally:
             self._waiting.discard(task)
 
@@ -256,6 +269,8 @@ class Caller:
         if isinstance(error, RateLimitError):
             self.rejected_429 += 1
             self.gate.refused(era)
+        if isinstance(error, ModelError):
+            self.rest.failed(error, is_given_up=False)
         if isinstance(error, ModelError) and error.fatal and self._breaker is None:
             self._breaker = error
 
@@ -264,8 +279,9 @@ class Caller:
             raise copy.copy(self._breaker)  # a copy: each raise would lengthen the traceback of the one
 
     def _estimate_tokens(self, request: Request) -> int:
-        n_characters = sum(len(str(message.get("content", ""))) for message in request.messages)
-        return n_characters // 4 + int(request.n * self._mean_output_tokens)
+        n_characters = sum(len(shown(message.get("content"))) for message in request.messages)
+        n_input = n_characters // 4 + IMAGE_TOKENS * n_images(request.messages)
+        return n_input + int(request.n * self._mean_output_tokens)
 
     def _learn(self, answer: Answer) -> None:
         for reply in answer.replies:
@@ -347,23 +363,29 @@ def replies_now(
     model: Model, request: Request, wrong: Callable[[Reply], str], *, max_reasks: int
 ) -> list[Reply]:
     """Return the replies to a request; one with which something is `wrong` is asked again, at most so many times."""
-    replies = list(answer_now(model, request).replies)
-    asked = [request] * len(replies)
+    given = _consult_now(model, request).standing
+    replies = [one.reply for one in given]
+    asked = [one.ask.request for one in given]
     for number in range(1, max_reasks + 1 if request.shape is not None else 0):
         for place, reply in enumerate(replies):
             if words := wrong(reply):
                 asked[place] = asked_again(asked[place], reply.text, words, number)
-                replies[place] = answer_now(model, asked[place]).replies[0]
+                replies[place] = answer_now(given[place].ask.llm, asked[place]).replies[0]
     return replies
 
 
 def answer_now(model: Model, request: Request) -> Answer:
-    """Send one request and wait for its answer.
+    """Send one request and wait for its answer; of a model made of others, what they gave.
 
     It runs in a thread with an event loop of its own, so it works in a notebook, whose loop runs already.
     Ctrl-C ends the request.
     """
-    result: Future[Answer] = Future()
+    consulted = _consult_now(model, request)
+    return replace(consulted.answers[-1], replies=tuple([one.reply for one in consulted.standing]))
+
+
+def _consult_now(model: Model, request: Request) -> Consulted[Model]:
+    result: Future[Consulted[Model]] = Future()
     question = _Question()
 
     def work() -> None:
@@ -392,17 +414,24 @@ class _Question:
         self._task: asyncio.Task[object] | None = None
         self._is_taken_back = False
 
-    async def ask(self, model: Model, request: Request) -> Answer:
+    async def ask(self, model: Model, request: Request) -> Consulted[Model]:
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         if self._is_taken_back:
             raise asyncio.CancelledError
-        caller = Caller.of(model)
-        try:
-            async with caller.asking(request) as answer:
+        callers: dict[int, Caller] = {}
+
+        async def send(member: Model, request: Request) -> Answer:
+            if id(member) not in callers:
+                callers[id(member)] = Caller.of(member)
+            async with callers[id(member)].asking(request) as answer:
                 return answer
+
+        try:
+            return await consult(model.parts(request), send, lambda waiting: asyncio.gather(*waiting))
         finally:
-            await caller.close()
+            for caller in callers.values():
+                await caller.close()
 
     def cancel(self) -> None:
         self._is_taken_back = True

@@ -14,7 +14,7 @@ from distilnb.errors import MissingKeyError, UnknownKindError, did_you_mean
 from distilnb.llms.base import GENERATION_PARAMETERS, LLM
 from distilnb.llms.openai import LOCAL_SERVERS, OpenAILLM
 from distilnb.llms.parameters import OTHER_NAMES, unknown_parameter
-from distilnb.spec.registry import EMBEDDINGS, LLMS, build, load_kind
+from distilnb.spec.registry import EMBEDDINGS, IMAGE_MODELS, LLMS, build, load_kind
 
 # Provider → the name of its class in the registry. A provider is called as its module; local servers speak
 # OpenAI's protocol.
@@ -31,6 +31,12 @@ EMBEDDING_PROVIDERS: Mapping[str, str] = {
     },
     "vllm_engine": "vLLMEmbeddings",
     **dict.fromkeys(LOCAL_SERVERS, "OpenAIEmbeddings"),
+}
+
+# And for those that draw.
+IMAGE_PROVIDERS: Mapping[str, str] = {
+    path.partition(":")[0].rpartition(".")[2].removesuffix("_images"): kind
+    for kind, path in IMAGE_MODELS.items()
 }
 
 # The model that is proposed where a key is set and nothing else is known.
@@ -57,6 +63,8 @@ def llm(
 
     Raises UnknownKindError for a provider that is not known, UnknownParameterError with the near match for a
     keyword that is neither.
+
+    `base_urls=` in place of `base_url=` spreads requests over several servers that hold the same model.
 
     >>> llm("openai:gpt-4o-mini", temperature=0.7, rpm=500).generation_kwargs
     {'temperature': 0.7}
@@ -87,7 +95,8 @@ def _model(
         fields["model"] = model
     if isinstance(fields.get("api_key"), str):
         fields["api_key"] = SecretStr(fields["api_key"])
-    fields["base_url"] = fields.get("base_url") or LOCAL_SERVERS.get(provider)
+    if not keywords.get("base_urls"):
+        fields["base_url"] = fields.get("base_url") or LOCAL_SERVERS.get(provider)
     given = {key: value for key, value in fields.items() if value is not None}
     return cls(**given, **_sort_keywords(cls, keywords))
 
@@ -118,6 +127,17 @@ def as_embeddings(value: object) -> LLM:
         raise UnknownKindError(
             f"{found.label} ({found.kind()}) writes {found.makes}, and no vectors.",
             "Give a model that makes vectors ('openai:text-embedding-3-small', SentenceTransformerEmbeddings(...)).",
+        )
+    return found
+
+
+def as_image_model(value: object) -> LLM:
+    """Return the model that draws and for which a field stands; raises UnknownKindError for anything else."""
+    found = _model(IMAGE_PROVIDERS, value, {}, {}) if isinstance(value, str) else as_llm(value)
+    if found.makes != "image":
+        raise UnknownKindError(
+            f"{found.label} ({found.kind()}) makes {found.makes}s, and no images.",
+            "Give a model that draws ('openai:gpt-image-1', OpenAIImageGeneration(...)).",
         )
     return found
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from distilnb.llms.request import Request
+from distilnb.llms.images import check_sees, for_openai, has_parts
+from distilnb.llms.request import Message, Request
 from distilnb.llms.shape import PROMPT, ReplyShape, told
 
 # What each server of the protocol forces a shape with; the first that it does not refuse is used. OpenAI's own takes
@@ -34,15 +35,23 @@ class BodyMaker:
         max_n: int | None = None,
         seed_name: str = "seed",
         shows_schema: bool = False,
+        title: str = "This model",
+        takes_images: Collection[str] = ("url", "file"),
     ) -> None:
         self._shared = shared
         self._extra = extra
         self._max_n = max_n
         self._seed_name = seed_name
         self._shows_schema = shows_schema
+        self._title = title
+        self._takes_images = takes_images
 
     def __call__(self, request: Request) -> dict[str, Any]:
-        body = {**self._shared, "messages": request.messages}
+        messages: Sequence[Message] = request.messages
+        if has_parts(messages):
+            check_sees(self._title, self._takes_images, messages)
+            messages = for_openai(messages)
+        body = {**self._shared, "messages": messages}
         if request.n > 1 and self._max_n != 1:
             body["n"] = min(request.n, self._max_n or request.n)
         if request.first and isinstance(body.get(self._seed_name), int):
@@ -50,7 +59,7 @@ class BodyMaker:
         if request.shape is not None and request.mode != PROMPT:
             body.update(forcing(request.shape, request.mode))
             if not (self._shows_schema and request.mode in ("", "json_schema")):
-                body["messages"] = told(request.messages, request.shape)
+                body["messages"] = told(messages, request.shape)
         if self._extra:
             body.update(self._extra)
         return body

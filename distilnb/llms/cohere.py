@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, TOO_SLOW, Sign, on, request_id_of
+from distilnb.llms.images import for_openai
 from distilnb.llms.parameters import Wire, as_list, names, on_the_wire
 from distilnb.llms.protocol import token_logprob
 from distilnb.llms.request import Answer, Client, Request
-from distilnb.llms.sdk import Response, SdkClient, SdkLLM, one_reply, seeded, text_of
+from distilnb.llms.sdk import Response, SdkClient, SdkLLM, one_reply, seeded
 from distilnb.llms.shape import PROMPT, ReplyShape, told
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class CohereLLM(SdkLLM):
         Sign(TOO_LONG, on(400, 422), words="too many tokens"),
         Sign(NO_CREDIT, on(429), words=r"trial key.*limited to .*month|calls / month"),
     )
+    takes_images: ClassVar[frozenset[str]] = frozenset({"url", "file"})
     not_in_digest: ClassVar[frozenset[str]] = SdkLLM.not_in_digest | {"client_name"}
 
     client_name: str = "distilnb"
@@ -93,7 +95,7 @@ class _Client(SdkClient):
             messages = told(messages, request.shape)
         answered = await client.with_raw_response.chat(
             model=self._llm.model,
-            messages=[{"role": message["role"], "content": text_of(message)} for message in messages],
+            messages=for_openai(messages),  # images are written as in OpenAI's protocol
             request_options={"additional_body_parameters": body, "max_retries": 0},
         )
         return _read(answered.data, self._llm.model, request_id_of(answered.headers))

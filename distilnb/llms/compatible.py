@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import Self
 
-from distilnb.errors import SpecError
-from distilnb.llms.address import is_loopback
+from distilnb.errors import SpecError, UnreachableError
+from distilnb.llms.address import clean_url, is_loopback
 from distilnb.llms.batches import Batches
 from distilnb.llms.chat import JSON_MODES, TEXT_MODES, BodyMaker
 from distilnb.llms.parameters import Wire, names, on_the_wire
@@ -34,25 +35,44 @@ OPENAI_PARAMETERS: Mapping[str, Wire] = names(
     response_format="response_format",
 )
 
+_OF_CHATS = frozenset({"logprobs", "top_logprobs", "response_format"})
 _SECRET_HEADER = re.compile(r"auth|cookie|key|token|secret|password", re.IGNORECASE)
 
 
 class CompatibleLLM(RemoteLLM):
     """A model on a server that speaks OpenAI's chat protocol; each provider says how it differs.
 
-    `transport="sdk"` sends through the package `openai` instead of aiohttp.
+    `transport="sdk"` sends through the package `openai` instead of aiohttp. `base_urls` in place of `base_url` are
+    several servers that hold the same model: each request goes to the one with the least to do, and a server that
+    fails is left out for a while. Limits count for all of them together. In the reply cache the first one stands for
+    all (else `cache_id`), so put the one first that stays. Each gets the environment's key only if it may have it.
     """
 
     parameters: ClassVar[Mapping[str, Wire]] = OPENAI_PARAMETERS
+    takes_images: ClassVar[frozenset[str]] = frozenset({"url", "file"})
     json_modes: ClassVar[tuple[str, ...]] = JSON_MODES  # ways to force a JSON object, best first
     text_modes: ClassVar[tuple[str, ...]] = TEXT_MODES  # and any other shape
     not_in_digest: ClassVar[frozenset[str]] = RemoteLLM.not_in_digest | {"default_headers", "transport"}
 
+    base_urls: list[str] | None = None
     default_headers: dict[str, str] = Field(default_factory=dict)
     transport: Literal["aiohttp", "sdk"] = "aiohttp"
 
     def __init__(self, **values: Any) -> None:
+        if values.get("base_urls") is not None:
+            values["base_urls"] = _clean_urls(values["base_urls"], values.get("base_url"))
         super().__init__(**values)
+        if self.offline_batch and self.base_urls:
+            raise SpecError(
+                f"{type(self).__name__} has both base_urls= and offline_batch=True: a job is one server's.",
+                "Give that server as base_url=; for more, a model each in an LLMPool.",
+            )
+        if self.offline_batch and self.pre_query_template:
+            raise SpecError(
+                f"{type(self).__name__} has both a pre-query template and offline_batch=True: Magpie's requests go to "
+                "/completions, which offline batches of chats do not.",
+                "Leave one of them out.",
+            )
         for name in self.default_headers:
             if _SECRET_HEADER.search(name):
                 raise SpecError(
@@ -66,13 +86,67 @@ class CompatibleLLM(RemoteLLM):
             return ("json_object",)
         return self.json_modes if shape.is_object else self.text_modes
 
+    # --- several servers ---
+
+    @property
+    def server(self) -> str:
+        """The server's address, of several the first's."""
+        return self.base_urls[0] if self.base_urls else super().server
+
+    def by_server(self) -> list[Self]:
+        """Return this model as each of its `base_urls` alone holds it: every rule about a server is kept for each."""
+        return [self.updated(base_url=url, base_urls=None) for url in self.base_urls or ()]
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses of all servers that are asked."""
+        return tuple(one.endpoint for one in self.by_server()) or super().endpoints
+
+    def check(self) -> None:
+        """Raise what would make every request be refused, by any of the servers."""
+        super().check()
+        for one in self.by_server():
+            one.check()
+
+    def probe(self) -> None:
+        """Raise UnreachableError when no server accepts a connection."""
+        servers = self.by_server()
+        for number, one in enumerate(servers, 1):
+            try:
+                return one.probe()
+            except UnreachableError:
+                if number == len(servers):
+                    raise
+        if not servers:
+            super().probe()
+
+    def _may_have_key(self) -> bool:
+        servers = self.by_server()
+        return all(one._may_have_key() for one in servers) if servers else super()._may_have_key()
+
+    def spread(self) -> Client | None:
+        """Return a client for all servers, where there are several."""
+        if not self.base_urls:
+            return None
+        from distilnb.llms.spreading import SpreadClient
+
+        return SpreadClient([one.make_client() for one in self.by_server()])
+
     def make_client(self) -> Client:
         """Return a client over the chosen transport."""
+        if (spread := self.spread()) is not None:
+            return spread
         from distilnb.llms.protocol import read_answer
         from distilnb.llms.transport import HttpClient, SdkClient
 
-        connection = self.connection("/chat/completions", self._body_maker(), read_answer)
-        return SdkClient(connection) if self.transport == "sdk" else HttpClient(connection)
+        transport = SdkClient if self.transport == "sdk" else HttpClient
+        chat = transport(self.connection("/chat/completions", self._body_maker(), read_answer))
+        if not self.pre_query_template:
+            return chat
+        from distilnb.llms.magpie import MagpieClient, read_completion
+
+        raw = transport(self.connection("/completions", self._completion_of, read_completion))
+        return MagpieClient(chat, raw)
 
     def make_batches(self) -> Batches:
         """Return a connection to the server's jobs."""
@@ -119,6 +193,15 @@ class CompatibleLLM(RemoteLLM):
 
     # --- the request ---
 
+    def _completion_of(self, request: Request) -> dict[str, Any]:
+        """Return the body of a request to go on with a text, which takes fewer parameters than one for a chat."""
+        from distilnb.llms.magpie import completion_body, stops_of
+
+        given = {name: value for name, value in self.generation_kwargs.items() if name not in _OF_CHATS}
+        extra = dict(given.pop("extra", {}))
+        parameters = on_the_wire(given, self.parameters)
+        return completion_body(self.model, parameters, extra, stops_of(self.pre_query_template), request)
+
     def _body_maker(self) -> BodyMaker:
         parameters = dict(self.generation_kwargs)
         extra = dict(parameters.pop("extra", {}))
@@ -131,4 +214,17 @@ class CompatibleLLM(RemoteLLM):
             max_n=self.max_n,
             seed_name=seed_name,
             shows_schema=self.shows_schema,
+            title=self.title,
+            takes_images=self.takes_images,
         )
+
+
+def _clean_urls(urls: object, base_url: object) -> list[str]:
+    if base_url is not None:
+        raise SpecError("base_url= and base_urls= are both given.", "Put all servers into base_urls=.")
+    if isinstance(urls, str) or not isinstance(urls, (list, tuple)) or not urls:
+        raise SpecError(f"base_urls is {urls!r:.80}.", "Give a list: base_urls=['http://host-1:8000/v1', …]")
+    cleaned = [clean_url(str(url), "base_urls") for url in urls]
+    if len({*cleaned}) < len(cleaned):
+        raise SpecError(f"base_urls names a server twice: {cleaned}.", "Name each once.")
+    return cleaned

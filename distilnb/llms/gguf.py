@@ -44,6 +44,13 @@ class LlamaCppLLM(LocalLLM):
     chat_format: str | None = None
     chat_template: str | None = None
     extra_kwargs: dict[str, Any] | None = None
+    use_magpie_template: bool = False
+    magpie_pre_query_template: str | None = None
+
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with."""
+        return self.magpie_pre_query_template or ""
 
     @property
     def model_path(self) -> str:

@@ -54,6 +54,13 @@ class InferenceEndpointsLLM(CompatibleLLM):
     endpoint_namespace: str | None = None
     model_display_name: str | None = None
     tokenizer_id: str | None = None
+    use_magpie_template: bool = False
+    magpie_pre_query_template: str | None = None
+
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with."""
+        return self.magpie_pre_query_template or ""
 
     def __init__(self, **values: Any) -> None:
         model = values.pop("model_id", None)

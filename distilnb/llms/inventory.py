@@ -64,19 +64,30 @@ def _offer(name: str, served: Mapping[str, catalog.Served]) -> Offer:
     return _offer_of(cls, name, line)
 
 
-def vector_offers() -> list[Offer]:
-    """Return every provider of embedding models, those that are ready first; servers are among `offers`."""
-    found = []
-    for name, kind in catalog.EMBEDDING_PROVIDERS.items():
-        if name not in LOCAL_SERVERS:
-            cls = load_kind(kind)
+def other_offers() -> list[Offer]:
+    """Return every provider of models that make vectors, and of those that draw, the ready ones of each first.
+
+    Servers on this machine are among `offers`.
+    """
+    kinds = (
+        (
+            "vectors",
+            catalog.EMBEDDING_PROVIDERS,
+            "openai:text-embedding-3-small",
+            'p.embed("text", model="{}")',
+        ),
+        ("images", catalog.IMAGE_PROVIDERS, "openai:gpt-image-1", 'ImageGeneration(llm="{}")'),
+    )
+    offers = []
+    for what, providers, openais, line in kinds:
+        found = []
+        for name in providers.keys() - LOCAL_SERVERS.keys():
+            cls = load_kind(providers[name])
             assert issubclass(cls, LLM)
-            model = _PROPOSED_VECTORS.get(name, name if name == "rehearsal" else f"{name}:MODEL")
-            found.append(_offer_of(cls, f"{name} (vectors)", f'p.embed("text", model="{model}")'))
-    return sorted(found, key=lambda offer: (_RANK[offer.state], offer.provider))
-
-
-_PROPOSED_VECTORS = {"openai": "openai:text-embedding-3-small"}
+            model = {"openai": openais, "rehearsal": name}.get(name, f"{name}:MODEL")
+            found.append(_offer_of(cls, f"{name} ({what})", line.format(model)))
+        offers += sorted(found, key=lambda offer: (_RANK[offer.state], offer.provider))
+    return offers
 
 
 def _offer_of(cls: type[LLM], name: str, line: str) -> Offer:

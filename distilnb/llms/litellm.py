@@ -13,6 +13,7 @@ from distilnb.errors import MalformedReplyError, SpecError, UnreachableError, Un
 from distilnb.llms.chat import JSON_MODES, TEXT_MODES, forcing
 from distilnb.llms.compatible import OPENAI_PARAMETERS
 from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, UNKNOWN_MODEL, Meaning, Sign, Target, on
+from distilnb.llms.images import for_openai
 from distilnb.llms.parameters import Wire, names, on_the_wire
 from distilnb.llms.protocol import read_answer
 from distilnb.llms.request import Answer, Client, Request
@@ -65,6 +66,7 @@ class LiteLLM(SdkLLM):
     title: ClassVar[str] = "LiteLLM"
     package: ClassVar[str] = "litellm"
     extra_name: ClassVar[str] = "litellm"
+    takes_images: ClassVar[frozenset[str]] = frozenset({"url", "file"})
     max_n: ClassVar[int | None] = 1
     parameters: ClassVar[Mapping[str, Wire]] = {**OPENAI_PARAMETERS, **names(top_k="top_k")}
     failures: ClassVar[tuple[Sign, ...]] = (
@@ -153,7 +155,7 @@ class _Client(SdkClient):
         try:
             reply = await litellm.acompletion(
                 model=self._llm.model,
-                messages=list(messages),
+                messages=for_openai(messages),
                 timeout=self.timeout_s,
                 num_retries=0,
                 max_retries=0,

@@ -180,7 +180,7 @@ class LocalLLM(LLM):
         """Return a client of the model's host, which is started by the first request."""
         from distilnb.llms.hosts.client import HostClient
 
-        return HostClient(
+        client = HostClient(
             self.host(),
             provider=self.provider,
             model=self.label.partition(":")[2],
@@ -188,3 +188,8 @@ class LocalLLM(LLM):
             timeout_s=self.timeout,
             keep_alive_s=self.keep_alive,
         )
+        if not self.pre_query_template:
+            return client
+        from distilnb.llms.magpie import MagpieClient
+
+        return MagpieClient(client, client)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from distilnb.llms.address import clean_url
 from distilnb.llms.failures import FILTERED, TOO_LONG, Sign, on, request_id_of
+from distilnb.llms.images import Image, parts_of
 from distilnb.llms.parameters import Wire, as_list, names, on_the_wire
 from distilnb.llms.protocol import token_logprob
-from distilnb.llms.request import Answer, Client, Request
-from distilnb.llms.sdk import Response, SdkClient, SdkLLM, one_reply, seeded, text_of
+from distilnb.llms.request import Answer, Client, Message, Request
+from distilnb.llms.sdk import Response, SdkClient, SdkLLM, one_reply, seeded
 from distilnb.llms.shape import PROMPT, ReplyShape, told
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class OllamaLLM(SdkLLM):
         top_logprobs="top_logprobs",
         repetition_penalty="options.repeat_penalty",
     )
+    takes_images: ClassVar[frozenset[str]] = frozenset({"file"})
     failures: ClassVar[tuple[Sign, ...]] = (
         Sign(FILTERED, on(400), words="content filter"),
         Sign(TOO_LONG, on(400), words="exceeds the maximum context length|exceeds.* context"),
@@ -126,7 +128,7 @@ class _Client(SdkClient):
             messages = told(messages, request.shape)
         reply = await client.chat(
             model=self._llm.model,
-            messages=[{"role": message["role"], "content": text_of(message)} for message in messages],
+            messages=[_message_of(message) for message in messages],
             **fields,
         )
         answered = _answered.get([])
@@ -163,6 +165,18 @@ class _Client(SdkClient):
 
 async def _note(response: httpx.Response) -> None:
     _answered.get([]).append(response)
+
+
+def _message_of(message: Message) -> dict[str, Any]:
+    """Return a message as Ollama writes it: the text, and the images beside it."""
+    parts = list(parts_of(message))
+    told: dict[str, Any] = {
+        "role": message["role"],
+        "content": "\n\n".join(part for part in parts if isinstance(part, str)),
+    }
+    # As bytes: of a text the SDK would see whether there is a file of that name.
+    images = [part.content() for part in parts if isinstance(part, Image)]
+    return {**told, "images": images} if images else told
 
 
 def _read(reply: ollama.ChatResponse, request_id: str) -> Answer:

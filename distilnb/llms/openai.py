@@ -53,6 +53,9 @@ class OpenAILLM(CompatibleLLM):
     reply cache instead of its address, for one that moves. `transport="sdk"` sends through the package `openai`
     instead of aiohttp.
 
+    `magpie_pre_query_template` ("llama3", "qwen2" or a text of one's own) lets the task Magpie have the model write
+    the user's part; the server must complete texts too.
+
     The environment's OPENAI_API_KEY goes to OpenAI's own host, or to the server that OPENAI_BASE_URL names,
     and to no other: a pipeline from a file may hold any `base_url`, and would else collect keys. Another
     server gets the key that `api_key` gives it, or none.
@@ -69,6 +72,14 @@ class OpenAILLM(CompatibleLLM):
     batch_limits: ClassVar[BatchLimits | None] = BatchLimits(50_000, 200_000_000)
     batch_discount: ClassVar[float] = 0.5
     parameters: ClassVar[Mapping[str, Wire]] = {**OPENAI_PARAMETERS, **OF_OTHER_SERVERS}
+
+    use_magpie_template: bool = False
+    magpie_pre_query_template: str | None = None
+
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with."""
+        return self.magpie_pre_query_template or ""
 
     @property
     def shows_schema(self) -> bool:

@@ -52,6 +52,8 @@ class OpenAIEmbeddings(OpenAILLM):
 
     def make_client(self) -> Client:
         """Return a client over the chosen transport."""
+        if (spread := self.spread()) is not None:
+            return spread
         from distilnb.llms.transport import HttpClient, SdkClient
 
         connection = self.connection("/embeddings", self._body_of, read_vectors)

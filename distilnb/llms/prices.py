@@ -54,7 +54,7 @@ def price_of(llm: LLM) -> Price | None:
     for name in (f"{llm.endpoint} {llm.model}", llm.label):
         if name in own:
             return own[name]
-    if llm.is_local or (llm.endpoint and is_loopback(llm.endpoint)):
+    if llm.is_local or (llm.endpoints and all(map(is_loopback, llm.endpoints))):
         return Price(0.0, 0.0)
     return _listed(llm.provider, llm.endpoint, llm.model)
 

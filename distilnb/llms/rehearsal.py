@@ -67,6 +67,7 @@ class RehearsalLLM(LLM):
 
     provider: ClassVar[str] = "rehearsal"
     is_local: ClassVar[bool] = True
+    takes_images: ClassVar[frozenset[str]] = frozenset({"url", "file"})
     forces: ClassVar[Mapping[ShapeKind, tuple[str, ...]]] = {
         "json": ("rehearsed",),
         "regex": ("rehearsed",),

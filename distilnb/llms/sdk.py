@@ -10,10 +10,11 @@ from typing import Any, ClassVar, NamedTuple
 
 from distilnb.errors import MalformedReplyError, ModelError, RefusedRequestError
 from distilnb.llms.address import is_loopback
+from distilnb.llms.certificates import certificates
 from distilnb.llms.failures import error_of, quote, timed_out, unreachable
+from distilnb.llms.images import check_sees, parts_of
 from distilnb.llms.remote import RemoteLLM
 from distilnb.llms.request import Answer, Message, Reply, Request
-from distilnb.llms.transport import certificates
 from distilnb.optional import optional
 
 # What is sent where there is no key. Never nothing: an SDK would then read the environment's by itself, and send it to
@@ -60,6 +61,7 @@ class SdkClient(ABC):
         self.timeout_s = llm.timeout
         self.endpoint = llm.endpoint
         self.key = llm.key() or NO_KEY
+        self._title, self._takes_images = llm.title, llm.takes_images
 
     def http_options(self) -> dict[str, Any]:
         """Return how an SDK's HTTP client is to be made: our time limit, no redirects, no proxy for this machine."""
@@ -85,6 +87,7 @@ class SdkClient(ABC):
 
     async def send(self, request: Request) -> Answer:
         """Send one request once."""
+        check_sees(self._title, self._takes_images, request.messages)
         try:
             # The SDK's own limit holds for each read by itself, and a slow answer has many.
             return await asyncio.wait_for(self.ask(request), self.timeout_s)
@@ -137,18 +140,14 @@ def split_system(messages: tuple[Message, ...]) -> tuple[str, list[Message]]:
 
 def text_of(message: Message) -> str:
     """Return the text of a message; raise RefusedRequestError where it holds something else."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return str(content or "")
     texts = []
-    for part in content:
-        if not isinstance(part, Mapping) or part.get("type") != "text":
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    for part in parts_of(message):
+        if not isinstance(part, str):
             raise RefusedRequestError(
-                f"A message holds a part of type {kind!r}, which this model is not sent.",
-                "Leave it out, or ask a model of a provider that speaks OpenAI's protocol.",
+                f"A message of role {message.get('role')!r} holds an image, which this model is not sent there.",
+                "Put images into messages of the user.",
             )
-        texts.append(str(part.get("text", "")))
+        texts.append(part)
     return "".join(texts)
 
 

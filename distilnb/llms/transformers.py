@@ -57,6 +57,13 @@ class TransformersLLM(LocalLLM):
     tokenizer: str | None = None
     chat_template: str | None = None
     trust_remote_code: bool = False
+    use_magpie_template: bool = False
+    magpie_pre_query_template: str | None = None
+
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with."""
+        return self.magpie_pre_query_template or ""
 
     def engine_settings(self) -> dict[str, Any]:
         """Return what the host loads."""

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 from distilnb.errors import ContentFilterError, MissingKeyError, SpecError
 from distilnb.llms.address import host_of
 from distilnb.llms.failures import NO_CREDIT, TOO_LONG, WRONG_KEY, Sign, on
+from distilnb.llms.images import Image, in_parts
 from distilnb.llms.parameters import Wire, as_list, names, on_the_wire
 from distilnb.llms.protocol import share_out, token_logprob
 from distilnb.llms.request import Answer, Client, Reply, Request
-from distilnb.llms.sdk import Response, SdkClient, SdkLLM, seeded, split_system, text_of
+from distilnb.llms.sdk import Response, SdkClient, SdkLLM, seeded, split_system
 from distilnb.llms.shape import PROMPT, ReplyShape, told
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class VertexAILLM(SdkLLM):
         logprobs="generationConfig.responseLogprobs",
         top_logprobs="generationConfig.logprobs",
     )
+    takes_images: ClassVar[frozenset[str]] = frozenset({"file"})
     failures: ClassVar[tuple[Sign, ...]] = (
         Sign(WRONG_KEY, on(400), words="API_KEY_INVALID|API key not valid"),
         Sign(NO_CREDIT, on(429), words="PerDay"),
@@ -184,7 +186,7 @@ class _Client(SdkClient):
             contents=[
                 {
                     "role": "model" if turn["role"] == "assistant" else "user",
-                    "parts": [{"text": text_of(turn)}],
+                    "parts": in_parts(turn, lambda text: {"text": text}, _inline),
                 }
                 for turn in turns
             ],
@@ -259,6 +261,10 @@ class _Client(SdkClient):
             },
         )
         return self._client
+
+
+def _inline(image: Image) -> dict[str, Any]:
+    return {"inline_data": {"mime_type": image.media_type, "data": image.content()}}
 
 
 def _logprobs(candidate: Any) -> dict[str, Any] | None:

@@ -35,6 +35,13 @@ class ClientvLLM(CompatibleLLM):
 
     tokenizer: str | None = None
     tokenizer_revision: str | None = None
+    use_magpie_template: bool = False
+    magpie_pre_query_template: str | None = None
+
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with."""
+        return self.magpie_pre_query_template or ""
 
     @property
     def is_own(self) -> bool:

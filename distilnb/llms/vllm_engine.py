@@ -61,6 +61,13 @@ class vLLM(LocalLLM):
     tensor_parallel_size: int = Field(default=1, ge=1)
     cuda_devices: list[int] | Literal["auto"] = "auto"
     extra_kwargs: dict[str, Any] | None = None
+    use_magpie_template: bool = False
+    magpie_pre_query_template: str | None = None
+
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with."""
+        return self.magpie_pre_query_template or ""
 
     def engine_settings(self) -> dict[str, Any]:
         """Return what the host loads."""

@@ -1,29 +1,30 @@
-"""Asking before spending: what may cost more than the user's limit shows its quote, and waits for a word."""
+"""Letting a comparison wait where what it asks may cost more than `confirm_cost_over`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, TypeVar
 
 from distilnb.notebook.session import Session
+from distilnb.notebook.waiting import USUAL_ROWS, Waiting
 from distilnb.view.figures import money, plural
 
 if TYPE_CHECKING:
     from distilnb.pipeline.measure import Quote
 
-CONFIRM_COST_OVER = 1.0  # USD
+T = TypeVar("T")
 
 
-def may_spend(session: Session, quote: Quote, *, is_confirmed: bool) -> bool:
-    """Whether requests of that quote may be sent; else say what they cost, and how to send them.
+def quoted_when_dear(
+    session: Session, key: Hashable, what: str, quote: Quote, n_rows: int | None, do: Callable[[], T]
+) -> T | Waiting[T]:
+    """Do what asks the requests of a quote, or show the quote and let it wait.
 
-    A price that nobody knows may be any.
+    What no price is known for is asked without a word, as long as it is for no more rows than are pinned anyway.
     """
-    limit = getattr(getattr(session, "settings", None), "confirm_cost_over", CONFIRM_COST_OVER)
-    is_small = quote.cost_usd is not None and quote.cost_usd <= limit
-    if is_confirmed or is_small or not quote.requests:
-        return True
-    session.say(
-        f"{plural(quote.requests, 'request')}, {'' if quote.cost_usd is None else 'about '}{money(quote.cost_usd)}: "
-        "nothing was asked yet. Run the line again with -y to ask."
-    )
-    return False
+    limit, is_few = session.settings.confirm_cost_over, n_rows is None or n_rows <= USUAL_ROWS
+    if not quote.requests or (is_few if quote.cost_usd is None else quote.cost_usd <= limit):
+        return do()
+    cost = "" if quote.cost_usd is None else f", about {money(quote.cost_usd)}"
+    told = f"{what}: {plural(quote.requests, 'request')}{cost}"
+    return session.let_wait(key, Waiting(session, what, told, quote.cost_usd, do))

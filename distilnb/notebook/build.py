@@ -97,7 +97,11 @@ def _arguments(session: Session, options: Namespace) -> tuple[list[Any], dict[st
     given = {"k": options.generations, "into": options.into, "after": options.after, "name": options.name}
     named = {name: value for name, value in given.items() if value is not None}
     if options.llm:
-        named["llm"] = session.models(options.llm)
+        # A verb whose model is none for chats calls it so, and finds it by its name itself.
+        takes_model = "model" in inspect.signature(_verb(options.verb)).parameters
+        named |= (
+            {"model": session.value(options.llm)} if takes_model else {"llm": session.models(options.llm)}
+        )
     positional = []
     for word in options.arguments:
         name, equals, text = word.partition("=")

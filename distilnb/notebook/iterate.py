@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from distilnb.notebook.asking import may_spend
+from distilnb.notebook.asking import quoted_when_dear
 from distilnb.notebook.options import LLM, PIPELINE, ROWS, YES, Command, argument
 from distilnb.notebook.session import Session, Target
+from distilnb.notebook.waiting import Waiting
 
 if TYPE_CHECKING:
     from distilnb.pipeline.checking import Check
@@ -25,7 +27,7 @@ def versions(session: Session, options: Namespace) -> Versions:
     return target.pipeline[target.step].versions
 
 
-def diff(session: Session, options: Namespace) -> Diff:
+def diff(session: Session, options: Namespace) -> Diff | Waiting[Diff]:
     """Show two versions of a prompt on the same pinned rows: diff answer@1 answer@3; one is compared with the current.
 
     What was not answered yet is asked; above confirm_cost_over it is quoted first.
@@ -34,13 +36,15 @@ def diff(session: Session, options: Namespace) -> Diff:
     whole = session.pipeline(target.variable).pipeline
     words = [_bare(target, word) for word in (options.left, options.right) if word]
     how = {"n": options.rows, "judge": not options.no_judge}
-    found = whole.diff(*words, ask=False, **how)
-    if not found.quote.requests or not may_spend(session, found.quote, is_confirmed=options.yes):
-        return found
-    return whole.diff(*words, **how)
+    do = partial(whole.diff, *words, **how)
+    if options.yes:
+        return do()
+    quote = do(ask=False).quote
+    key = ("diff", whole.digest, *words, options.rows)
+    return quoted_when_dear(session, key, f"A diff of {' and '.join(words)}", quote, options.rows, do)
 
 
-def compare(session: Session, options: Namespace) -> Comparison:
+def compare(session: Session, options: Namespace) -> Comparison | Waiting[Comparison]:
     """Ask versions of a prompt, of several models, on the same pinned rows: who wins, and how sure that is.
 
     What was not answered yet is asked; above confirm_cost_over it is quoted first. Without --judge there are buttons to
@@ -52,22 +56,29 @@ def compare(session: Session, options: Namespace) -> Comparison:
     llms = session.models(options.llm)
     how = {"llms": llms if isinstance(llms, list) or llms is None else [llms], "n": options.rows}
     how |= {"judge": _judge(session, options.judge), "blind": options.blind, "seed": options.seed}
-    found = whole.compare(*words, ask=False, **how)
-    if found.quote.requests:
-        if not may_spend(session, found.quote, is_confirmed=options.yes):
-            return found
-        found = whole.compare(*words, **how)
-    if options.judge is None and not found.quote.requests:
-        found.ballot(on_use=lambda name: session.assign(target.variable, found.use(name))).show()
+    do = partial(whole.compare, *words, **how)
+    found: Comparison | Waiting[Comparison]
+    if options.yes:
+        found = do()
+    else:
+        quote = do(ask=False).quote
+        key = ("compare", whole.digest, *words, options.llm, options.rows, options.judge)
+        found = quoted_when_dear(session, key, f"A comparison of {', '.join(words)}", quote, options.rows, do)
+    if options.judge is None and not isinstance(found, Waiting):
+        compared = found
+        ballot = compared.ballot(on_use=lambda name: session.assign(target.variable, compared.use(name)))
+        if ballot.show():
+            compared.leave_to_ballot()
     return found
 
 
-def sample(session: Session, options: Namespace) -> PinnedSample | Check:
+def sample(session: Session, options: Namespace) -> PinnedSample | Check | Waiting[Check]:
     """Show the pinned rows, pin further ones (add 17 203), drop some, check what got worse, or accept how it is.
 
     What was not answered yet is asked by check and accept; above confirm_cost_over it is quoted first.
     """
-    pinned = session.pipeline(options.pipeline).pipeline.sample
+    target = session.pipeline(options.pipeline)
+    pinned = target.pipeline.sample
     rows = [int(word) if word.isdecimal() else word for word in options.rows]
     if options.what in ("add", "drop"):
         if not rows:
@@ -77,10 +88,12 @@ def sample(session: Session, options: Namespace) -> PinnedSample | Check:
         raise UsageError(f"%distil sample {options.what}: takes no rows; it is of all that are pinned.")
     if options.what == "show":
         return pinned
-    found = pinned.check(ask=False)
-    if not may_spend(session, found.quote, is_confirmed=options.yes):
-        return found
-    return pinned.accept() if options.what == "accept" else pinned.check()
+    do = pinned.accept if options.what == "accept" else pinned.check
+    if options.yes:
+        return do()
+    quote = pinned.check(ask=False).quote
+    key = ("sample", options.what, target.pipeline.digest, tuple(pinned.to_pandas().index))
+    return quoted_when_dear(session, key, "A check of the Sample", quote, None, do)
 
 
 def _judge(session: Session, word: str | None) -> Any:
@@ -143,6 +156,7 @@ COMMANDS = (
             argument(
                 "what",
                 nargs="?",
+                metavar="WHAT",
                 choices=("show", "add", "drop", "check", "accept"),
                 default="show",
                 help="show, add ROW…, drop ROW…, check, accept",

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 from IPython.core.error import UsageError
@@ -14,7 +15,9 @@ from distilnb.errors import SpecError, StoreError
 from distilnb.notebook.options import nearest
 from distilnb.notebook.settings import Settings
 from distilnb.notebook.words import assignments, value_of
-from distilnb.view.display import Output
+from distilnb.view.display import Output, best_form
+from distilnb.view.figures import money
+from distilnb.view.panel import follow
 
 if TYPE_CHECKING:
     from distilnb.llms.base import LLM
@@ -177,7 +180,17 @@ class Session:
         if run.status().is_ended:
             (at or Output()).show(run._repr_mimebundle_())
         else:
-            run.panel(registry=self.panels, form=self.settings.form()).show(at)
+            warning = partial(self._retry_warning, run)
+            run.panel(registry=self.panels, form=self.settings.form(), before_retry=warning).show(at)
+
+    def _retry_warning(self, run: Run) -> str:
+        """Return what a retry may cost, where that is above the limit; "" otherwise."""
+        from distilnb.notebook.bounds import most_of_retry
+
+        bound = most_of_retry(run)
+        if not bound.requests or (bound.cost is not None and bound.cost <= self.settings.confirm_cost_over):
+            return ""
+        return f"This may come to {'a cost that is not known' if bound.cost is None else money(bound.cost)}."
 
     # --- what waits for its user's word ---
 
@@ -203,6 +216,8 @@ class Session:
     def wait_for(self, run: Run) -> None:
         """Wait until a run has ended and its panel says so; an interrupt leaves it running."""
         try:
+            if best_form() == "text" and not run.status().is_ended:
+                follow(run.status, sys.stdout)
             run.wait()
         except KeyboardInterrupt:
             self.say(f"{run.id} goes on; end it with %distil stop {run.id}")

@@ -6,18 +6,14 @@ Nothing is ever read from a prompt, so that a notebook that nobody watches (nbcl
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from distilnb.engine.preview import preview_graph
-from distilnb.engine.sample import pinned_sample
-from distilnb.llms.prices import price_of
+from distilnb.notebook.bounds import costs_nothing, most_of_preview, most_of_retry
 from distilnb.notebook.session import Session
 from distilnb.spec.graph import Graph
 from distilnb.spec.parameters import with_parameters
-from distilnb.spec.step import GeneratorStep
-from distilnb.tasks.base import Task
 from distilnb.view.confirm import ConfirmBox
 from distilnb.view.display import Output, best_form
 from distilnb.view.figures import money, plural
@@ -29,9 +25,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TOKENS_EACH = (
-    2000  # in and out, of a request of which nothing is known: long for most, so that the bound is one
-)
 USUAL_ROWS = 5  # of a Sample to which nobody has added
 MOVED = "The question moved to a later cell."
 
@@ -63,7 +56,7 @@ class Waiting(Generic[T]):
             if not self._results:
                 self._results.append(self._do())
                 self._session.replace_waiting(self, self._results[0])
-                self._settle(f"{self._what}: confirmed.")
+                self._settle(self._line())
         return self._results[0]
 
     @property
@@ -113,7 +106,9 @@ class Waiting(Generic[T]):
 
     def _line(self) -> str:
         if self.is_done:
-            return f"{self._what}: confirmed."
+            run_id = getattr(self._results[0], "id", "")
+            told = f" · attach from anywhere: %distil attach {run_id}" if run_id else ""
+            return f"{self._what}: confirmed{told}"
         limit = money(self._session.settings.confirm_cost_over)
         cost = "a cost that is not known" if self._cost is None else f"up to {money(self._cost)}"
         over = "" if self._cost is None else f", more than {limit}"
@@ -137,7 +132,7 @@ def start_when_confirmed(session: Session, pipeline: Pipeline, do: partial[Run])
     parameters, is_new = options.pop("parameters"), options.pop("new")
     graph = with_parameters(pipeline.graph, parameters)
     limit, max_cost = session.settings.confirm_cost_over, options["max_cost"]
-    if (max_cost is not None and max_cost <= limit) or all(_is_free(task) for task in _tasks(graph)):
+    if (max_cost is not None and max_cost <= limit) or costs_nothing(graph):
         return do()
     if not is_new and going(graph, {**USUAL, **options}) is not None:
         return do()
@@ -153,24 +148,13 @@ def retry_when_confirmed(
     session: Session, run: Run, do: Callable[[], Run], step: str | None
 ) -> Run | Waiting[Run]:
     """Do failed rows again, or show what that may cost and let it wait."""
-    errors = run.errors()
-    failed = errors[(errors["state"] == "open") & ~errors["is_partial"]]
-    graph = run.pipeline_file().graph
-    rows = dict.fromkeys(graph.steps, 0)
-    for name, count in failed["step"].value_counts().items():
-        below = [other for other in graph.steps if other == name or name in graph.ancestors(other)]
-        for other in below if step in (None, name) else ():
-            rows[other] += int(count)
-    tasks = _tasks(graph)
-    cost, requests = _sum(tasks, {task.name: _price_each(task) for task in tasks}, rows)
-    if not requests or (cost is not None and cost <= session.settings.confirm_cost_over):
+    bound = most_of_retry(run, step)
+    if not bound.requests or (bound.cost is not None and bound.cost <= session.settings.confirm_cost_over):
         return do()
-    quote = (
-        f"{run.id} · {plural(len(failed), 'row')} to be done again · {plural(requests, 'request')} at most"
-    )
-    return session.let_wait(
-        ("retry", run.id, step), Waiting(session, f"A retry of {run.id}", quote, cost, do)
-    )
+    rows, requests = plural(bound.rows, "row"), plural(bound.requests, "request")
+    quote = f"{run.id} · {rows} to be done again · {requests} at most"
+    waiting = Waiting(session, f"A retry of {run.id}", quote, bound.cost, do)
+    return session.let_wait(("retry", run.id, step), waiting)
 
 
 def ask_when_confirmed(
@@ -190,63 +174,3 @@ def ask_when_confirmed(
     return session.let_wait(
         (graph.digest, n), Waiting(session, f"A preview of {name}", quote, bound.cost, do)
     )
-
-
-class Bound(NamedTuple):
-    """About the most that something costs (USD; None when a price is unknown), its requests, and its rows."""
-
-    cost: float | None
-    requests: int = 0
-    rows: int = 0
-
-
-def most_of_preview(name: str, graph: Graph, n: int | None, *, enough: float) -> Bound:
-    """Return about the most that a preview of n rows (None: all that are pinned) can cost.
-
-    The cache is looked at only where the price of all would be above `enough`: it costs time.
-    """
-    tasks = _tasks(graph)
-    prices = {task.name: _price_each(task) for task in tasks}
-    if all(price == 0.0 for price in prices.values()):
-        return Bound(0.0)
-    sources = {source: step for source, step in graph.steps.items() if isinstance(step, GeneratorStep)}
-    samples = {source: pinned_sample(name, step, n) for source, step in sources.items()}
-    n_rows = max((len(sample) for sample in samples.values()), default=0)
-    cost, requests = _sum(tasks, prices, {task.name: n_rows for task in tasks})
-    if cost is not None and cost <= enough:
-        return Bound(cost, requests, n_rows)
-    open_rows: dict[str, int] = {}
-    for result in preview_graph(graph, samples, asks=False):
-        behind = max((open_rows.get(before, 0) for before in graph.predecessors(result.name)), default=0)
-        open_rows[result.name] = min(n_rows, len(result.missing) + behind)
-    return Bound(*_sum(tasks, prices, open_rows), n_rows)
-
-
-def _sum(
-    tasks: list[Task], prices: Mapping[str, float | None], rows: Mapping[str, int]
-) -> tuple[float | None, int]:
-    asked = {task.name: rows[task.name] * task.num_generations for task in tasks}
-    costs = [0.0 if not number else prices[name] for name, number in asked.items()]
-    if any(cost is None for cost in costs):
-        return None, sum(asked.values())
-    each = (prices[name] or 0.0 for name in asked)
-    return sum(price * number for price, number in zip(each, asked.values(), strict=True)), sum(
-        asked.values()
-    )
-
-
-def _tasks(graph: Graph) -> list[Task]:
-    return [step for step in graph.steps.values() if isinstance(step, Task)]
-
-
-def _is_free(task: Task) -> bool:
-    price = None if task.llm is None else price_of(task.llm)
-    return price is not None and price.is_free
-
-
-def _price_each(task: Task) -> float | None:
-    price = None if task.llm is None else price_of(task.llm)
-    if price is None or task.llm is None:
-        return None
-    longest = task.llm.generation_kwargs.get("max_new_tokens")
-    return price.cost_usd(TOKENS_EACH, longest if isinstance(longest, int) else TOKENS_EACH)

@@ -90,6 +90,7 @@ class Comparison:
         self._verdicts = verdicts
         self._is_blind = is_blind and judge is None
         self._is_revealed = False
+        self._is_on_ballot = False
         self._seed = seed
         self._id = digest_of({"step": step, "candidates": sorted(self._candidates)}, size_bytes=8)
         first = measured[candidates[0].key].incoming
@@ -195,6 +196,10 @@ class Comparison:
             names=lambda: self.candidates,
             on_use=on_use,
         )
+
+    def leave_to_ballot(self) -> None:
+        """Show nothing the next time that a cell ends with it: a ballot with buttons shows it there."""
+        self._is_on_ballot = True
 
     def _next_grid_row(self, skipped: Sequence[int]) -> tuple[GridRow | None, int, int]:
         """Return the next row to vote on, of those that were not skipped, how many have a vote, and of how many."""
@@ -383,6 +388,11 @@ class Comparison:
 
     def __repr__(self) -> str:
         return comparison_bundle(self.data())["text/plain"]
+
+    def _ipython_display_(self) -> None:
+        if not self._is_on_ballot:
+            raise NotImplementedError  # how IPython is told to show it as it shows anything else
+        self._is_on_ballot = False
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return dict(comparison_bundle(self.data()))

@@ -10,7 +10,7 @@ from distilnb.engine.foresee import Outlook, RowsToRun, foresee
 from distilnb.engine.launch import is_rehearsed
 from distilnb.engine.limits import check_limit
 from distilnb.engine.preview import StepResult, preview_graph, reply_seconds
-from distilnb.engine.quote import StepQuote, quote_step, run_seconds, sum_of
+from distilnb.engine.quote import StepQuote, quote_task, run_seconds, sum_of
 from distilnb.engine.sample import draw_rows, pinned_sample
 from distilnb.errors import InputError, UnknownStepError, did_you_mean
 from distilnb.spec.check import check_graph
@@ -145,9 +145,9 @@ def make_estimate(pipeline: str, graph: Graph, rows: int | None, n_sample: int, 
     quotes, works = [], []
     for name, outlook in outlooks.items():
         llm = graph.steps[name].llm  # type: ignore[attr-defined]  # a task, which `foresee` chose
-        quote, work = quote_step(name, llm, outlook, reply_seconds(llm))
+        quote, of_models = quote_task(name, llm, outlook, reply_seconds)
         quotes.append(quote)
-        works.append(work)
+        works += of_models
     busy_s = {name: _seconds_each(sampled[name]) * n_rows for name in sampled if name not in outlooks}
     data = EstimateData(
         pipeline,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from typing_extensions import Self
@@ -12,11 +13,18 @@ from distilnb.llms.base import LLM
 from distilnb.llms.catalog import as_llm
 from distilnb.pipeline.candidates import make_candidates, with_model
 from distilnb.pipeline.preview import StepView
-from distilnb.pipeline.versions import read_reference, version_names, with_version
+from distilnb.pipeline.versions import (
+    adopt_history,
+    history_in_file,
+    read_reference,
+    version_names,
+    with_version,
+)
 from distilnb.pipeline.written import Written
 from distilnb.rows import Batch
 from distilnb.spec.check import check_flow
-from distilnb.spec.step import GeneratorStep
+from distilnb.spec.files import PipelineFile, from_text
+from distilnb.spec.step import GeneratorStep, Step
 from distilnb.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -38,6 +46,18 @@ class Iterating(Written):
 
     def _ipython_key_completions_(self) -> list[str]:
         return [*super()._ipython_key_completions_(), *version_names(self.name, self.graph)]
+
+    def _file(self) -> PipelineFile:
+        return replace(super()._file(), history=history_in_file(self.name, self.graph))
+
+    @classmethod
+    def from_yaml(
+        cls, text: str, *, trust_code: bool = False, classes: Mapping[str, type[Step]] | None = None
+    ) -> Self:
+        """Read a pipeline and the versions of its prompts from text; its author's code runs only with `trust_code`."""
+        file = from_text(text, trust_code=trust_code, classes=classes)
+        adopt_history(file)
+        return cls(file.name, llm=file.llm, description=file.description, graph=file.graph)  # type: ignore[arg-type]
 
     def use(self, version: str, *, llm: LLM | str | None = None) -> Self:
         """Return the pipeline whose step has the prompt of that version again: `p.use("answer@1")`.

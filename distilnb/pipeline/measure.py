@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import NamedTuple
 
-from distilnb.engine.ask import model_of
+from distilnb.engine.asked import Missing, cost_usd
 from distilnb.engine.budget import USUAL_REPLY_TOKENS
-from distilnb.engine.cache import Key
 from distilnb.engine.foresee import CHARACTERS_PER_TOKEN
 from distilnb.engine.preview import StepResult, preview_graph
-from distilnb.llms.prices import price_of
-from distilnb.llms.request import Message, Reply, Request
+from distilnb.engine.rendering import model_of
+from distilnb.llms.prices import Price, price_of
+from distilnb.llms.request import Message, Reply
 from distilnb.pipeline.timing import Timed
 from distilnb.pipeline.versions import prompt_steps, tasks_of
 from distilnb.rows import Batch, Row
@@ -181,9 +181,6 @@ def _texts_of(row: Row, columns: Sequence[str], n_before: int) -> dict[str, str]
 
 def _add_replies(measured: Measured, graph: Graph, parts: Sequence[StepResult]) -> None:
     for result in parts:
-        task = graph.steps[result.name]
-        assert isinstance(task, Task)
-        price = price_of(model_of(task))
         for row_id, replies in result.replies.items():
             if not replies:
                 continue
@@ -192,6 +189,7 @@ def _add_replies(measured: Measured, graph: Graph, parts: Sequence[StepResult]) 
             if any(reply.is_truncated for reply in replies):
                 measured.cut_off.add(row_id)
         brought = [reply for replies in result.brought.values() for reply in replies]
+        cost = cost_usd(brought, [ask for row_id in result.brought for ask in result.brought_by[row_id]])
         n_in, n_out = (
             sum(reply.input_tokens or 0 for reply in brought),
             sum(reply.output_tokens or 0 for reply in brought),
@@ -199,10 +197,10 @@ def _add_replies(measured: Measured, graph: Graph, parts: Sequence[StepResult]) 
         if any(reply.output_tokens is not None for reply in brought):
             measured.input_tokens = (measured.input_tokens or 0) + n_in
             measured.output_tokens = (measured.output_tokens or 0) + n_out
-        if price is None and brought:
+        if cost is None:
             measured.reply_cost_usd = None
-        elif price is not None and measured.reply_cost_usd is not None:
-            measured.reply_cost_usd += price.cost_usd(n_in, n_out)
+        elif measured.reply_cost_usd is not None:
+            measured.reply_cost_usd += cost
 
 
 def _numbers(value: object) -> list[float]:
@@ -229,7 +227,7 @@ def quote_of(graph: Graph, results: Mapping[str, StepResult]) -> Quote:
 
 def quote_missing(
     task: Task,
-    missing: Mapping[str, tuple[Request, list[Key]]],
+    missing: Mapping[str, Sequence[Missing]],
     sent: Sequence[tuple[Message, ...]],
     n_waiting: int,
     replies: Sequence[Reply] = (),
@@ -238,16 +236,21 @@ def quote_missing(
 
     What was sent and answered already is the measure for the length of what is not.
     """
-    llm = model_of(task)
-    n_each = -(-task.num_generations // (llm.max_n or task.num_generations))
-    n_missing = sum(-(-len(keys) // (llm.max_n or len(keys))) for _, keys in missing.values())
+    lacking = [one for of_row in missing.values() for one in of_row]
+    llms = [one.llm for one in lacking] or [*model_of(task).senders()]
+    n_each = -(-task.num_generations // (llms[0].max_n or task.num_generations))
+    n_missing = sum(
+        -(-len(one.keys) // (one.llm.max_n or len(one.keys))) if one.keys else 1 for one in lacking
+    )
     n_requests = n_missing + n_waiting * n_each
-    price = price_of(llm)
-    if not n_requests or price is None:
+    prices = [price for llm in llms if (price := price_of(llm)) is not None]
+    if not n_requests or len(prices) < len(llms):
         return Quote(n_requests, None if n_requests else 0.0)
+    # Of several models about their share, as far as the requests that are known tell it.
+    price = Price(mean(price.input_usd for price in prices), mean(price.output_usd for price in prices))
     known_out = [reply.output_tokens for reply in replies if reply.output_tokens is not None]
     out_each = (mean(known_out) if known_out else USUAL_REPLY_TOKENS) * task.num_generations / n_each
-    texts = [request.messages for request, _ in missing.values()] or list(sent)
+    texts = [one.request.messages for one in lacking] or list(sent)
     lengths = [sum(len(str(message.get("content") or "")) for message in messages) for messages in texts]
     in_each = mean(lengths) / CHARACTERS_PER_TOKEN if lengths else USUAL_REPLY_TOKENS
     return Quote(n_requests, price.cost_usd(in_each * n_requests, out_each * n_requests))

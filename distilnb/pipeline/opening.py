@@ -15,10 +15,12 @@ from distilnb.llms.base import LLM
 from distilnb.llms.local import LocalLLM
 from distilnb.llms.openai import OpenAILLM
 from distilnb.pipeline.pipeline import Pipeline
+from distilnb.pipeline.versions import adopt_history
 from distilnb.spec.base import Spec
 from distilnb.spec.files import PipelineFile, from_text, read_text
 from distilnb.spec.step import Step
 from distilnb.steps.sources import LoadDataFromDisk, LoadDataFromFileSystem, LoadDataFromHub
+from distilnb.tasks.generation import TextGeneration
 
 HUB = "hf://datasets/"
 FILE = "pipeline.yaml"
@@ -55,6 +57,7 @@ def pipeline_from_text(
     if file.llm is not None and not isinstance(file.llm, LLM):
         raise SpecError(f"The default model of the file is a {file.llm.kind()}, which is no model.")
     check_places(file, allow)
+    adopt_history(file)
     return Pipeline(file.name, llm=file.llm, description=file.description, graph=file.graph)
 
 
@@ -151,6 +154,8 @@ def _paths(spec: Spec) -> Iterator[Path]:
         yield from (_real(path) for path in _texts(spec.repo_id))
     elif isinstance(spec, LocalLLM):
         yield from (_real(path) for path in spec.paths())
+    elif isinstance(spec, TextGeneration) and spec.images:
+        yield _real(spec.image_folder)
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -189,13 +194,13 @@ def _hosts(spec: Spec) -> Iterator[str]:
 
 
 def _addresses(llm: LLM) -> list[str]:
-    found = (llm.endpoint, getattr(llm, "base_url", None))
+    found = (*llm.endpoints, llm.endpoint, getattr(llm, "base_url", None))
     return list(dict.fromkeys(str(address) for address in found if address))
 
 
 def _is_providers(llm: LLM, address: str) -> bool:
     """Whether an address is where the model would be asked if the file named none."""
-    if isinstance(llm, OpenAILLM) and llm.is_openai:
+    if isinstance(llm, OpenAILLM) and llm.is_openai and not llm.base_urls:
         return True
     try:
         usual = type(llm)(model=llm.model)

@@ -270,6 +270,8 @@ class Pipeline(Iterating):
         into: str = "generations",
         schema: object = None,
         max_reasks: int = 2,
+        images: str | Sequence[str] | None = None,
+        image_folder: str = ".",
         after: str = "",
     ) -> Pipeline:
         """Ask a model for k replies a row; several models give k replies each, in their order.
@@ -280,7 +282,8 @@ class Pipeline(Iterating):
 
         `schema` is what a reply should be: a pydantic model, a JSON schema (a dict), a regular expression, a list of
         choices, or "{{ column }}" for a column with one for each row. A reply that does not fit is asked for again, at
-        most `max_reasks` times, with what is wrong with it.
+        most `max_reasks` times, with what is wrong with it. `images` names the columns with images to show: addresses,
+        files of `image_folder`, base64 text or bytes.
 
         Makes: `into` (list[str]) and `generation_models` (list[str]; `<into>_models` for another `into`). With a schema
         of objects also a column for each field, of other JSON `value`: with one reply a row the value itself, else a
@@ -288,6 +291,7 @@ class Pipeline(Iterating):
         """
         models: list[Model | None] = [llm] if llm is None or isinstance(llm, (LLM, str)) else [*llm]
         shaped = {"schema": schema, "max_reasks": max_reasks}
+        shaped |= wiring.shown_images(images, image_folder)
         tasks = wiring.generation_tasks(prompt, system, models, k=k, into=into, **shaped)
         if len(tasks) == 1:
             return self._append(tasks[0], verb="generate", name=name, after=after)

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from distilnb.engine.ask import render
-from distilnb.engine.asked import spent
+from distilnb.engine.asked import cost_usd
 from distilnb.engine.launch import is_rehearsed
 from distilnb.engine.preview import StepResult, preview_graph
+from distilnb.engine.rendering import render
 from distilnb.engine.sample import find_row, pinned_sample
 from distilnb.engine.standing import note
 from distilnb.errors import InputError, SpecError, UnknownStepError, did_you_mean
 from distilnb.export.frames import frame_of
-from distilnb.llms.prices import price_of
+from distilnb.llms.images import shown
 from distilnb.llms.request import Message
 from distilnb.pipeline.timing import Timed
 from distilnb.pipeline.version_list import Versions, find_versions
@@ -201,6 +201,8 @@ def describe(graph: Graph, result: StepResult, sampled: Mapping[str, int]) -> St
         asked=int(result.counts.get("asked", 0)),
         reused=int(result.counts.get("cached", 0)),
         reasked=int(result.counts.get("reasked", 0)),
+        stood_in=int(result.counts.get("stood_in", 0)),
+        why_stood_in=result.why_stood_in,
         cost_usd=result.counts.get("cost_usd", 0.0) if result.is_priced else None,
         saved_usd=None if None in saved else sum(amount or 0.0 for amount in saved),
         uses=uses,
@@ -225,14 +227,17 @@ def _uses(step: Step, result: StepResult) -> dict[str, RowUse]:
     """Return for each row, by its id, where its replies are from."""
     if not isinstance(step, Task) or step.llm is None:
         return {}
-    price = price_of(step.llm)
     found = {}
     for row_id, replies in result.brought.items():
-        reused = [reply for reply in replies if reply.is_cached]
-        asked = [reply for reply in replies if not reply.is_cached]
+        pairs = [*zip(replies, result.brought_by[row_id], strict=True)]
+        parts = [[pair for pair in pairs if pair[0].is_cached is is_cached] for is_cached in (False, True)]
         if replies:
-            costs = [spent(price, part)[0] if price else None for part in (asked, reused)]
-            found[row_id] = RowUse(len(asked), len(reused), *costs)
+            has_price = cost_usd(replies, result.brought_by[row_id]) is not None
+            costs = [
+                cost_usd([reply for reply, _ in part], [ask for _, ask in part]) if has_price else None
+                for part in parts
+            ]
+            found[row_id] = RowUse(len(parts[0]), len(parts[1]), *costs)
     return found
 
 
@@ -317,4 +322,4 @@ class Prompt(tuple[Message, ...]):
     """Messages as they are sent; reads as text."""
 
     def __repr__(self) -> str:
-        return "\n\n".join(f"{message['role']}:\n{message['content']}" for message in self)
+        return "\n\n".join(f"{message['role']}:\n{shown(message['content'])}" for message in self)

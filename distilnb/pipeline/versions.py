@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from distilnb.engine.history import Version, has_history, history_of
+from distilnb.engine.history import Version, as_data, from_data, has_history, history_of
 from distilnb.errors import SpecError, UnknownVersionError
 from distilnb.llms.base import LLM
 from distilnb.spec.draft import drafting
+from distilnb.spec.files import PipelineFile
 from distilnb.spec.graph import Graph
 from distilnb.tasks.base import Task
 from distilnb.tasks.wording import Wording, worded, wording_of
@@ -119,6 +120,24 @@ def version_names(pipeline: str, graph: Graph) -> list[str]:
         for step in prompt_steps(graph)
         for version in known_versions(pipeline, step)
     ]
+
+
+# --- in a pipeline's file -------------------------------------------------------
+
+
+def history_in_file(pipeline: str, graph: Graph) -> dict[str, list[dict[str, Any]]]:
+    """Return the versions of a pipeline's prompts as its file holds them, by step."""
+    found = {step: as_data(known_versions(pipeline, step)) for step in prompt_steps(graph)}
+    return {step: versions for step, versions in found.items() if versions}
+
+
+def adopt_history(file: PipelineFile) -> None:
+    """Take over the versions that a file brings; numbers that are taken here stay."""
+    steps = prompt_steps(file.graph)
+    found = {step: from_data(data) for step, data in file.history.items() if step in steps}
+    for step, versions in found.items():
+        if versions:
+            history_of(file.name).adopt(step, versions)
 
 
 # --- going to another version ---------------------------------------------------

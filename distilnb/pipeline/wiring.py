@@ -311,6 +311,13 @@ def group_generations(task: TextGeneration) -> Step:
         return GroupColumns(columns=columns, output_columns=columns, flatten=True)
 
 
+def shown_images(columns: str | Sequence[str] | None, folder: str) -> dict[str, Any]:
+    """Return the fields of a task that say which images it shows; none where it shows none."""
+    if not columns:
+        return {}
+    return {"images": columns if isinstance(columns, str) else [*columns], "image_folder": folder}
+
+
 def embedding_task(column: str, model: LLM | str, into: str, **fields: Any) -> EmbeddingGeneration:
     """Return the task that makes vectors of a column."""
     with drafting(None):

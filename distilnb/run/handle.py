@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from distilnb.view.card import run_card, status_line, status_text
 from distilnb.view.display import Form
 from distilnb.view.figures import plural
 from distilnb.view.glance import panes_of, trouble_html
-from distilnb.view.panel import RunPanel
+from distilnb.view.panel import RunPanel, line_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 _FIRST_POLL_S = 0.005  # a short run must not wait for a long poll
 _SLOWEST_POLL_S = 0.25
-_LOCK_POLL_S = 0.01  # to look at the lock costs a hundredth of a status
 EXIT_PATIENCE_S = 5.0  # for an ended runner to let its lock and its workers go
 
 
@@ -54,6 +54,7 @@ class Run:
         self._secrets = dict(secrets or {})  # literal keys, for a resume from this kernel
         self.note = note
         self._graph: Graph | None = None
+        self._panel: weakref.ref[RunPanel] | None = None  # the last one
 
     @property
     def id(self) -> str:
@@ -96,19 +97,8 @@ class Run:
             left = _SLOWEST_POLL_S if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return status
-            self._sleep_while_it_runs(min(pause, left))
+            self._dir.sleep_while_locked(min(pause, left))
             pause = min(pause * 1.3, _SLOWEST_POLL_S)
-
-    def _sleep_while_it_runs(self, pause_s: float) -> None:
-        """Sleep for so long, but not past the moment at which the runner lets its lock go."""
-        deadline = time.monotonic() + pause_s
-        was_locked = False
-        while (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(_LOCK_POLL_S, left))
-            is_locked = self._dir.is_locked()
-            if was_locked and not is_locked:
-                return
-            was_locked = is_locked
 
     def __await__(self) -> Generator[Any, None, Distiset]:
         return self._result_when_done().__await__()
@@ -167,15 +157,9 @@ class Run:
         Raises UnknownStepError with the near match, InputError for a step that asks no model or a value that makes
         no sense, UnknownPriceError for `max_cost` with a model whose price is unknown, RunError for a finished run.
         """
-        values = {
-            "max_concurrency": max_concurrency,
-            "rpm": rpm,
-            "tpm": tpm,
-            "max_cost": max_cost,
-            "max_tokens": max_tokens,
-            "max_time": max_time,
-        }
-        change_limits(self._reader, step, values)
+        of_models = {"max_concurrency": max_concurrency, "rpm": rpm, "tpm": tpm}
+        of_run = {"max_cost": max_cost, "max_tokens": max_tokens, "max_time": max_time}
+        change_limits(self._reader, step, {**of_models, **of_run})
         return self.status()
 
     def resume(self, *, secrets: Mapping[str, str] | None = None) -> Run:
@@ -398,22 +382,28 @@ class Run:
         return self._reader.pipeline_file()
 
     def panel(
-        self, *, registry: MutableMapping[str, RunPanel] | None = None, form: Form | None = None
+        self,
+        *,
+        registry: MutableMapping[str, RunPanel] | None = None,
+        form: Form | None = None,
+        before_retry: Callable[[], str] = str,
     ) -> RunPanel:
         """Return the live panel of the run; panels of one `registry` move instead of being shown twice.
 
-        `form` is "widgets", "html" or "text"; the best that can be shown here when it is left out.
+        `form` is "widgets", "html" or "text", else the best here; what `before_retry` says, a retry wants confirmed.
         """
-        return RunPanel(
+        panel = RunPanel(
             self.status,
             self._graph_svg,
             attach_line=f"run {self.id} started · attach from anywhere: %distil attach {self.id}",
-            actions=run_actions(self),
+            actions=run_actions(self, before_retry),
             panes=panes_of(self._reader, self.logs, lambda step: self.retry(step).note),
             registry=registry,
             form=form,
             below=lambda status: trouble_html(self._reader, status),
         )
+        self._panel = weakref.ref(panel)
+        return panel
 
     def _graph_svg(self, status: RunStatus) -> str:
         from distilnb.view.graph import draw_svg
@@ -424,6 +414,11 @@ class Run:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         status = self.status()
+        panel = self._panel() if self._panel else None
+        if panel is not None and panel.is_live:  # a card of this moment would only stand in the way
+            return dict(
+                line_bundle(f"{self.id} · its panel is live; %distil attach {self.id} brings it here")
+            )
         below = trouble_html(self._reader, status) if status.is_ended else ""
         bundle: dict[str, str] = dict(run_card(status, self._graph_svg(status), below=below))
         return bundle

@@ -26,14 +26,31 @@ def with_parameters(graph: Graph, parameters: Mapping[str, Any] | None) -> Graph
         step_name, keys = split_path(path, {name: _keys_of(step) for name, step in graph.steps.items()})
         for key in reversed(keys):
             value = {key: value}
-        step = graph.step(step_name)
+        graph.step(step_name)  # raises for one that is not there
         if not isinstance(value, Mapping):
             raise UnknownParameterError(
                 f"The parameter {path!r} names a step but no field of it.", f"For instance {path}.<field>."
             )
         with drafting(None):  # a copy of a step made inside an open `with` block is no new step
-            graph = graph.replacing(changed(step, value, step_name))
+            for name, change in _by_branch(graph, step_name, value).items():
+                graph = graph.replacing(changed(graph.step(name), change, name))
     return graph
+
+
+def _by_branch(graph: Graph, step: str, change: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return a change by the steps that it is for: `answer.llm.0` of a list of models is the model of `answer_1`."""
+    models = change.get("llm")
+    if not (
+        graph.is_join(step) and isinstance(models, Mapping) and all(str(key).isdigit() for key in models)
+    ):
+        return {step: change}
+    branches = [f"{step}_{number}" for number in range(1, len(graph.predecessors(step)) + 1)]
+    if branches != graph.predecessors(step):
+        return {step: change}
+    _check_places(models, len(branches), f"{step}.llm")
+    of_branches = {branches[int(key)]: {"llm": value} for key, value in models.items()}
+    others = {key: value for key, value in change.items() if key != "llm"}
+    return {**of_branches, **({step: others} if others else {})}
 
 
 def split_path(path: str, keys_of: Mapping[str, Collection[str]]) -> tuple[str, list[str]]:
@@ -62,13 +79,21 @@ def changed(spec: S, changes: Mapping[str, Any], path: str) -> S:
     for key, value in changes.items():
         field = key if key in type(spec).model_fields else _holder(spec, key)
         if field is None:
-            known = sorted(_keys_of(spec))
+            known = sorted(name for name in _keys_of(spec) if not name.isdigit())
             raise UnknownParameterError(
                 f"There is no parameter {path}.{key}; {spec.kind()} has {known}.", did_you_mean(key, known)
             )
         change = value if field == key else {key: value}
         updates[field] = _merged(updates.get(field, getattr(spec, field)), change, f"{path}.{field}")
     return spec.updated(**updates)
+
+
+def _check_places(change: Mapping[Any, Any], n: int, path: str) -> None:
+    for key in change:
+        if not (str(key).isdigit() and int(key) < n):
+            raise UnknownParameterError(
+                f"There is no parameter {path}.{key}; {path} is a list of {n}.", f"Count from 0 to {n - 1}."
+            )
 
 
 def _keys_of(spec: Spec) -> set[str]:
@@ -88,6 +113,7 @@ def _merged(old: Any, change: Any, path: str) -> Any:
             **{key: _merged(old.get(key), value, f"{path}.{key}") for key, value in change.items()},
         }
     if isinstance(old, Sequence) and not isinstance(old, str) and isinstance(change, Mapping):
+        _check_places(change, len(old), path)
         return [
             _merged(item, change.get(str(i), change.get(i, item)), f"{path}.{i}")
             for i, item in enumerate(old)

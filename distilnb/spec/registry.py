@@ -30,6 +30,7 @@ STEPS: Mapping[str, str] = {
     "LoadDataFromDisk": "distilnb.steps.sources:LoadDataFromDisk",
     "LoadDataFromFileSystem": "distilnb.steps.sources:LoadDataFromFileSystem",
     "LoadDataFromHub": "distilnb.steps.sources:LoadDataFromHub",
+    "MagpieRows": "distilnb.tasks.magpie:MagpieRows",
     "MapRows": "distilnb.steps.function:MapRows",
     "MergeColumns": "distilnb.steps.columns:MergeColumns",
     "RenameColumns": "distilnb.steps.columns:RenameColumns",
@@ -40,8 +41,11 @@ STEPS: Mapping[str, str] = {
 TASKS: Mapping[str, str] = {
     "EmbeddingGeneration": "distilnb.tasks.embedding:EmbeddingGeneration",
     "FunctionTask": "distilnb.tasks.function:FunctionTask",
+    "ImageGeneration": "distilnb.tasks.drawing:ImageGeneration",
+    "Magpie": "distilnb.tasks.magpie:Magpie",
     "PrometheusEval": "distilnb.tasks.prometheus:PrometheusEval",
     "TextGeneration": "distilnb.tasks.generation:TextGeneration",
+    "TextGenerationWithImage": "distilnb.tasks.generation:TextGenerationWithImage",
     "UltraFeedback": "distilnb.tasks.ultrafeedback:UltraFeedback",
 }
 
@@ -74,7 +78,20 @@ EMBEDDINGS: Mapping[str, str] = {
     "vLLMEmbeddings": "distilnb.llms.vllm_embeddings:vLLMEmbeddings",
 }
 
-MODELS: Mapping[str, str] = {**LLMS, **EMBEDDINGS}  # whatever a task may ask
+# Models that are made of others: no providers.
+COMBINED: Mapping[str, str] = {
+    "FallbackLLM": "distilnb.llms.fallback:FallbackLLM",
+    "LLMPool": "distilnb.llms.pool:LLMPool",
+    "MixtureOfAgentsLLM": "distilnb.llms.mixture:MixtureOfAgentsLLM",
+}
+
+IMAGE_MODELS: Mapping[str, str] = {
+    "InferenceEndpointsImageGeneration": "distilnb.llms.huggingface_images:InferenceEndpointsImageGeneration",
+    "OpenAIImageGeneration": "distilnb.llms.openai_images:OpenAIImageGeneration",
+    "RehearsalImages": "distilnb.llms.rehearsal_images:RehearsalImages",
+}
+
+MODELS: Mapping[str, str] = {**LLMS, **EMBEDDINGS, **IMAGE_MODELS, **COMBINED}  # whatever a task may ask
 
 KINDS: Mapping[str, str] = {**STEPS, **TASKS, **MODELS}
 

@@ -10,19 +10,38 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from distilnb.tasks.base import Task
+    from distilnb.tasks.drawing import ImageGeneration
     from distilnb.tasks.embedding import EmbeddingGeneration
     from distilnb.tasks.function import task
-    from distilnb.tasks.generation import TextGeneration
+    from distilnb.tasks.generation import TextGeneration, TextGenerationWithImage
+    from distilnb.tasks.magpie import Magpie, MagpieGenerator, MagpieRows
     from distilnb.tasks.prometheus import PrometheusEval
     from distilnb.tasks.ultrafeedback import UltraFeedback
 
-__all__ = ["EmbeddingGeneration", "PrometheusEval", "Task", "TextGeneration", "UltraFeedback", "task"]
+__all__ = [
+    "EmbeddingGeneration",
+    "ImageGeneration",
+    "Magpie",
+    "MagpieGenerator",
+    "MagpieRows",
+    "PrometheusEval",
+    "Task",
+    "TextGeneration",
+    "TextGenerationWithImage",
+    "UltraFeedback",
+    "task",
+]
 
 _WHERE = {
     "EmbeddingGeneration": "embedding",
+    "ImageGeneration": "drawing",
+    "Magpie": "magpie",
+    "MagpieGenerator": "magpie",
+    "MagpieRows": "magpie",
     "PrometheusEval": "prometheus",
     "Task": "base",
     "TextGeneration": "generation",
+    "TextGenerationWithImage": "generation",
     "UltraFeedback": "ultrafeedback",
     "task": "function",
 }

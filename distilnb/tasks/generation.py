@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, model_validator
 from typing_extensions import Self
 
 from distilnb.errors import ParseError, SpecError, did_you_mean
+from distilnb.llms.images import Image, ImageType, image_of, with_images
 from distilnb.llms.request import Message
 from distilnb.rows import Row
 from distilnb.spec.step import ColumnNames
@@ -32,6 +33,10 @@ class TextGeneration(ShapedTask):
     the dict of 1.x, {"format": "json" | "regex", "schema": ...}. A reply that does not fit is asked for again with
     what is wrong with it, at most `max_reasks` times.
 
+    `images` names columns that hold an image, or a list of them, which is shown behind the last message of the user's:
+    an address, a path, base64 text or a data URI, bytes, or PIL's (kept as a PNG). Paths lead into `image_folder` and
+    nowhere else. `image_type` says which of these a column holds; left out, it is found out.
+
     Inputs:  the variables of the template (by default instruction: str); system_prompt (str; optional, not
              with `messages`, and not with `use_system_prompt=False`). A variable may be None only where the
              template tests it: `{% if context %}`.
@@ -41,7 +46,7 @@ class TextGeneration(ShapedTask):
              lists like the others, unless `unlists_fields` and there is one generation.
     Errors:  TemplateError when a template cannot be read; MissingValueError when a variable is None or
              absent; ParseError when the reply is empty, or does not fit after all re-asks; StepRowError when a
-             column holds no schema.
+             column holds no schema, or no image.
     Source:  the task of that name of distilabel; `messages` and `schema` are ours.
 
     >>> TextGeneration(template="Name a {{ thing }}.", system_prompt="Be terse.").format_input(
@@ -55,6 +60,9 @@ class TextGeneration(ShapedTask):
     system_prompt: str | None = None
     use_system_prompt: bool = True
     messages: Messages = ()
+    images: str | list[str] | None = None
+    image_folder: str = "."
+    image_type: ImageType | None = None
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
@@ -88,6 +96,7 @@ class TextGeneration(ShapedTask):
     def inputs(self) -> ColumnNames:
         needed = dict.fromkeys(variables(self._prompt()), True)
         needed |= self.schema_column()
+        needed |= dict.fromkeys(self._image_columns(), True)
         return {"system_prompt": False, **needed} if self._takes_system_column() else needed
 
     @property
@@ -98,7 +107,9 @@ class TextGeneration(ShapedTask):
         messages = render(self._prompt(), input)
         system = input.get("system_prompt") if self._takes_system_column() else None
         system = system or (None if self.messages else self.system_prompt)
-        return [{"role": "system", "content": system}, *messages] if system else messages
+        if system:
+            messages = [{"role": "system", "content": system}, *messages]
+        return with_images(messages, self._images_of(input)) if self.images else messages
 
     def format_output(self, output: str | None, input: Row) -> dict[str, Any]:
         if output is None or not output.strip():
@@ -107,6 +118,22 @@ class TextGeneration(ShapedTask):
             )
         fitted = self.fitted(output, input)
         return {"generation": fitted.text if fitted else output, **self.columns_of_fields(fitted)}
+
+    def check(self) -> None:
+        super().check()
+        if self.images and self.llm is not None:
+            self.llm.check_images()
+
+    def _image_columns(self) -> list[str]:
+        return [self.images] if isinstance(self.images, str) else self.images or []
+
+    def _images_of(self, row: Row) -> list[Image]:
+        found = []
+        for column in self._image_columns():
+            value = row[column]
+            for one in value if isinstance(value, list) else [value]:
+                found.append(image_of(one, column, kind=self.image_type, folder=self.image_folder))
+        return found
 
     def _prompt(self) -> tuple[PromptMessage, ...]:
         if self.messages:
@@ -120,3 +147,20 @@ class TextGeneration(ShapedTask):
     def _must_have_value(self) -> list[str]:
         tested = may_be_none(self._prompt())
         return [name for name in super()._must_have_value() if name not in tested]
+
+
+class TextGenerationWithImage(TextGeneration):
+    """Ask a model for a text about the image of each row.
+
+    `image_type` says what the column `image` holds: "url", "base64", "path", "bytes" or "PIL"; None finds it out.
+
+    Inputs:  image (see TextGeneration); the variables of the template (by default instruction: str); system_prompt.
+    Outputs: generation (str); model_name (str); those of a schema, as of TextGeneration.
+    Errors:  those of TextGeneration; StepRowError when the column holds no image.
+    Source:  the task of that name of distilabel.
+
+    >>> TextGenerationWithImage().needed()
+    ['instruction', 'image']
+    """
+
+    images: str | list[str] | None = "image"

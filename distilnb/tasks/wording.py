@@ -9,11 +9,12 @@ from typing import Any
 
 from distilnb.errors import SpecError
 from distilnb.spec.base import dump_value
+from distilnb.spec.digest import digest_of
 from distilnb.tasks.base import Task
 
 # What does not make the request: the model and the number of replies, the names of columns made, the reading of
 # replies, and what only repeats the template.
-_NO_WORDS = (Task.model_fields.keys() - {"input_mappings"}) | {
+NO_WORDS = (Task.model_fields.keys() - {"input_mappings"}) | {
     "columns",
     "function",
     "is_bare",
@@ -45,8 +46,19 @@ class Wording:
 
 def wording_of(task: Task) -> Wording:
     """Return the wording of a task."""
-    fields = {name: dump_value(value) for name, value in task.set_fields() if name not in _NO_WORDS}
-    return Wording(task.digest_without(_NO_WORDS), task.kind(), fields)
+    fields = {name: dump_value(value) for name, value in task.set_fields() if name not in NO_WORDS}
+    if _is_ours(type(task)):
+        return plain_wording(task.kind(), fields)
+    return Wording(task.digest_without(NO_WORDS), task.kind(), fields)  # its code makes the messages too
+
+
+def plain_wording(kind: str, fields: Mapping[str, Any]) -> Wording:
+    """Return the wording of a task of the library, whose fields tell all of it."""
+    return Wording(digest_of({"kind": kind, "fields": dict(fields)}), kind, dict(fields))
+
+
+def _is_ours(kind: type[Task]) -> bool:
+    return kind.__module__.startswith("distilnb.")
 
 
 def worded(task: Task, wording: Wording) -> Task:
@@ -59,7 +71,12 @@ def worded(task: Task, wording: Wording) -> Task:
             f"That version of step {task.name!r} is a {wording.kind}; the step is a {task.kind()} now.",
             "Run the cell, or the verb, that made it.",
         )
-    kept = {name: getattr(task, name) for name in task.model_fields_set if name in _NO_WORDS}
+    foreign = NO_WORDS.intersection(wording.fields)
+    if (
+        foreign
+    ):  # of a file that somebody else wrote: a version must not bring a model, and its address, along
+        raise SpecError(f"That version of step {task.name!r} holds {sorted(foreign)}, which are no words.")
+    kept = {name: getattr(task, name) for name in task.model_fields_set if name in NO_WORDS}
     if "columns" in kept:  # they repeat the variables of the old template
         kept["columns"] = None
     return type(task)(**kept, **wording.fields)

@@ -42,10 +42,16 @@ class Action:
     fits: Callable[[RunStatus], bool]
     do: Callable[..., object]
     asks: str = ""
+    warns: Callable[[], str] = (
+        str  # what is said at a first press, so that only a second one acts; "" for nothing
+    )
 
 
-def run_actions(run: Controlled) -> tuple[Action, ...]:
-    """Return the buttons of a run, each with the method of the same name behind it."""
+def run_actions(run: Controlled, before_retry: Callable[[], str] = str) -> tuple[Action, ...]:
+    """Return the buttons of a run, each with the method of the same name behind it.
+
+    `before_retry` tells what a retry may cost where that is to be confirmed, else "".
+    """
     return (
         Action(
             "Pause",
@@ -74,6 +80,7 @@ def run_actions(run: Controlled) -> tuple[Action, ...]:
             "Failed rows are done again.",
             lambda status: status.state in ("running", "paused") and any(s.failed for s in status.steps),
             run.retry,
+            warns=before_retry,
         ),
         Action(
             "Push",

@@ -50,13 +50,13 @@ class Ballot:
         self._box: Any = None
         self.buttons: dict[str, Any] = {}  # by what stands on them
 
-    def show(self) -> None:
-        """Show the first row to vote on under the current cell."""
+    def show(self) -> bool:
+        """Show the first row to vote on under the current cell; returns whether it has buttons."""
         if (self._form or best_form()) != "widgets":
             row, n_voted, n_rows = self._next_row(())
             if row is not None:
                 sys.stdout.write(f"{_told(n_voted, n_rows)} · {HOW}\n{row_text(row)}\n")
-            return
+            return False
         with optional("lab", what="Voting by buttons"):
             import ipywidgets
 
@@ -70,6 +70,7 @@ class Ballot:
         self._output = Output()
         atexit.register(self.close)
         self._output.show({**self._result(), "application/vnd.jupyter.widget-view+json": view})
+        return True
 
     @staticmethod
     def drawn(row: GridRow, told: str) -> str:

@@ -194,7 +194,7 @@ def header_html(status: RunStatus, now: float | None = None) -> str:
 def steps_table(rows: str) -> str:
     """Return rows of steps as a table; its columns are as wide in any other, so rows may stand apart."""
     columns = "".join(f'<col style="width:{share}">' for share in _WIDTHS)
-    style = "table-layout:fixed;min-width:640px"
+    style = "table-layout:fixed;min-width:780px"
     return f'<table class="dnb-t" style="{style}"><colgroup>{columns}</colgroup>{rows}</table>'
 
 

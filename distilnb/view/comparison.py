@@ -93,6 +93,8 @@ def heading(data: ComparisonData) -> str:
     told.append(
         f"{f'judge {data.voter}' if data.voter else 'votes'}: {data.n_voted} of {plural(len(data.rows), 'row')}"
     )
+    if not data.n_voted and not data.voter:
+        told.append("vote with .ballot() or .vote(row, name)")
     if data.is_hidden:
         told.append("names are hidden until all rows have a vote")
     return one_line(" · ".join(told), 300)

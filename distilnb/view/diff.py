@@ -16,7 +16,8 @@ from distilnb.view.worddiff import MAX_STEPS, Budget, Piece, diff
 CONTEXT = 60  # characters of what is the same, shown on either side of a change
 TEXT_ROW = 400  # characters of a row's difference in the text form
 _SHARES = (2_000, 900, 400, 150, 60)  # characters of a cell, tried until the output is small enough
-_MIN_BUDGET = 20_000
+MAX_ROWS = 20
+SHOWN_STEPS = 20_000  # enough to tell by word what there is room for
 # An underline and a line through it, not a colour alone; `<del>` and `<ins>` are told by screen readers too.
 DIFF_STYLE = """<style>
 .dnb ins{text-decoration:underline;text-decoration-thickness:2px;background:rgba(42,145,72,.18)}
@@ -88,12 +89,10 @@ class DiffData:
 
 def diff_bundle(data: DiffData) -> Bundle:
     """Return two versions side by side as text and as HTML of bounded size."""
-    n_pairs = 1 + sum(len(row.pairs) for row in data.rows)
-    steps = max(_MIN_BUDGET, MAX_STEPS // n_pairs)
-    prompt = pieces_of(data.left.prompt, data.right.prompt, steps)
+    prompt = pieces_of(data.left.prompt, data.right.prompt)
     rows = [
-        [(pair.name, pieces_of(pair.left or "", pair.right or "", steps)) for pair in row.pairs]
-        for row in data.rows
+        [(pair.name, pieces_of(pair.left or "", pair.right or "", SHOWN_STEPS)) for pair in row.pairs]
+        for row in data.rows[:MAX_ROWS]
     ]
     return {"text/plain": _text(data, prompt, rows), "text/html": _html(data, prompt, rows)}
 
@@ -194,12 +193,14 @@ def _text(data: DiffData, prompt: _Pieces, rows: Sequence[_RowPieces]) -> str:
     told = [heading(data)]
     told += [f"  {changes(data)}"] * bool(changes(data))
     told += ["prompt", *(f"  {line}" for line in marked_text(prompt, 1_500).splitlines())]
-    for row, pairs in zip(data.rows, rows, strict=True):
+    for row, pairs in zip(data.rows, rows, strict=False):
         told.append(f"row {row.ordinal}{_rating_words(row)}")
         told += [f"  {line}" for line in _failure_lines(data, row)]
         for name, pieces in pairs:
             shown = " ".join(marked_text(pieces, TEXT_ROW).split())
             told.append(f"  {one_line(name, 40)}: {clip(shown, 3 * TEXT_ROW)}")
+    if len(data.rows) > len(rows):
+        told.append(f"… {plural(len(data.rows) - len(rows), 'more row')}")
     return "\n".join(told)
 
 
@@ -250,7 +251,7 @@ def _draw(data: DiffData, prompt: _Pieces, rows: Sequence[_RowPieces], share: in
         _draw_row(data, row, pairs, share)
         for row, pairs in zip(data.rows[:n_shown], rows[:n_shown], strict=True)
     )
-    more = len(rows) - n_shown
+    more = len(data.rows) - n_shown
     left_out = f"… {plural(more, 'more row')} not shown"
     foot = f"<div>{muted(left_out)}</div>" if more else ""
     table = (

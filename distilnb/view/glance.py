@@ -29,7 +29,8 @@ LOG_LINES = 30
 LOG_CHARACTERS = 6_000
 _REASON_CHARACTERS = 200
 Whole: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-_VARYING = re.compile(r"\d+(?:\.\d+)?|'[^']{0,200}'|\"[^\"]{0,200}\"")
+# Quoted texts, numbers, and words with numbers in them, which are ids: what differs between errors that are alike.
+_VARYING = re.compile(r"""(?<!\w)'[^']*(?:'|$)|(?<!\w)"[^"]*(?:"|$)|\w*\d[\w.]*""")
 
 
 @dataclass(frozen=True)

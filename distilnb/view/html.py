@@ -16,6 +16,7 @@ from distilnb.view.text import visible
 
 Bundle: TypeAlias = dict[str, str]  # MIME type → data, as `_repr_mimebundle_` returns it
 
+NO_MATH = "mathjax_ignore tex2jax_ignore"  # for version 3, and for 2, which nbconvert's pages have
 MAX_BYTES = 20_000  # of one output: notebooks are kept in version control, and read again years later
 
 _LINE = "var(--jp-border-color2,rgba(128,128,128,.35))"
@@ -25,10 +26,11 @@ _LINE = "var(--jp-border-color2,rgba(128,128,128,.35))"
 STYLE = f"""<style>
 .dnb{{font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);max-width:100%;margin:2px 0 6px}}
 .dnb *{{box-sizing:border-box}}
+.widget-html-content:has(>.dnb){{min-width:0}}
 .dnb .dnb-scroll{{overflow-x:auto}}
 .dnb .dnb-muted{{opacity:.72}}
 .dnb .dnb-mono,.dnb pre{{font-family:var(--jp-code-font-family,ui-monospace,monospace);font-size:12px}}
-.dnb .dnb-head{{display:flex;flex-wrap:wrap;align-items:center;gap:2px 14px;margin:2px 0 6px}}
+.dnb .dnb-head{{display:flex;flex-wrap:wrap;align-items:center;gap:2px 14px;margin:5px 0 6px}}
 .dnb .dnb-badge{{border:1px solid;border-radius:9px;padding:0 7px;font-size:11px;font-weight:600;
 white-space:nowrap}}
 .dnb .dnb-card{{border:1px solid {_LINE};border-radius:6px;padding:8px 12px}}
@@ -88,7 +90,16 @@ def escape(text: object) -> str:
 
 def page(*parts: str) -> str:
     """Return parts as one output with its style."""
-    return f'{STYLE}<div class="dnb">{"".join(parts)}</div>'
+    return STYLE + ours("".join(parts))
+
+
+def ours(content: str, *, role: str = "") -> str:
+    """Return safe HTML in what makes it ours: the style holds in it, and MathJax leaves it alone.
+
+    JupyterLab typesets outputs: a text with "$5 and $10" in it, a model's or our own, would become a formula.
+    """
+    role = f' role="{role}"' if role else ""
+    return f'<div class="dnb {NO_MATH}"{role}>{content}</div>'
 
 
 def size_bytes(text: str) -> int:

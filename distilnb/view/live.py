@@ -12,7 +12,7 @@ from distilnb.optional import optional
 from distilnb.view.actions import Action
 from distilnb.view.card import figures_html, status_line
 from distilnb.view.glance import Pane
-from distilnb.view.html import STYLE, escape, muted
+from distilnb.view.html import NO_MATH, STYLE, escape, muted, ours
 
 PANE_S = 1.0  # between two makings of the open pane: it reads files
 SPOKEN_S = 5.0  # between two sentences for a screen reader
@@ -54,7 +54,7 @@ class LiveWidgets:
 
     def update(self, status: RunStatus, graph: str) -> None:
         """Show a newer status, and the open pane anew."""
-        _set(self._figures, f'<div class="dnb">{figures_html(status, graph)}</div>')
+        _set(self._figures, ours(figures_html(status, graph)))
         if time.monotonic() - self._spoken_at >= SPOKEN_S:
             self._spoken_at = time.monotonic()
             _set(self._spoken, _for_ears(status_line(status)))
@@ -67,7 +67,7 @@ class LiveWidgets:
 
     def say(self, text: str) -> None:
         """Show a remark beside the buttons."""
-        _set(self._said, f'<div class="dnb" role="status">{muted(text)}</div>')
+        _set(self._said, ours(muted(text), role="status"))
 
     def close(self) -> None:
         """Take the widgets away; they are no longer shown."""
@@ -81,7 +81,7 @@ class LiveWidgets:
 def _for_ears(line: str) -> str:
     """Return a line that a screen reader says when it changes, and that nobody sees."""
     hidden = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap"
-    return f'<div role="status" aria-live="polite" style="{hidden}">{escape(line)}</div>'
+    return f'<div role="status" aria-live="polite" style="{hidden}" class="{NO_MATH}">{escape(line)}</div>'
 
 
 class _Button:
@@ -91,6 +91,7 @@ class _Button:
         self._panel = panel
         self._action = action
         self._is_pressed = False
+        self._is_warned = False
         self.widget = panel._kit.Button(
             description=action.label, tooltip=action.tooltip, disabled=True, layout=_AS_WIDE_AS_ITS_WORDS
         )
@@ -118,6 +119,11 @@ class _Button:
             is_hidden = self.question.layout.display == "none"
             self.question.layout.display = "" if is_hidden else "none"
             return
+        if not self._is_warned and (warning := self._action.warns()):
+            self._is_warned = True
+            self._panel.say(f"{warning} Press again to do it.")
+            return
+        self._is_warned = False
         self._is_pressed = self.widget.disabled = True
         try:
             self._action.do()
@@ -171,7 +177,7 @@ class _PaneChooser:
         if pane is None or time.monotonic() - self._made_at < PANE_S:
             return
         self._made_at = time.monotonic()
-        _set(self._shown, f'<div class="dnb">{_told(pane, self._choice.value or "")}</div>')
+        _set(self._shown, ours(_told(pane, self._choice.value or "")))
 
     def _changed(self, change: Any) -> None:
         pane = self._panes.get(change["new"])

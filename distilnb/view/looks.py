@@ -154,6 +154,8 @@ def remarks(step: StepStatus) -> list[tuple[str, Tone]]:
         told.append((f"✂ {figures.count(step.truncated)} cut off", "warn"))
     if step.in_flight:
         told.append((f"{figures.count(step.in_flight)} in flight", "idle"))
+    if step.stood_in:
+        told.append((f"{figures.count(step.stood_in)} by a backup", "warn"))
     if step.cached:
         told.append((f"{figures.count(step.cached)} cached", "idle"))
     if step.dropped:

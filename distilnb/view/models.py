@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from distilnb.llms.inventory import Offer, offers, vector_offers
+from distilnb.llms.inventory import Offer, offers, other_offers
 from distilnb.view.html import escape, icon, page
 from distilnb.view.looks import Look
 from distilnb.view.text import clip, one_line, pad, width
@@ -60,7 +60,7 @@ def models() -> ModelTable:
 
     No key is shown, and nothing but this machine is asked.
     """
-    return ModelTable([*offers(), *vector_offers()])
+    return ModelTable([*offers(), *other_offers()])
 
 
 def _cells(offer: Offer) -> list[str]:

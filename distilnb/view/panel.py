@@ -18,7 +18,7 @@ from distilnb.view.actions import Action
 from distilnb.view.card import run_card, status_line, status_text
 from distilnb.view.display import Form, Output, best_form
 from distilnb.view.glance import Pane
-from distilnb.view.html import Bundle, escape
+from distilnb.view.html import Bundle, escape, ours
 from distilnb.view.live import LiveWidgets
 from distilnb.view.text import visible
 
@@ -97,7 +97,7 @@ class RunPanel:
             sys.stdout.write(f"{self._attach_line}\n{status_text(seen.status)}\n")
             return
         if at is None:
-            Output().show(_line_bundle(self._attach_line))
+            Output().show(line_bundle(self._attach_line))
         self._output = at or Output()
         if seen.status.is_ended:
             self._output.show(_card(seen))
@@ -121,6 +121,11 @@ class RunPanel:
                 else f"No longer followed. {self._attach_line}"
             )
 
+    def _leave_static(self) -> None:
+        """Leave the static form behind when the kernel ends, if it still can; its widgets end with it."""
+        self._widgets = None  # told of their end, a front end would look in vain for what it has forgotten
+        self.close()
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the panel follows its run no longer, and return whether that is so."""
         return self._ended.wait(timeout_s)
@@ -134,9 +139,7 @@ class RunPanel:
             target=self._follow, args=(*events, period_s), name=f"distilnb panel {run_id}", daemon=True
         )
         thread.start()
-        atexit.register(
-            self.close
-        )  # a kernel that is restarted leaves the static form behind, if it still can
+        atexit.register(self._leave_static)
 
     def _follow(self, closing: threading.Event, ended: threading.Event, period_s: float) -> None:
         """Look and show until the run ends or the panel is closed; print nothing, it would land anywhere."""
@@ -183,8 +186,8 @@ class RunPanel:
         output, widgets, self._output, self._widgets = self._output, self._widgets, None, None
         if output is None or self._seen is None:
             return
-        atexit.unregister(self.close)
-        output.show(_line_bundle(remark) if is_moved else _card(self._seen, remark))
+        atexit.unregister(self._leave_static)
+        output.show(line_bundle(remark) if is_moved else _card(self._seen, remark))
         if widgets is not None:
             widgets.close()
         if self._registry.get(self._seen.status.id) is self:
@@ -236,5 +239,6 @@ def follow(
         pause.wait(1 / refresh_hz)
 
 
-def _line_bundle(line: str) -> Bundle:
-    return {"text/plain": visible(line), "text/html": f"<div>{escape(line)}</div>"}
+def line_bundle(line: str) -> Bundle:
+    """Return a line as text and HTML."""
+    return {"text/plain": visible(line), "text/html": ours(escape(line))}

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from distilnb.llms.images import Image
 from distilnb.rows import Row
 from distilnb.view.figures import duration, money, plural
 from distilnb.view.html import Bundle, badge, escape, marked, page
@@ -57,6 +58,8 @@ class StepPreview:
     asked: int = 0
     reused: int = 0
     reasked: int = 0  # of those asked, for a reply in place of one that did not fit
+    stood_in: int = 0  # replies that a backup gave
+    why_stood_in: str = ""  # what kept the first model from giving one of them
     cost_usd: float | None = 0.0
     saved_usd: float | None = 0.0  # what the reused replies have cost when they were asked for
     uses: Mapping[int, RowUse] = field(default_factory=dict)
@@ -132,6 +135,8 @@ def step_header(step: StepPreview) -> str:
     if step.asks:
         reasked = f", re-asked {step.reasked}" if step.reasked else ""
         told.append(f"asked {step.asked}, reused {step.reused}{_saved([step.saved_usd])}{reasked}")
+    if step.stood_in:
+        told.append(f"{step.stood_in} by a backup ({one_line(step.why_stood_in, 120)})")
     told.append(f"{duration(step.seconds)}, {money(step.cost_usd, is_free=step.asked > 0 or not step.asks)}")
     told += [f"{plural(len(step.failures), 'row')} failed"] * bool(step.failures)
     told += [f"{plural(len(step.partial), 'row')} partial"] * bool(step.partial)
@@ -230,6 +235,9 @@ def _content_text(content: object) -> str:
 def _part_text(part: object) -> str:
     if not isinstance(part, dict):
         return str(part)
+    image = part.get("image")
+    if isinstance(image, Image):
+        return image.words
     return str(part.get("text") or f"[{part.get('type', 'part')}]")
 
 

@@ -96,8 +96,9 @@ def _look(chapter: Chapter) -> Look:
 
 def facts(chapter: Chapter) -> Iterator[Fact]:
     """Yield what there is to tell: questions with their replies, failures, rows left out, columns made or changed."""
+    n_rows = len({question.row_id for question in chapter.questions})
     for question in chapter.questions:
-        yield from _of_question(question, is_one=len(chapter.questions) == 1)
+        yield from _of_question(question, is_one=n_rows == 1)
     for failure in chapter.failures:
         look = PARTIAL_ROW if failure["is_partial"] else FAILED_ROW
         state = "" if failure["state"] == "open" else f" ({failure['state']})"
@@ -120,7 +121,12 @@ def _of_question(question: Question, *, is_one: bool) -> Iterator[Fact]:
         yield Fact(f"{lead}prompt", "cannot be told: the task, or its model, is code of the user")
         return
     again = f" (asked anew {question.attempt} ×)" if question.attempt else ""
-    yield Fact(f"{lead}prompt to {question.model}{again}", messages_text(question.messages), is_long=True)
+    if question.why:
+        yield Fact(f"{lead}answered by the backup {question.model}", question.why, look=PARTIAL_ROW)
+    inner = ", for an answer to build on" if question.is_inner else ""
+    yield Fact(
+        f"{lead}prompt to {question.model}{inner}{again}", messages_text(question.messages), is_long=True
+    )
     if not question.replies:
         yield Fact(f"{lead}reply", "none is in the reply cache")
     for number, reply in enumerate(question.replies):

@@ -62,7 +62,7 @@ class Piece(NamedTuple):
 
 
 class Budget:
-    """Steps of the search that may still be taken; several texts may share it."""
+    """Steps that may still be taken to tell differences by word; several texts may share it."""
 
     def __init__(self, steps: int = MAX_STEPS) -> None:
         self.steps = steps
@@ -81,7 +81,7 @@ Piece(kind='same', text=' uses.')]
         return [Piece("same", left)] if left else []
     budget = budget or Budget()
     pieces: list[Piece] = []
-    for kind, before, after in _aligned(_CHUNK.findall(left), _CHUNK.findall(right), budget):
+    for kind, before, after in _aligned(_CHUNK.findall(left), _CHUNK.findall(right), Budget(MAX_STEPS // 3)):
         if kind == "same":
             pieces.append(Piece("same", "".join(before)))
         else:
@@ -166,7 +166,19 @@ def _matches(a: Sequence[int], b: Sequence[int], budget: Budget) -> list[tuple[i
         if len(cuts) > 1:
             for (i, j), (next_i, next_j) in zip(cuts, [*cuts[1:], (high, other_high)], strict=True):
                 todo.append((i, next_i, j, next_j))
-    return sorted(block for block in found if block[2])
+    return _joined(sorted(block for block in found if block[2]))
+
+
+def _joined(blocks: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Return blocks with those that follow each other on both sides made one."""
+    joined: list[tuple[int, int, int]] = []
+    for i, j, length in blocks:
+        last_i, last_j, last = joined[-1] if joined else (-1, -1, 0)
+        if last_i + last == i and last_j + last == j:
+            joined[-1] = (last_i, last_j, last + length)
+        else:
+            joined.append((i, j, length))
+    return joined
 
 
 def _shortest(a: Sequence[int], b: Sequence[int], budget: Budget) -> list[tuple[int, int]] | None:
@@ -183,7 +195,7 @@ def _shortest(a: Sequence[int], b: Sequence[int], budget: Budget) -> list[tuple[
             y = begun = x - k
             while x < n and y < m and a[x] == b[y]:
                 x, y = x + 1, y + 1
-            budget.steps -= (y - begun) // 8  # a step on a diagonal is that much cheaper
+            budget.steps -= (y - begun) // 2  # a step on a diagonal is that much cheaper
             reach[k] = x
             if x >= n and y >= m:
                 return _walked_back(trace, n, m)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distilnb.engine.attempts import CacheMode, RetriedRow, choose_replies, find_bought
-from distilnb.engine.cache import ReplyCache, reply_key
+from distilnb.engine.attempts import CacheMode, choose_attempts, find_bought
+from distilnb.engine.cache import ReplyCache, reply_key, request_digests
+from distilnb.engine.inquiry import Inquiry, inquire, voices_of
 from distilnb.engine.reasking import reask_key
 from distilnb.errors import ParseError
-from distilnb.llms.request import Reply
+from distilnb.llms.rehearsal import RehearsalLLM
+from distilnb.llms.request import Reply, Request
 from distilnb.tasks import Task
 
-DIGEST = b"d" * 16
+LLM = RehearsalLLM()
+REQUEST = Request(({"role": "user", "content": "Which?"},))
+[DIGEST] = request_digests(LLM, [REQUEST])
 
 
 class Numbers(Task):
@@ -45,14 +50,18 @@ def choose(
     cache: ReplyCache, attempt: int, n: int = 2, mode: CacheMode = "on", again: bool = False
 ) -> list[tuple[int, int, str | None, bool | None]]:
     """Return (index, attempt, text, whether it counts as cached) of each reply that is built on."""
-    row = RetriedRow({}, DIGEST, 0, n, attempt)
-    [chosen] = choose_replies(cache, mode, Numbers(name="n"), [row], again=again)
-    places = {key(index, tried): (index, tried) for index in range(n) for tried in range(attempt + 1)}
+    inquiry = inquiry_of(n)
+    choose_attempts(cache, mode, Numbers(name="n"), {}, inquiry, attempt, again=again)
     found = []
-    for one in chosen.keys:
-        reply = chosen.known.get(one)
-        found.append((*places[one], reply.text if reply else None, reply.is_cached if reply else None))
+    for index, tried in enumerate(inquiry.attempts):
+        reply = inquiry.replies.get(key(index, tried))
+        found.append((index, tried, reply.text if reply else None, reply.is_cached if reply else None))
+    assert len(inquiry.replies) == sum(text is not None for _, _, text, _ in found)
     return found
+
+
+def inquiry_of(n: int) -> Inquiry:
+    return inquire(LLM, 0, replace(REQUEST, n=n), DIGEST, 0, 0, voices_of(LLM))
 
 
 def test_a_good_reply_stays_and_a_bad_one_is_asked_past(tmp_path: Path) -> None:
@@ -92,8 +101,8 @@ def test_a_run_that_refreshes_trusts_its_own_replies_alone(
 
 def choose_of_chain(
     folder: Path, bad: set[tuple[int, int]], good: set[tuple[int, int]], attempt: int, n_reasks: int = 2
-) -> tuple[int, int, bool]:
-    """Return (attempt, re-ask, whether it is known) of the reply that is built on; both sets hold such pairs."""
+) -> tuple[int, bool]:
+    """Return the attempt that is built on, and whether its reply is known; both sets hold (attempt, re-ask)."""
     cache = ReplyCache(folder / "replies.sqlite", run_id="run")
 
     def place_of(tried: int, number: int) -> bytes:
@@ -104,32 +113,27 @@ def choose_of_chain(
         await cache.keep(pairs + [(place_of(*place), Reply("1")) for place in good])
 
     asyncio.run(keep())
-    row = RetriedRow({}, DIGEST, 0, 1, attempt, n_reasks)
-    [chosen] = choose_replies(cache, "on", Numbers(name="n"), [row], again=False)
-    places = {
-        place_of(tried, number): (tried, number)
-        for tried in range(attempt + 1)
-        for number in range(n_reasks + 1)
-    }
-    [one] = chosen.keys
-    return (*places[one], one in chosen.known)
+    inquiry = inquiry_of(1)
+    choose_attempts(cache, "on", Numbers(name="n"), {}, inquiry, attempt, n_reasks, again=False)
+    [tried] = inquiry.attempts
+    return tried, inquiry.all_stand
 
 
 def test_what_a_re_ask_has_mended_stays(tmp_path: Path) -> None:
-    assert choose_of_chain(tmp_path, {(0, 0), (0, 1)}, {(0, 2)}, 1) == (0, 2, True)
+    assert choose_of_chain(tmp_path, {(0, 0), (0, 1)}, {(0, 2)}, 1) == (0, True)
 
 
 def test_re_asks_that_are_not_used_up_go_on_where_they_were(tmp_path: Path) -> None:
-    assert choose_of_chain(tmp_path, {(0, 0), (0, 1)}, set(), 1) == (0, 0, True)
+    assert choose_of_chain(tmp_path, {(0, 0), (0, 1)}, set(), 1) == (0, True)
 
 
 def test_after_the_last_re_ask_the_next_attempt_begins(tmp_path: Path) -> None:
-    assert choose_of_chain(tmp_path, {(0, 0), (0, 1), (0, 2)}, set(), 1) == (1, 0, False)
-    assert choose_of_chain(tmp_path, {(1, 0), (1, 1)}, set(), 2) == (1, 0, True)
+    assert choose_of_chain(tmp_path, {(0, 0), (0, 1), (0, 2)}, set(), 1) == (1, False)
+    assert choose_of_chain(tmp_path, {(1, 0), (1, 1)}, set(), 2) == (1, True)
 
 
 def test_without_re_asks_one_bad_reply_uses_an_attempt_up(tmp_path: Path) -> None:
-    assert choose_of_chain(tmp_path, {(0, 0)}, {(0, 1)}, 1, n_reasks=0) == (1, 0, False)
+    assert choose_of_chain(tmp_path, {(0, 0)}, {(0, 1)}, 1, n_reasks=0) == (1, False)
 
 
 def test_a_run_that_refreshes_finds_what_a_killed_worker_has_bought(tmp_path: Path) -> None:

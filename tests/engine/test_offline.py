@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import pytest
 
 from distilnb.engine import keeping, offline
-from distilnb.engine.asked import JobLeft
+from distilnb.engine.asked import JobLeft, Tally
 from distilnb.engine.cache import Key, ReplyCache
 from distilnb.engine.jobs import GOING, JobStore
 from distilnb.engine.offline import OfflineJobs
 from distilnb.errors import RequestTimeoutError
 from distilnb.llms.batches import Batches, BatchLimits, Job, Outcome, Sought
+from distilnb.llms.parts import Ask
 from distilnb.llms.remote import RemoteLLM
 from distilnb.llms.request import Answer, Reply, Request
 
@@ -152,7 +153,7 @@ async def live(folder: Path, life: Life, run_id: str = "run-1") -> int:
     mortal(jobs.store, life, ["make", "prepared", "sending", "sent", "collected", "not_sent", "dropped"])
     mortal(cache, life, ["keep"])
 
-    async def before(request: Request, n_requests: int) -> None: ...
+    async def before(request: Request) -> None: ...
 
     async def ask(number: int) -> bool:
         request = Request(({"role": "user", "content": f"say {number}"},))
@@ -160,8 +161,8 @@ async def live(folder: Path, life: Life, run_id: str = "run-1") -> int:
         if cache.find(keys):
             return True
         llm = Model(model="m", offline_batch=True)
-        got = await jobs.obtain(llm, request, keys, (), replaces=False, before=before)
-        return keys[0] in got.replies
+        got = await jobs.obtain({keys[0]: Ask(llm, request)}, Tally(), replaces=False, before=before)
+        return keys[0] in got
 
     try:
         rows = [asyncio.ensure_future(ask(number)) for number in range(N_REQUESTS)]

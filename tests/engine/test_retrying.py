@@ -87,7 +87,10 @@ def test_a_join_that_used_a_withdrawn_word_gives_the_partner_back(tmp_path: Path
     journal.close()
 
 
-def test_a_partner_that_a_join_let_go_on_without_the_row_does_not_wait_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_partner_that_a_join_let_go_on_without_the_row_does_not_wait_again(
+    tmp_path: Path, is_heard: bool
+) -> None:
     """The join's message comes after the retry: the joined row stays, and the mended one is to wait for nobody."""
     journal = Journal(tmp_path / "journal.sqlite")
     lineage = Lineage(journal.connection)
@@ -118,7 +121,8 @@ def test_a_partner_that_a_join_let_go_on_without_the_row_does_not_wait_again(tmp
     assert retrying.marks(STAGES[3]) == {"era": 0, "went_on": [ROW]}
     assert Retrying(run_dir, PLAN, journal).marks(STAGES[3]) == {"era": 0, "went_on": [ROW]}
 
-    # Done again it fails again: another retry of it would change nothing in what the join has made.
+    # Done again it fails again: another retry of it would change nothing in what the join has made, whether that has
+    # heard of it or not.
     write_batch(tmp_path / "again.json", lost)
     with journal.turn():
         out = journal.begin_out()
@@ -126,12 +130,50 @@ def test_a_partner_that_a_join_let_go_on_without_the_row_does_not_wait_again(tmp
         journal.acknowledge(loaded.id, "left", [0])
         journal.add_errors([error("left", "ValueError")])
         retrying.heard(STAGES[1], out, {loaded.id: [0]}, {"errors": [error("left", "ValueError")]})
-        journal.begin_out()
-        journal.acknowledge(again.id, "both", [0])
+        if is_heard:
+            journal.begin_out()
+            journal.acknowledge(again.id, "both", [0])
         write_order(run_dir, [2], {})
         retrying.take_orders()
     assert [one["state"] for one in journal.reader().errors()] == ["retried", "open"]
     assert list(lineage.orders().values()) == [1, 0]
+    journal.close()
+
+
+def test_of_two_words_of_one_row_in_a_file_each_is_taken_back(tmp_path: Path) -> None:
+    """A stage that passed on two losses of a row in one message: the second retry withdraws the second word."""
+    stages = (STAGES[0], STAGES[1], Stage("after", "rows", ("after",), ("left",), tells_gone=True))
+    journal = Journal(tmp_path / "journal.sqlite")
+    row, lost = Batch([{"a": 1}], [ROW], [[0]]), Gone(ROW, [0], "left", "it failed")
+    write_batch(tmp_path / "load.json", row)
+    for name, words in (("left", [lost]), ("again", [lost]), ("after", [lost, lost])):
+        write_batch(tmp_path / f"{name}.json", Batch(gone=words))
+    run_dir, took = RunDir(tmp_path), {}
+    retrying = Retrying(run_dir, Plan("run", "p", "digest", stages), journal)
+    with journal.turn():
+        loaded = journal.add_batch("load", "load.json", 1, 0)
+    for number, name in enumerate(("left", "again"), 1):
+        with journal.turn():
+            out = journal.begin_out()
+            took[journal.add_batch("left", f"{name}.json", 0, 1).id] = [0]
+            journal.acknowledge(loaded.id, "left", [0])
+            journal.add_errors([error("left", "ValueError")])
+            retrying.heard(stages[1], out, {loaded.id: [0]}, {"errors": [error("left", "ValueError")]})
+        if number == 1:  # a retry, before the stage that follows has told what it makes of the first word
+            write_order(run_dir, [1], {})
+            with journal.turn():
+                retrying.take_orders()
+    with journal.turn():
+        out = journal.begin_out()
+        passed_on = journal.add_batch("after", "after.json", 0, 2)
+        for batch_id, entries in took.items():
+            journal.acknowledge(batch_id, "after", entries)
+        retrying.heard(stages[2], out, took, {"errors": []})
+    assert len(Lineage(journal.connection).withdrawn()[passed_on.id]) == 1
+    write_order(run_dir, [2], {})
+    with journal.turn():
+        retrying.take_orders()
+    assert len(Lineage(journal.connection).withdrawn()[passed_on.id]) == 2
     journal.close()
 
 

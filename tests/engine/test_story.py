@@ -8,7 +8,7 @@ import pytest
 
 import distilnb as dn
 from distilnb.engine import story as story_module
-from distilnb.engine.ask import render
+from distilnb.engine.rendering import render
 from distilnb.engine.story import Chapter, Story
 from distilnb.errors import InputError, ParseError
 from distilnb.rows import Row

@@ -52,7 +52,7 @@ def test_text_is_read_from_parts_and_nothing_else_is_dropped_silently() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert text_of({"role": "user", "content": parts}) == "ab"
     image = {"type": "image_url", "image_url": {"url": "https://x.example/i.png"}}
-    with pytest.raises(RefusedRequestError, match="part of type 'image_url'"):
+    with pytest.raises(RefusedRequestError, match="holds an image"):
         text_of({"role": "user", "content": [*parts, image]})
 
 

@@ -10,7 +10,7 @@ import pytest
 from distilnb.llms.inventory import forget_names
 from distilnb.run import runs
 from tests.conftest import wait_until_gone
-from tests.notebook.browsing import browser, lab  # noqa: F401 - fixtures
+from tests.notebook.browsing import browser, front_end, lab  # noqa: F401 - fixtures
 from tests.notebook.shells import Notebook, interactive_shell
 
 ROWS = [

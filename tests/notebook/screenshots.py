@@ -34,24 +34,27 @@ MAX_TOTAL_BYTES = 1_500_000
 # One reply in a dozen rates out of bounds, so that there are errors to look at.
 JUDGE = r"{each}#### Output for Text {i}\nRating: {score}\nRationale: {words}\n\n{/each}"
 SERVER: dict[str, Any] = {
+    "seed": 8,
     "latency_ms": 260,
     "latency_dist": "lognormal",
     "tokens": 24,
     "tokens_sigma": 0.5,
     "max_concurrency": 14,
-    "error_content_rate": 0.03,
+    "error_content_rate": 0.12,
     "error_malformed_rate": 0.02,
     "models": ("small", "large"),
     "templates": {"large": JUDGE},
 }
 SET_UP = """%load_ext distilnb
 import distilnb as dn
+import json
 from importlib.resources import files
 
-source = files("distilnb") / "data" / "instructions.jsonl"
+lines = (files("distilnb") / "data" / "instructions.jsonl").read_text("utf-8").splitlines()
+rows = [row for row in map(json.loads, lines) if row["language"] in ("en", "zh")]  # for others a font may lack
 small = dn.llm("openai:small", base_url="{url}", max_concurrency=8, price=(0.15, 0.60))
 large = dn.llm("openai:large", base_url="{url}", max_concurrency=8, max_retries=0, price=(2.50, 10.0))
-prefs = dn.Pipeline("prefs", llm=small).from_files(source)
+prefs = dn.Pipeline("prefs", llm=small).from_dicts(rows)
 prefs = prefs.generate("answer", "Answer briefly.\\n\\n{{{{ instruction }}}}", k=2)
 prefs = prefs.judge("ultrafeedback", aspect="instruction-following", llm=large).to_dpo(strategy="worst")"""
 
@@ -87,7 +90,7 @@ def open_errors(page: Browser, cell_id: str) -> None:
 SCENES = (
     Scene(
         "preview",
-        "_ = prefs.preview(4, show=False)\n_['judge']",
+        "_ = prefs.preview(3)\n_['judge']",
         open_first_fold,
     ),
     Scene(

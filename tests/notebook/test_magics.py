@@ -60,6 +60,8 @@ def plain(value: Any) -> Any:
         ("show", "prefs"),
         ("show prefs.answer", "prefs['answer']"),
         ("show answer", "prefs['answer']"),
+        ("add embed text model=rehearsal", "prefs.embed('text', model='rehearsal')"),
+        ("add embed text --llm rehearsal", "prefs.embed('text', model='rehearsal')"),
         ("add filter 'len(text) > 3'", "prefs.filter('len(text) > 3')"),
         ("add filter 'len(text) > 3' --name long", "prefs.filter('len(text) > 3', name='long')"),
         ("add keep text topic", "prefs.keep('text', 'topic')"),
@@ -375,11 +377,13 @@ def test_a_dear_difference_shows_its_quote_first(notebook: Notebook) -> None:
     notebook.cell("dear = dn.llm('rehearsal:dear', price=(10_000, 1_000_000))")
     notebook.cell("prefs = prefs.generate('answer', 'One {{ text }}', llm=dear)\nprefs['answer'].version")
     notebook.cell("prefs = prefs.generate('answer', 'Two {{ text }}', llm=dear)")
-    found, shown = notebook.shown("%distil diff answer@1")
-    assert found.asked == 0
+    waiting, shown = notebook.shown("%distil diff answer@1")
     assert "10 requests, about $" in visible(shown)
     assert "-y" in visible(shown)
-    assert notebook.cell("%distil diff answer@1 -y").asked == 10
+    assert waiting.go().asked == 10
+    assert notebook.cell("%distil diff answer@1").asked == 0
+    notebook.cell("prefs = prefs.generate('answer', 'Three {{ text }}', llm=dear)")
+    assert notebook.cell("%distil diff answer@1 -y").asked == 5
 
 
 def test_versions_are_compared_and_the_winner_becomes_the_step(notebook: Notebook) -> None:
@@ -403,10 +407,13 @@ def test_versions_are_compared_and_the_winner_becomes_the_step(notebook: Noteboo
 def test_a_dear_comparison_shows_its_quote_first(notebook: Notebook) -> None:
     notebook.cell("dear = dn.llm('rehearsal:dear', price=(10_000, 1_000_000))\nprefs['answer'].version")
     notebook.cell("prefs = prefs.generate('answer', 'Two {{ text }}', k=2, llm=dear)")
-    found, shown = notebook.shown("%distil compare answer@1 answer@2 -n 4")
-    assert found.asked == 0
+    waiting, shown = notebook.shown("%distil compare answer@1 answer@2 -n 4")
     assert "8 requests, about $" in visible(shown)
-    assert notebook.cell("%distil compare answer@1 answer@2 -n 4 -y").asked == 8
+    assert waiting.go().asked == 8
+    notebook.cell("prefs = prefs.generate('answer', 'Three {{ text }}', k=2, llm=dear)")
+    assert notebook.cell("%distil compare answer@1 answer@3 -n 4 -y").asked == 4
+    assert "waits" in repr(notebook.cell("%distil sample check"))
+    assert notebook.cell("%distil sample check -y").asked == 1
 
 
 def test_the_sample_grows_and_is_checked(notebook: Notebook) -> None:

@@ -11,7 +11,8 @@ import pytest
 from ipywidgets import Widget
 from nbclient import NotebookClient
 
-from distilnb.notebook.waiting import Waiting, most_of_preview
+from distilnb.notebook.bounds import most_of_preview
+from distilnb.notebook.waiting import Waiting
 from distilnb.pipeline import Preview
 from distilnb.pipeline.estimate import Estimate
 from distilnb.run import Run, runs
@@ -79,7 +80,7 @@ def test_free_models_are_not_quoted(notebook: Notebook, monkeypatch: pytest.Monk
         raise AssertionError("a quote was made")
 
     monkeypatch.setattr("distilnb.pipeline.Pipeline.estimate", must_not)
-    monkeypatch.setattr("distilnb.notebook.waiting.preview_graph", must_not)
+    monkeypatch.setattr("distilnb.notebook.bounds.preview_graph", must_not)
     assert isinstance(notebook.cell("%distil preview -n 8"), Preview)
     assert isinstance(notebook.cell("%distil run"), Run)
 
@@ -193,6 +194,30 @@ def test_a_retry_waits_too(dear: Notebook) -> None:
     assert isinstance(waiting, Waiting)
     assert f"{run.id} · 8 rows to be done again · 8 requests at most" in visible(shown)
     assert dear.cell("%distil retry --wait -y").id == run.id
+
+
+def test_the_button_of_the_panel_asks_before_a_dear_retry(lab: Notebook) -> None:
+    lab.cell("picky = dn.llm('rehearsal', failure_rate=1.0, max_retries=0, price=(20000, 20000))")
+    lab.cell("slow = dn.llm('rehearsal', latency_s=30)")
+    lab.cell("p = dn.Pipeline('p').from_dicts(rows).generate('pick', '{{ text }}', llm=picky)")
+    run, shown = lab.shown(
+        "p = p.generate('wait', '{{ topic }}', into='w', llm=slow, after='load')\n%distil run p -y"
+    )
+    every = _inside(_widgets()[boxes(shown)[0][WIDGET]["model_id"]])
+    retry = next(one for one in every if getattr(one, "description", "") == "Retry failed")
+    while retry.disabled or len(run.errors()) < 8:
+        assert not run.status().is_ended
+    retry.click()
+    assert "retried" not in {event.kind for event in run.events()}
+    told = [one.value for one in every if isinstance(getattr(one, "value", None), str)]
+    assert any("This may come to $640.00. Press again to do it." in text for text in told), told
+    retry.click()
+    while "retried" not in {event.kind for event in run.events()}:
+        assert not run.status().is_ended
+
+
+def _inside(widget: Any) -> list[Any]:
+    return [widget, *(one for child in getattr(widget, "children", ()) for one in _inside(child))]
 
 
 def test_the_bound_of_a_preview_counts_what_is_behind_an_open_row(dear: Notebook) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import distilnb as dn
 from distilnb import Pipeline, task
 from distilnb.errors import InputError, SpecError, UnknownStepError, UnknownVersionError
 from distilnb.llms import OpenAILLM
@@ -326,3 +328,63 @@ def test_it_works_with_prompts_that_no_history_can_render(server: MockLLM) -> No
     first, second = new["answer"].versions
     assert first.figures.n_rows == 0
     assert second.figures.n_rows == 1
+
+
+# --- in a file --------------------------------------------------------------------------------------------------
+
+
+def test_a_file_brings_the_versions_along(
+    server: MockLLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for prompt in (FIRST, SECOND, THIRD):
+        prefs(server, prompt).preview(1)
+    p = prefs(server, SECOND)
+    p.save(tmp_path / "prefs.yaml")
+    monkeypatch.setenv("DISTILNB_HOME", str(tmp_path / "elsewhere"))
+    opened = dn.open(tmp_path / "prefs.yaml", allow=["127.0.0.1"])
+    assert opened.digest == p.digest
+    assert [one.name for one in opened["answer"].versions] == ["answer@1", "answer@2", "answer@3"]
+    assert opened["answer"].version == 2
+    assert opened.use("answer@3").digest == prefs(server, THIRD).digest
+    assert Pipeline.from_yaml(opened.to_yaml()).to_yaml() == opened.to_yaml()
+
+
+def test_a_file_changes_no_number_that_is_taken(
+    server: MockLLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prefs(server, SECOND).preview(1)
+    prefs(server, FIRST).save(tmp_path / "prefs.yaml")
+    assert prefs(server, THIRD)["answer"].version == 2
+    text = prefs(server, THIRD).to_yaml()
+    monkeypatch.setenv("DISTILNB_HOME", str(tmp_path / "elsewhere"))
+    prefs(server, FIRST).preview(1)
+    opened = Pipeline.from_yaml(text)
+    numbers = {one.prompt: one.number for one in opened["answer"].versions}
+    assert numbers[f"user:\n{FIRST}"] == 1
+    assert sorted(numbers.values()) == [1, 2, 3]
+    assert numbers["system:\nBe terse.\nuser:\n{{ instruction }}"] == 2
+
+
+def test_a_history_that_is_no_history_is_passed_over(server: MockLLM) -> None:
+    text = prefs(server).to_yaml()
+    for history in (
+        "history: {answer: 7, nobody: []}",
+        "history: {answer: [3, {number: one}, {number: 1, at: 0, kind: Nothing, fields: {}}]}",
+        "history: {answer: [{number: 4, at: 0.5, kind: TextGeneration, fields: {messages: [[user, hi]]}}]}",
+    ):
+        opened = Pipeline.from_yaml(f"{text}\n{history}\n")
+        assert opened.digest == prefs(server).digest
+    assert [one.number for one in opened["answer"].versions] == [4, 5]
+    assert opened.use("answer@4")["answer"].prompt({"instruction": "x"}) == (
+        {"role": "user", "content": "hi"},
+    )
+
+
+def test_a_version_from_a_file_that_cannot_be_built_is_told(server: MockLLM) -> None:
+    text = prefs(server).to_yaml()
+    history = (
+        "history: {answer: [{number: 1, at: 0, kind: TextGeneration, fields: {llm: {kind: OpenAILLM}}}]}"
+    )
+    opened = Pipeline.from_yaml(f"{text}\n{history}\n")
+    with pytest.raises(SpecError, match=r"holds \['llm'\], which are no words"):
+        opened.use("answer@1")

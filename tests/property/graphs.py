@@ -47,6 +47,7 @@ from tests.property.steps import (
     chance,
 )
 
+OnError = Literal["quarantine", "null", "raise"]
 Drawn = Callable[[st.DataObject, str], Step]  # makes a step of that name
 
 
@@ -57,7 +58,7 @@ class DrawnPipeline:
     graph: Graph
     rows: Mapping[str, Sequence[Row]]
     in_files: frozenset[str]
-    on_error: Literal["quarantine", "null"]
+    on_error: OnError
 
 
 def draw_pipeline(data: st.DataObject, folder: Path) -> DrawnPipeline:
@@ -66,7 +67,7 @@ def draw_pipeline(data: st.DataObject, folder: Path) -> DrawnPipeline:
     in_files = set()
     graph = Graph()
     for name in ("load", "other")[: data.draw(st.sampled_from([1, 1, 1, 2]), label="sources")]:
-        rows[name] = data.draw(_ROWS, label=f"rows of {name}")
+        rows[name] = data.draw(_rows(min_size=3), label=f"rows of {name}")
         if data.draw(st.booleans(), label="from a file"):
             in_files.add(name)
             path = folder / f"{name}.jsonl"
@@ -80,14 +81,25 @@ def draw_pipeline(data: st.DataObject, folder: Path) -> DrawnPipeline:
     return DrawnPipeline(graph, rows, frozenset(in_files), on_error)
 
 
-_ON_ERROR: Sequence[Literal["quarantine", "null"]] = ("quarantine", "quarantine", "null")
+def draw_meeting(data: st.DataObject, _: Path) -> DrawnPipeline:
+    """Draw a pipeline of branches that lose rows and meet, and meet once more: what failed in one may be mended."""
+    rows = data.draw(_rows(min_size=8), label="rows")
+    graph = Graph().appending(LoadDataFromDicts(name="load", data=list(rows)))
+    graph = _routing(data, graph, "way", "load", begins=_LOSING)
+    if len(graph.steps) > 1 and data.draw(st.booleans(), label="once more"):
+        join = data.draw(st.sampled_from(_JOINS), label="join")(data, "again")
+        last = list(graph.steps)[-1]
+        graph = _connected(data, graph, join, data.draw(st.permutations([last, "load"]), label="order"))
+    on_error = data.draw(st.sampled_from(_ON_ERROR[:3]), label="on_error")
+    return DrawnPipeline(graph, {"load": rows}, frozenset(), on_error)
 
 
-_ROWS = st.lists(
-    st.fixed_dictionaries({"text": st.text("abc", min_size=1, max_size=2), "n": st.integers(0, 2)}),
-    min_size=3,
-    max_size=14,
-)
+_ON_ERROR: Sequence[OnError] = ("quarantine", "quarantine", "null", "raise")
+
+
+def _rows(*, min_size: int) -> st.SearchStrategy[list[Row]]:
+    row = st.fixed_dictionaries({"text": st.text("abc", min_size=1, max_size=2), "n": st.integers(0, 2)})
+    return st.lists(row, min_size=min_size, max_size=14)
 
 
 def _appending(data: st.DataObject, graph: Graph, name: str) -> Graph:
@@ -128,8 +140,18 @@ def _connected(data: st.DataObject, graph: Graph, step: Step, after: Sequence[st
     return longer
 
 
-def _routing(data: st.DataObject, graph: Graph, name: str, before: str, depth: int = 0) -> Graph:
-    """Append a route with two or three branches of none to two steps, most of which meet again."""
+def _routing(
+    data: st.DataObject,
+    graph: Graph,
+    name: str,
+    before: str,
+    depth: int = 0,
+    begins: Sequence[Drawn] | None = None,
+) -> Graph:
+    """Append a route with two or three branches of none to two steps, most of which meet again.
+
+    `begins` are the steps with which a branch may begin.
+    """
     names = [f"{name}-{letter}" for letter in "abc"[: data.draw(st.integers(2, 3), label="branches")]]
     route = data.draw(st.sampled_from(_ROUTES), label="route")(data, name, names)
     longer = _connected(data, graph, route, [before])
@@ -143,7 +165,8 @@ def _routing(data: st.DataObject, graph: Graph, name: str, before: str, depth: i
             if end != name and not depth and data.draw(st.sampled_from([False] * 4 + [True]), label="inner"):
                 longer = _routing(data, longer, step_name, end, depth + 1)
             else:
-                step = data.draw(st.sampled_from(_ONE_TO_ONE), label="step")(data, step_name)
+                choice = begins if begins and end == name else _ONE_TO_ONE
+                step = data.draw(st.sampled_from(choice), label="step")(data, step_name)
                 longer = _begun(longer, step, end, branch)
             if len(longer.steps) > n_before:
                 end = list(longer.steps)[-1]
@@ -246,6 +269,7 @@ _ONE_TO_ONE: Sequence[Drawn] = (
     lambda data, name: MergeColumns(name=name, columns=["text", "n"], output_column="text"),
     *[_asking] * 6,
 )
+_LOSING: Sequence[Drawn] = (_salted(Falter), _salted(Falter), _salted(Sift), _asking)
 _GLOBAL: Sequence[Drawn] = (
     lambda data, name: ExactDedup(name=name, columns=["text"]),
     lambda data, name: TakeRows(name=name, n=data.draw(st.integers(1, 6), label="n")),

@@ -10,9 +10,11 @@ from typing import NamedTuple
 from distilnb.engine.journal import JournalReader
 from distilnb.engine.lineage import Lineage
 from distilnb.engine.plan import Plan
+from distilnb.engine.reading import RunReader
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.tracing import went_on_facts
 from distilnb.ids import is_below
+from distilnb.rows import Row
 from distilnb.spec.step import Step
 from tests.property.comparing import Replies
 from tests.property.graphs import DrawnPipeline
@@ -22,11 +24,17 @@ Place = tuple[str, str]  # (step, row id)
 
 
 class Order(NamedTuple):
-    """A retry that was ordered: of which failures, by which versions; and whether the run was under way."""
+    """A retry that was ordered: of which failures, by which versions; and whether the run was under way.
+
+    `opened`: those that the runner opened again. While a run goes on it may be too late for some: a join has let the
+    row go on, a sister is under way, an order before was of the same. `joined` has by join the rows that it had made.
+    """
 
     name: str
     places: Sequence[Place]
     versions: Mapping[str, int]
+    opened: Collection[Place]
+    joined: Mapping[str, Collection[str]]
     is_live: bool
 
 
@@ -45,54 +53,54 @@ class Rounds:
     def follow(self, orders: Sequence[Order]) -> Interpreter:
         """Interpret what came of the orders that were given since the last call; see that no other was carried out."""
         self.replies.read(self.run_dir)
-        attempts, n_opened, went_on = self._state()
+        attempts, n_opened, joined = self._state()
         if self.last is None:
-            self.last = self._interpreted({}, {})
+            self.last = self._interpreted({}, joined)
         for order in orders[self.n_followed :]:
             now = dict(self.last.attempts)
-            for place in order.places:
-                before, after = now.get(place, Attempt()), attempts.get(place, Attempt())
-                # While a run goes on it may be too late: a join has let the row go on, a sister is under way.
-                if not order.is_live or before != after:
-                    now[place] = _next(before, order.versions.get(place[0]))
-            if not order.is_live:
-                assert n_opened[order.name] == len(order.places)
-            self.last = self._interpreted(now, went_on if order.is_live else {})
+            for step, row_id in order.opened:
+                before = now.get((step, row_id), Attempt())
+                now[step, row_id] = _next(before, order.versions.get(step))
+                for join in self.last.kept.get((step, row_id), ()):
+                    assert row_id not in order.joined.get(join, ()), "what a join let go on is done again"
+            assert set(order.opened).issubset(order.places)
+            assert order.is_live or len(order.opened) == len(order.places)
+            assert len(order.opened) == n_opened[order.name]
+            self.last = self._interpreted(now, joined)
         self.n_followed = len(orders)
         assert attempts == self.last.attempts
         return self.last
 
-    def can_be_told(self, orders: Sequence[Order]) -> bool:
-        """Whether it is known what a join had joined when mended rows came too late: not after several live orders."""
-        return not self._state()[2] or sum(order.is_live for order in orders) < 2
-
-    def to_retry(self, step: str | None) -> set[Place]:
-        """Return the failures that a retry of a step, or of all, must take up."""
+    def to_retry(self, step: str | None, rows: Collection[str] | None = None) -> set[Place]:
+        """Return the failures that a retry of a step, or of all, and of these rows, or of all, must take up."""
         assert self.last is not None
-        failures = self.last.failures
-        if step is None:
-            return failures
-        stage = self.plan.stage_of(step).name
-        above = {
-            (at, row_id)
-            for at, row_id in failures
-            if stage in self.plan.downstream(self.plan.stage_of(at).name)
-        }
+
+        def is_chosen(at: str, row_id: str) -> bool:
+            return step in (None, at) and (rows is None or any(is_below(row_id, one) for one in rows))
+
         missed = [
-            trouble.id
+            (trouble.step, trouble.id)
             for trouble in self.last.troubles
-            if (trouble.step, trouble.kind, trouble.goes_on) == (step, "MissingPartnerError", False)
-            and (step, trouble.id) not in self.last.kept
+            if trouble.kind == "MissingPartnerError"
+            and not trouble.goes_on
+            and is_chosen(trouble.step, trouble.id)
+            and (trouble.step, trouble.id) not in self.last.kept
         ]
-        causes = {
-            place
-            for place in above
-            if any(is_below(place[1], row_id) or is_below(row_id, place[1]) for row_id in missed)
+        return {
+            (at, row_id)
+            for at, row_id in self.last.failures
+            if is_chosen(at, row_id)
+            or any(
+                self._is_above(at, join) and (is_below(one, row_id) or is_below(row_id, one))
+                for join, one in missed
+            )
         }
-        return {place for place in failures if place[0] == step} | causes
+
+    def _is_above(self, step: str, other: str) -> bool:
+        return self.plan.stage_of(other).name in self.plan.downstream(self.plan.stage_of(step).name)
 
     def _interpreted(
-        self, attempts: Mapping[Place, Attempt], went_on: Mapping[str, Collection[str]]
+        self, attempts: Mapping[Place, Attempt], joined: Mapping[str, Mapping[str, Row]]
     ) -> Interpreter:
         interpreter = Interpreter(
             self.pipeline.graph,
@@ -103,13 +111,13 @@ class Rounds:
             before=self.last,
             attempts=attempts,
             editions=self.editions,
-            went_on=went_on,
+            joined=joined,
         )
         interpreter.interpret()
         return interpreter
 
-    def _state(self) -> tuple[dict[Place, Attempt], dict[str, int], dict[str, set[str]]]:
-        """Return what the journal knows: attempts, how many rows each order opened, what joins had let go on."""
+    def _state(self) -> tuple[dict[Place, Attempt], dict[str, int], dict[str, dict[str, Row]]]:
+        """Return what is known: attempts, how many rows each order opened, rows that joins had let go on before it."""
         journal = JournalReader.open(self.run_dir.journal)
         assert journal is not None
         with contextlib.closing(journal):
@@ -120,7 +128,15 @@ class Rounds:
                 for row_id, attempt in lineage.attempts(step).items()
             }
             went_on = went_on_facts(journal.facts())
-            return attempts, lineage.orders(), went_on
+            return attempts, lineage.orders(), {join: self._rows(join, ids) for join, ids in went_on.items()}
+
+    def _rows(self, join: str, ids: Collection[str]) -> dict[str, Row]:
+        reader = RunReader(self.run_dir)
+        try:
+            batch = reader.rows(join)
+        finally:
+            reader.close()
+        return {row_id: row for row_id, row in zip(batch.ids, batch.rows, strict=True) if row_id in ids}
 
 
 def _next(before: Attempt, version: int | None) -> Attempt:

@@ -14,10 +14,11 @@ which rows a join had let go on when a retry that was ordered meanwhile mended t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from distilnb.ids import is_below
 from distilnb.llms.request import Reply, Request
 from distilnb.rows import Row, row_digest
 from distilnb.spec.graph import Graph
@@ -120,22 +121,21 @@ class Interpreter:
         before: Interpreter | None = None,
         attempts: Mapping[tuple[str, str], Attempt] | None = None,
         editions: Mapping[tuple[str, int], Step] | None = None,
-        went_on: Mapping[str, Collection[str]] | None = None,
+        joined: Mapping[str, Mapping[str, Row]] | None = None,
     ) -> None:
         self.graph = graph
         self.columns = graph.columns()
         self.keeps_failed = keeps_failed  # on_error="null"
-        self.first_of_go = {name: go[0] for go in goes for name in go}
+        self.go_of = {name: list(go) for go in goes for name in go}
         self.sources = sources
         self.answer = answer
         self.before = before
         self.attempts = attempts or {}  # (step, row id) → its attempt, where it was retried
         self.editions = editions or {}  # (step, version) → the step
-        self.went_on = went_on or {}  # join → rows
+        self.joined = joined or {}  # join → rows that it had let go on when what they lacked was mended
         self.endings: dict[str, Ending] = {}
-        self.kept: set[tuple[str, str]] = (
-            set()
-        )  # (step, row) that failed, and a join let the row go on without it
+        # (step, row) that failed, and the joins that let the row go on without it
+        self.kept: dict[tuple[str, str], set[str]] = {}
         self._renewed: set[str] = set()  # steps below a global one whose rows have changed
         self._killers: dict[str, set[str]] = {}  # first step of a go → rows that killed its worker
 
@@ -152,7 +152,7 @@ class Interpreter:
             for one in self.troubles
             if not one.goes_on and one.kind != "MissingPartnerError"
         }
-        return failed - self.kept
+        return failed - self.kept.keys()
 
     def interpret(self) -> None:
         """Do every step; raises StepFailed when one fails as a whole."""
@@ -205,8 +205,8 @@ class Interpreter:
 
     def _each(self, name: str, items: Sequence[Item], ending: Ending) -> None:
         """Do rows one by one: what befalls one is its own, but for those that die with it."""
-        anew = [item for item in items if self._earlier(name, item) is None]
-        dead = self._dead(name, anew)
+        anew = {item.id: self._led(name, item) for item in items if self._earlier(name, item) is None}
+        dead = self._dead(name, list(anew.values()))
         for item in items:
             outcome = self._earlier(name, item)
             if outcome is None:
@@ -217,15 +217,31 @@ class Interpreter:
                 elif isinstance(step, RouteRows):
                     self._route(step, item, outcome)
                 else:
-                    self._one(step, item, outcome)
+                    self._one(step, anew[item.id], outcome)
             ending.add(item.id, outcome)
+
+    def _led(self, name: str, item: Item) -> Item:
+        """Return a row as it comes to a step: where it was retried there, by the steps of the same go, done again.
+
+        That is not counted. A row with which some of them had failed, and gone on, may be whole now.
+        """
+        if self.before is None or self.attempt(name, item.id) == self.before.attempt(name, item.id):
+            return item
+        go = self.go_of[name]
+        (before,) = self.graph.predecessors(go[0])
+        lead = next(one for one in self.endings[before].items if is_below(item.id, one.id))
+        for earlier in go[: go.index(name)]:
+            done = Ending()
+            self._one(self._step(earlier, lead.id), lead, done)
+            lead = next(one for one in done.items if is_below(item.id, one.id))
+        return lead
 
     def _dead(self, name: str, anew: Sequence[Item]) -> set[str]:
         """Return the rows that die: of one that kills its worker, all that came of the same row at the begin of the go.
 
         Those that were through before are not among them.
         """
-        first = self.first_of_go.get(name, name)
+        first = self.go_of.get(name, [name])[0]
         (before,) = self.graph.predecessors(first)
         begun = {item.id for item in self.endings[before].items}
         killers = self._killers.setdefault(first, set())
@@ -292,13 +308,20 @@ class Interpreter:
                 if row_id not in side and row_id in one.lost
             ]
             by = frozenset[str]().union(*(loss.by for loss in losses))
-            if self.before is not None and row_id in self.went_on.get(name, ()):
-                outcome = self.before.endings[name].rows[row_id]
-            else:
+            outcome = self._gone_on(name, row_id)
+            if outcome is None:
                 outcome = self._meet(name, row_id, inputs, [side.get(row_id) for side in sides], losses)
-            if outcome.items:
-                self.kept |= {(at, row_id) for at in by}
+            for at in by if outcome.items else ():
+                self.kept.setdefault((at, row_id), set()).add(name)
             ending.add(row_id, outcome)
+
+    def _gone_on(self, name: str, row_id: str) -> Ending | None:
+        """Return what a join had made of a row before its lost partner was mended, None where it waited for it."""
+        row = self.joined.get(name, {}).get(row_id)
+        if row is None or self.before is None or name in self._renewed:
+            return None
+        outcome = self.before.endings[name].rows.get(row_id)
+        return outcome if outcome and [item.row for item in outcome.items] == [row] else None
 
     def _meet(
         self,

@@ -23,7 +23,7 @@ import signal
 import sqlite3
 import subprocess
 from bisect import insort
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,16 +41,19 @@ from distilnb.engine import (
     ordering,
     pieces,
     planning,
+    retrying,
     row_worker,
     runner,
     spool,
     versions,
     watch,
+    wire,
     workers,
 )
 from distilnb.engine.ask_worker import AskWorker
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.inbox import WORK
+from distilnb.engine.lineage import Attempt, Lineage
 from distilnb.engine.processes import Sight
 from distilnb.engine.reading import RunReader
 from distilnb.engine.retry_orders import read_orders
@@ -62,13 +65,14 @@ from distilnb.engine.workers import Worker, role_of
 from distilnb.errors import RunError
 from distilnb.llms.base import LLM
 from distilnb.llms.calling import Caller
-from distilnb.rows import write_text
+from distilnb.rows import read_batch, write_text
 from distilnb.spec import base
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import Step
+from distilnb.steps import cutting
 from tests.property import steps
 from tests.property.graphs import edited
-from tests.property.rounds import Order
+from tests.property.rounds import Order, Place
 from tests.property.steps import OracleClient
 
 MAX_WAITS = 4000  # of the runner in a row without hearing anything: a hang
@@ -93,13 +97,24 @@ class Blow(NamedTuple):
     what: str  # of STROKES, or the resume that follows a pause
 
 
+class Opened(NamedTuple):
+    """What an order has opened again, and the rows that each join had made by then."""
+
+    places: list[Place]
+    joined: dict[str, set[str]]
+
+
 class Sizes(NamedTuple):
-    """Small sizes, so that few rows are many batches; and how many row workers there are."""
+    """Small sizes, so that few rows are many batches; and how many row workers there are.
+
+    `part` is that of the parts into which files are cut, in bytes; of large files alone, where it is 0.
+    """
 
     batch: int
     window: int
     flush: int
     row_workers: int
+    part: int = 0
 
 
 # An event loop lets nothing but a KeyboardInterrupt (or an exit) through, and these two must come through at once.
@@ -441,12 +456,16 @@ class World:
     n_left_off: int = 0  # batches of which a row worker gave a rest back
     n_in_flight_at_kills: int = 0  # replies that were asked for and not yet safe when their worker died
     strokes: Counter[str] = field(default_factory=Counter)  # what has befallen it
+    endings: list[str] = field(default_factory=list)  # rows at which a runner ended the run
     acting: Actor | None = None
     # In one life of the runner: how often a kill from outside found a worker at a row. A few, and the row is blamed.
     n_found: Counter[LastWords] = field(default_factory=Counter)
     n_found_most: int = 0
     runner: MortalRunner | None = None
     orders: list[Order] = field(default_factory=list)
+    opened: defaultdict[str, Opened] = field(
+        default_factory=lambda: defaultdict(lambda: Opened([], {}))
+    )  # by name of the order
     editions: dict[tuple[str, int], Step] = field(
         default_factory=dict
     )  # (step, version) → what a retry made of it
@@ -454,6 +473,7 @@ class World:
     _pids: Iterator[int] = field(default_factory=lambda: itertools.count(100_000))
     _clients: list[OracleClient] = field(default_factory=list)
     _n_silent: int = 0
+    _seen: list[dict[str, Any]] = field(default_factory=list)  # errors, by one who orders a retry later
 
     def live(self) -> str:
         """Start or resume the run and let it go on until its runner ends; returns the state it left, or "killed"."""
@@ -484,6 +504,12 @@ class World:
         """Whether the runner gave a worker up: to it, deaths in a row without a finished row are the step's fault."""
         return self.end_of_life is not None and self.end_of_life[1] == "worker"
 
+    @property
+    def ended_at(self) -> str:
+        """The row at which the last runner ended, as on_error="raise" wants it; "" where it ended otherwise."""
+        state, reason, _ = self.end_of_life or ("", "", "")
+        return reason.removeprefix("row: ") if state == "failed" and reason.startswith("row: ") else ""
+
     def end(self) -> None:
         """Free what a life that was cut short by a failed assertion holds."""
         for actor in list(self._workers):
@@ -496,8 +522,8 @@ class World:
             self._strike(self.blows.pop(0).what)
 
     def _strike(self, what: str) -> None:
-        if what == "retry":
-            self._retry_at_once()
+        if what in ("retry", "retry late"):
+            self._retry_at_once(self._seen if what == "retry late" else None)
             return
         self.strokes[what] += 1
         if what in ("stop", "abort"):
@@ -519,7 +545,14 @@ class World:
 
     # --- as the user who retries ---
 
-    def retry(self, step: str | None = None, using: Graph | None = None, *, is_live: bool = False) -> Order:
+    def retry(
+        self,
+        step: str | None = None,
+        using: Graph | None = None,
+        *,
+        rows: Sequence[str | int] | None = None,
+        is_live: bool = False,
+    ) -> Order:
         """Order failed rows to be done again; raises RunError when there are none."""
         pipeline = SimpleNamespace(name="drawn", description="", llm=None, graph=using) if using else None
         if using and not (self.run_dir.path / "steps.json").exists():
@@ -530,7 +563,7 @@ class World:
                 reader,
                 {},
                 step=step,
-                rows=None,
+                rows=rows,
                 using=pipeline,  # type: ignore[arg-type]  # it has what is looked at
                 parameters=None,
             )
@@ -543,19 +576,32 @@ class World:
                 known = self.editions.setdefault((name, number), using.steps[name])
                 assert known.dump() == using.steps[name].dump()
         places = [(error["step"], error["row_id"]) for error in chosen]
-        self.orders.append(Order(left.name, places, left.versions, is_live))
+        opened = self.opened[left.name]
+        self.orders.append(Order(left.name, places, left.versions, opened.places, opened.joined, is_live))
         return self.orders[-1]
 
-    def _retry_at_once(self) -> None:
-        """Retry while the run goes on: all failed rows, or those of a step, maybe edited; with none, look again."""
+    def _retry_at_once(self, seen: list[dict[str, Any]] | None = None) -> None:
+        """Retry while the run goes on: all failed rows, or those of a step or by name, maybe edited.
+
+        With none, look again later. `seen` are the errors as they were a while ago: the user's process may be slow.
+        """
         reader = RunReader(self.run_dir)
-        failed = sorted({error["step"] for error in reader.errors() if error["state"] == "open"})
+        errors = reader.errors() if seen is None else seen
         reader.close()
-        step = self.random.choice([None, *failed])
+        opened = [error for error in errors if error["state"] == "open"]
+        if seen is None and opened and self.random.random() < 0.5:
+            self._seen = errors
+            insort(self.blows, Blow(self.n_ticks + self.random.randint(5, 200), "retry late"))
+            return
+        step = self.random.choice([None, *sorted({error["step"] for error in opened})])
+        rows = None
+        if opened and self.random.random() < 0.3:
+            rows = [self.random.choice([error["row_id"], error["row"]]) for error in opened[::2]]
         is_edited = step is not None and self.random.random() < 0.5
         using = edited(self.graph, step, self.random.randint(1, 3)) if step and is_edited else None
         try:
-            self.retry(step, using, is_live=True)
+            with mock.patch.object(RunReader, "errors", return_value=errors):
+                self.retry(step, using, rows=rows, is_live=True)
         except RunError:  # nothing has failed, or nothing that can be done again
             insort(self.blows, Blow(self.n_ticks + self.random.randint(10, 60), "retry"))
             return
@@ -683,6 +729,30 @@ class World:
         return "\n".join(lines)
 
 
+class WatchedLineage(Lineage):
+    """The runner's tables of retries, from which is seen what each order has opened, and when."""
+
+    def __init__(self, world: World, db: sqlite3.Connection) -> None:
+        super().__init__(db)
+        self._world = world
+        self._places: list[Place] = []
+
+    def set_attempt(self, step: str, row_id: str, attempt: Attempt) -> None:
+        super().set_attempt(step, row_id, attempt)
+        self._places.append((step, row_id))
+
+    def carry_out(self, name: str, n_rows: int) -> None:
+        super().carry_out(name, n_rows)
+        opened = self._world.opened[name]
+        opened.places[:] = self._places  # not added: a runner may have been killed before its commit
+        self._places.clear()
+        for stage in self._world.run_dir.plan().stages:
+            if stage.kind == "join":
+                batches = self._batches("stage = ?", (stage.name,))
+                files = [read_batch(self._world.run_dir.path / batch.path) for batch in batches]
+                opened.joined[stage.name] = {row_id for file in files for row_id in file.ids}
+
+
 def kill_worker(worker: Worker) -> None:
     """Stand in for `Worker.kill`, whose process group here would be somebody else's."""
     actor = worker.process
@@ -698,6 +768,9 @@ def simulated(
     with contextlib.ExitStack() as stack:
         patch = lambda target, **values: stack.enter_context(mock.patch.multiple(target, **values))  # noqa: E731
         patch(planning, ROW_BATCH=sizes.batch, ASK_BATCH=sizes.batch, ROW_WINDOW=sizes.window)
+        if sizes.part:
+            patch(planning, PART_BYTES=sizes.part)
+            patch(cutting, MANY_BYTES=0)
         patch(base, code_digest=_digest_of_class)
         # Steps are handed over as they are: their trip to a worker is not what is in question here.
         patch(spool, FIRST_ROWS=sizes.batch)
@@ -715,12 +788,15 @@ def simulated(
         patch(watch, time=world, look_at=world.look_at)
         patch(workers, time=world, select=SimpleNamespace(select=world.select_connection))
         made = {"read_steps": world.steps_of_worker, "read_version_steps": world.steps_of_version}
+        # Messages hold the names of files, and where they are cut hangs on their length: it must be the same again.
+        patch(wire, _serial=itertools.count(1000))
         patch(ask_worker, FLUSH_ROWS=sizes.flush, **made)
         patch(row_worker, **made)
         patch(pieces, GROWTH=1, time=world)
         patch(Worker, start=world.start_worker, kill=kill_worker)
         patch(steps, FATES=[world.perish])
         patch(models, Caller=world)
+        patch(retrying, Lineage=functools.partial(WatchedLineage, world))
         stack.callback(world.end)
         yield world
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -287,6 +288,111 @@ def test_the_sdk_raises_its_own_error(server: MockLLM, name: str, mark: str) -> 
 def test_a_prompt_that_gemini_blocks_has_a_good_status_and_no_candidate(server: MockLLM) -> None:
     with pytest.raises(RuntimeError, match="blocked: PROHIBITED_CONTENT"):
         ask_gemini(root_of(server), "hello [[filter]]")
+
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def show_openai(path: str, root: str, data: bytes) -> None:
+    import openai
+
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    parts: Any = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": url}}]
+    with openai.OpenAI(base_url=root + path, api_key=KEY, max_retries=0) as client:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": parts}])
+
+
+def show_mistral(root: str, data: bytes) -> None:
+    from mistralai.client import Mistral
+
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    parts: Any = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": url}]
+    with Mistral(api_key=KEY, server_url=f"{root}/mistral") as client:
+        client.chat.complete(model=MODEL, messages=[{"role": "user", "content": parts}])
+
+
+def show_anthropic(root: str, data: bytes) -> None:
+    import anthropic
+
+    source = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(data).decode()}
+    parts: Any = [{"type": "image", "source": source}, {"type": "text", "text": "What?"}]
+    with anthropic.Anthropic(base_url=f"{root}/anthropic", api_key=KEY, max_retries=0) as client:
+        client.messages.create(model=MODEL, max_tokens=9, messages=[{"role": "user", "content": parts}])
+
+
+def show_cohere(root: str, data: bytes) -> None:
+    import cohere
+
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    parts: Any = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": url}}]
+    with cohere.ClientV2(api_key=KEY, base_url=f"{root}/cohere", max_retries=0) as client:
+        client.chat(model=MODEL, messages=[{"role": "user", "content": parts}])
+
+
+def show_gemini(root: str, data: bytes) -> None:
+    from google import genai
+    from google.genai import types
+
+    client = genai.Client(api_key=KEY, http_options={"base_url": f"{root}/gemini"})
+    try:
+        picture = types.Part.from_bytes(data=data, mime_type="image/png")
+        client.models.generate_content(model=MODEL, contents=["What?", picture])
+    finally:
+        client.close()
+
+
+def show_ollama(root: str, data: bytes) -> None:
+    import ollama
+
+    with ollama.Client(host=f"{root}/ollama") as client:
+        client.chat(model=MODEL, messages=[{"role": "user", "content": "What?", "images": [data]}])
+
+
+SHOWS: dict[str, Callable[[str, bytes], None]] = {
+    "openai": functools.partial(show_openai, "/v1"),
+    "vllm": functools.partial(show_openai, "/vllm/v1"),
+    "together": functools.partial(show_openai, "/together/v1"),
+    "huggingface": functools.partial(show_openai, "/huggingface/v1"),
+    "mistral": show_mistral,
+    "anthropic": show_anthropic,
+    "cohere": show_cohere,
+    "gemini": show_gemini,
+    "ollama": show_ollama,
+}
+
+
+@pytest.mark.parametrize("name", SHOWS)
+def test_an_image_as_the_sdk_sends_it_is_taken_and_what_is_none_is_refused(
+    server: MockLLM, name: str
+) -> None:
+    SHOWS[name](root_of(server), PNG)
+    assert server.stats()["ok"] == 1
+    with pytest.raises(Exception, match=r"(?s)."):
+        SHOWS[name](root_of(server), b"not a picture at all")
+    assert server.stats()["ok"] == 1
+
+
+def test_openais_sdk_reads_an_image(server: MockLLM) -> None:
+    import openai
+
+    with openai.OpenAI(base_url=server.base_url, api_key=KEY, max_retries=0) as client:
+        drawn = client.images.generate(model="gpt-image-1", prompt="A kite.", size="1024x1024")
+        assert base64.b64decode((drawn.data or [])[0].b64_json or "").startswith(b"\x89PNG")
+        assert drawn.usage is not None
+        assert drawn.usage.output_tokens == 100
+        address = client.images.generate(model="dall-e-3", prompt="A kite.")
+        assert (address.data or [])[0].url
+        with pytest.raises(openai.BadRequestError):
+            client.images.generate(model="gpt-image-1", prompt="A kite.", response_format="b64_json")
+
+
+def test_hugging_faces_sdk_reads_an_image(server: MockLLM) -> None:
+    from huggingface_hub import InferenceClient
+
+    client = InferenceClient(model=f"{root_of(server)}/huggingface/models/owner/name", token=KEY)
+    assert client.text_to_image("A kite.", width=64).size == (8, 8)
 
 
 @pytest.mark.parametrize("name", ["anthropic", "cohere", "gemini", "groq", "mistral", "together"])

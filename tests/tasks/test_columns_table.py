@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from distilnb.spec.registry import TASKS, load_kind
-from distilnb.tasks import EmbeddingGeneration, PrometheusEval, Task, TextGeneration, UltraFeedback, task
+from distilnb.tasks import (
+    EmbeddingGeneration,
+    ImageGeneration,
+    Magpie,
+    PrometheusEval,
+    Task,
+    TextGeneration,
+    TextGenerationWithImage,
+    UltraFeedback,
+    task,
+)
 
 FLAT = ["ratings", "rationales", "model_name"]
 TYPED = ["types", "rationales", "ratings", "rationales-for-ratings", "model_name"]
@@ -37,6 +47,7 @@ TABLE: list[tuple[Task, list[str], list[str]]] = [
         ["generation", "model_name"],
     ),
     (TextGeneration(messages="system:\n{{ s }}\nuser:\n{{ u }}"), ["s", "u"], ["generation", "model_name"]),
+    (TextGenerationWithImage(), ["instruction", "image"], ["generation", "model_name"]),
     (UltraFeedback(), ["instruction", "generations"], FLAT),
     (UltraFeedback(aspect="overall-rating"), ["instruction", "generations"], FLAT),
     (UltraFeedback(aspect="honesty"), ["instruction", "generations"], FLAT),
@@ -56,6 +67,16 @@ TABLE: list[tuple[Task, list[str], list[str]]] = [
         ["feedback", "result", "model_name"],
     ),
     (EmbeddingGeneration(), ["text"], ["embedding", "model_name"]),
+    (ImageGeneration(), ["prompt"], ["image", "model_name"]),
+    (ImageGeneration(save_artifacts=True), ["prompt"], ["image", "image_path", "model_name"]),
+    (Magpie(), [], ["instruction", "response", "model_name"]),
+    (Magpie(only_instruction=True), [], ["instruction", "model_name"]),
+    (Magpie(n_turns=2), [], ["conversation", "model_name"]),
+    (
+        Magpie(system_prompt={"kind": "Be kind."}),
+        [],
+        ["instruction", "response", "system_prompt_key", "model_name"],
+    ),
     (summary(), ["text"], ["summary", "model_name"]),
     (old(), ["question"], ["answer", "model_name"]),
 ]

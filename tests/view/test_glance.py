@@ -24,6 +24,13 @@ def test_errors_that_differ_in_numbers_and_quotes_only_are_one_group() -> None:
     assert "see the prompt" in told
 
 
+def test_ids_do_not_keep_errors_apart() -> None:
+    sent = 'no JSON (line 1 column {}): \'{{"id": "mock-{}'
+    errors = [error(n, sent.format(n, f'{n}a{n}f60", "text": "{word}')) for n, word in enumerate("abc")]
+    errors += [error(8, "it isn't there"), error(9, "it isn't here")]
+    assert [len(group.rows) for group in group_errors(errors)] == [3, 1, 1]
+
+
 def test_a_group_shows_what_was_sent_and_came_back_of_its_first_row() -> None:
     asked: list[int] = []
 

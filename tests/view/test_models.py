@@ -39,9 +39,10 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     forget_keys()
 
 
-VECTORS = {
+OTHERS = {
     *("gguf (vectors)", "openai (vectors)", "rehearsal (vectors)"),
     *("sentence-transformers (vectors)", "vllm_engine (vectors)"),
+    *("huggingface (images)", "openai (images)", "rehearsal (images)"),
 }
 
 
@@ -51,17 +52,19 @@ def offer(provider: str) -> Offer:
 
 def test_every_provider_is_told_with_what_makes_it_ready() -> None:
     table = dn.models()
-    assert {one.provider for one in table} == {*catalog.PROVIDERS, *VECTORS}
+    assert {one.provider for one in table} == {*catalog.PROVIDERS, *OTHERS}
     assert offer("rehearsal").state == "ready"
     assert dn.llm("rehearsal") == eval(offer("rehearsal").line, {"dn": dn})
     assert (offer("openai").state, offer("openai").models) == ("no key", ())
     assert VARIABLE in offer("openai").fix
     assert (offer("ollama").state, offer("ollama").fix) == ("not running", "Start it: ollama serve")
-    states = [one.state for one in table if one.provider not in VECTORS]
+    states = [one.state for one in table if one.provider not in OTHERS]
     assert states == sorted(states, key=["ready", "no key", "not running", "not installed"].index)
 
 
-def test_models_that_make_vectors_are_told_too() -> None:
+def test_models_that_make_vectors_and_images_are_told_too() -> None:
+    assert offer("rehearsal (images)").line == 'ImageGeneration(llm="rehearsal")'
+    assert "openai:gpt-image-1" in offer("openai (images)").line
     assert offer("rehearsal (vectors)").state == "ready"
     assert offer("rehearsal (vectors)").line == 'p.embed("text", model="rehearsal")'
     assert offer("openai (vectors)").state == "no key"
@@ -183,4 +186,4 @@ def test_the_table_is_a_frame_too() -> None:
     frame = dn.models().to_pandas()
     assert list(frame.columns) == ["state", "source", "models", "line", "fix"]
     assert frame.loc["rehearsal", "state"] == "ready"
-    assert len(frame) == len(dn.models()) == len(catalog.PROVIDERS) + len(VECTORS)
+    assert len(frame) == len(dn.models()) == len(catalog.PROVIDERS) + len(OTHERS)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from distilnb.errors import RefusedRequestError
+from distilnb.llms.magpie import RAW
 from distilnb.llms.request import Message
 from distilnb.llms.shape import PROMPT, ReplyShape
 
@@ -152,6 +153,12 @@ class BatchingEngine(Engine):
                 taken.append((ask, future))
                 n_replies += ask.n
         return taken
+
+
+def raw_text(ask: Ask) -> str | None:
+    """Return the text that goes to the model as it is, without its chat template; None for a chat."""
+    first = ask.messages[0]
+    return str(first["content"]) if first.get("role") == RAW else None
 
 
 def text_messages(messages: Sequence[Message]) -> list[dict[str, str]]:

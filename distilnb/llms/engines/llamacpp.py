@@ -14,6 +14,7 @@ from distilnb.llms.engines.base import (
     BatchingEngine,
     Completed,
     Completion,
+    raw_text,
     stops_of,
     text_messages,
     too_long,
@@ -76,19 +77,21 @@ class LlamaCppEngine(BatchingEngine):
         for index in range(ask.n):
             if ask.is_cancelled:
                 break
-            told = self.model.create_chat_completion(
-                messages=text_messages(ask.messages),
-                logits_processor=[self._watcher(ask)],
-                **self._arguments(ask, index),
-            )
+            arguments = {"logits_processor": [self._watcher(ask)], **self._arguments(ask, index)}
+            if (raw := raw_text(ask)) is not None:
+                arguments = {name: value for name, value in arguments.items() if "logprobs" not in name}
+                told = self.model.create_completion(prompt=raw, **arguments)
+            else:
+                told = self.model.create_chat_completion(messages=text_messages(ask.messages), **arguments)
             usage, choice = told["usage"], told["choices"][0]
+            written = choice["text"] if raw is not None else choice["message"]["content"]
             input_tokens = int(usage["prompt_tokens"])
             completions.append(
                 Completion(
-                    choice["message"]["content"] or "",
+                    written or "",
                     choice["finish_reason"] or "stop",
                     int(usage["completion_tokens"]),
-                    _plain_logprobs(choice.get("logprobs")),
+                    None if raw is not None else _plain_logprobs(choice.get("logprobs")),
                 )
             )
         return Completed(completions, input_tokens)

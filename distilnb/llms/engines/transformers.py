@@ -13,6 +13,7 @@ from distilnb.llms.engines.base import (
     Completed,
     Completion,
     cut_at_stop,
+    raw_text,
     stops_of,
     text_messages,
     too_long,
@@ -137,7 +138,9 @@ class TransformersEngine(BatchingEngine):
 
     def _prompt(self, ask: Ask) -> list[int]:
         messages = text_messages(ask.messages)
-        if self.tokenizer.chat_template:
+        if (raw := raw_text(ask)) is not None:
+            ids = self.tokenizer(raw)["input_ids"]
+        elif self.tokenizer.chat_template:
             continues = messages[-1]["role"] == "assistant"
             try:
                 text = self.tokenizer.apply_chat_template(

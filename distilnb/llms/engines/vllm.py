@@ -16,6 +16,7 @@ from distilnb.llms.engines.base import (
     Completed,
     Completion,
     Engine,
+    raw_text,
     stops_of,
     text_messages,
     too_long,
@@ -102,7 +103,9 @@ class VllmEngine(Engine):
     def _prompt(self, ask: Ask) -> list[int]:
         messages = text_messages(ask.messages)
         continues = messages[-1]["role"] == "assistant"
-        if not (self.settings["chat_template"] or self.tokenizer.chat_template):  # a base model
+        if (raw := raw_text(ask)) is not None:
+            ids = list(self.tokenizer.encode(raw))
+        elif not (self.settings["chat_template"] or self.tokenizer.chat_template):  # a base model
             ids = list(self.tokenizer.encode("\n".join(message["content"] for message in messages)))
         else:
             try:

@@ -8,16 +8,19 @@ from pathlib import Path
 
 from distilnb.errors import UnsupportedParameterError
 from distilnb.llms.base import LLM
+from distilnb.llms.catalog import EMBEDDING_PROVIDERS, IMAGE_PROVIDERS
 from distilnb.llms.catalog import PROVIDERS as NAMES
 from distilnb.llms.remote import RemoteLLM
+from distilnb.spec.registry import EMBEDDINGS, IMAGE_MODELS
 from tests.llms.conformance.local import HEAD, local_tables
 from tests.llms.conformance.providers import BEHAVIOURS, PROVIDERS, UNTOLD, Behaviour, Provider
 from tests.llms.conformance.test_requests import VALUES
 from tests.llms.conformance.vectors import HEAD as VECTORS
-from tests.llms.conformance.vectors import vector_table
+from tests.llms.conformance.vectors import IMAGE_HEAD as IMAGES
+from tests.llms.conformance.vectors import class_table
 
 PAGE = Path(__file__).parents[3] / "docs" / "llms.md"
-SUITES = ("test_replies", "test_shapes", "test_failures", "test_requests")
+SUITES = ("test_replies", "test_shapes", "test_images", "test_failures", "test_requests")
 YES, NO = "✓", "–"
 ELSEWHERE = "other servers"
 
@@ -61,8 +64,10 @@ def write_page() -> str:
         importlib.import_module(f"tests.llms.conformance.{name}")
     remote = [_HEAD, *_classes(), _PARAMETERS, *_parameters(), _BEHAVIOURS, *_behaviours()]
     local = [line for head, *rows in local_tables(VALUES) for line in ("", *_table(head, rows))]
-    head, *rows = vector_table()
+    head, *rows = class_table(EMBEDDINGS, EMBEDDING_PROVIDERS)
     vectors = [VECTORS.rstrip("\n"), "", *_table(head, rows)]
+    head, *rows = class_table(IMAGE_MODELS, IMAGE_PROVIDERS)
+    vectors += [IMAGES.rstrip("\n"), "", *_table(head, rows)]
     return "\n".join([*remote, HEAD.rstrip("\n"), *local, *vectors]) + "\n"
 
 
@@ -119,6 +124,8 @@ def _takes(model: LLM) -> bool:
 
 
 def _shown(behaviour: Behaviour, provider: Provider) -> str:
+    if behaviour.images and not provider.cls.takes_images & {behaviour.images}:
+        return "refused"
     if behaviour.needs and behaviour.needs not in provider.cls.parameters:
         return "refused"
     if behaviour.title == "a filtered reply" and provider.kind in UNTOLD:

@@ -72,6 +72,7 @@ class Behaviour(NamedTuple):
     title: str
     needs: str
     suite: str  # the module of its test
+    images: str = ""  # the way in which it takes images, where that is what is shown
 
 
 BEHAVIOURS: dict[str, Behaviour] = {}  # by title, in the order of their modules' import
@@ -80,14 +81,17 @@ BEHAVIOURS: dict[str, Behaviour] = {}  # by title, in the order of their modules
 UNTOLD = {"CohereLLM": "error", "OllamaLLM": "stop"}  # a reply that the filter cut
 
 
-def behaviour(title: str, *, needs: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+def behaviour(
+    title: str, *, needs: str = "", images: str = ""
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Run a test for every provider, as a row of the table in docs/llms.md.
 
     `needs` names a generation parameter: where the provider lacks it, the model is refused by name instead.
     """
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        BEHAVIOURS[title] = Behaviour(title, needs, test.__module__.rpartition(".")[2])
+        suite = test.__module__.rpartition(".")[2]
+        BEHAVIOURS[title] = Behaviour(title, needs, suite, images)
         return pytest.mark.parametrize("provider", [provider.as_parameter() for provider in PROVIDERS])(test)
 
     return decorate

@@ -9,6 +9,7 @@ import re
 import statistics
 import struct
 import sys
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -224,3 +225,22 @@ def _unit_vector(draw: Draw, size: int) -> list[float]:
 
 def _pack(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+class Picture(NamedTuple):
+    """An image of one call, as the bytes of a PNG."""
+
+    data: bytes
+
+
+def draw_picture(call: Call, attempt: int) -> Picture:
+    """Make an image of 8 × 8 points of one colour, another for another prompt or attempt."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    colour = bytes([call.key[0], call.key[1], attempt % 256])
+    head = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    body = zlib.compress((b"\0" + colour * 8) * 8)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return Picture(b"\x89PNG\r\n\x1a\n" + chunks)

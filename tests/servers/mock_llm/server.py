@@ -18,7 +18,7 @@ from .faults import FAILURES, SCRIPTED_RETRY_AFTER_S, SLOW_S, Failure, drawn_fau
 from .jobs import Jobs, Refused
 from .protocols import FRONT_ENDS, FrontEnd
 from .protocols.frontend import Invalid
-from .replies import Call, JsonObject, Vectors, Written, embed, write_reply
+from .replies import Call, JsonObject, Vectors, Written, draw_picture, embed, write_reply
 from .stats import Stats
 
 _NORMAL = statistics.NormalDist()
@@ -189,6 +189,12 @@ class MockServer:
         if fault == "reset":
             raise Hangup
         written: Written | Vectors
+        if call.path == "/images/generations":
+            self.stats.answer(call.key, 0, 0)
+            picture = front_end.word_picture(call, draw_picture(call, attempt))
+            if isinstance(picture, bytes):
+                return web.Response(body=picture, content_type="image/png")
+            return _respond(200, picture, front_end.answer_headers(call.key.hex()))
         if call.path == "/embeddings":
             written = embed(call, self.config)
             self.stats.answer(call.key, written.tokens, 0)

@@ -12,6 +12,8 @@ from .frontend import (
     Invalid,
     Response,
     as_prompt,
+    check_address,
+    check_image,
     fields,
     refuse_unknown,
     refuse_wrong,
@@ -61,6 +63,8 @@ class Anthropic(FrontEnd):
         for number, message in enumerate(body["messages"]):
             if message["role"] not in ("user", "assistant"):
                 raise Invalid(f"messages.{number}: Unexpected role {message['role']!r}")
+            for block in message["content"] if isinstance(message["content"], list) else ():
+                _check_block(block, f"messages.{number}.content")
         schema, tool = _wanted(body)
         prompt = as_prompt([*([{"system": body["system"]}] if body.get("system") else []), *body["messages"]])
         return Call(
@@ -111,6 +115,19 @@ class Anthropic(FrontEnd):
 
     def answer_headers(self, key: str) -> dict[str, str]:
         return {"request-id": f"req_{key[:8]}"}
+
+
+def _check_block(block: JsonObject, name: str) -> None:
+    if block["type"] == "image":
+        source = block["source"]
+        if source["type"] == "url":
+            check_address(source["url"], name)
+        elif source["type"] == "base64":
+            check_image(source["media_type"], source["data"], name)
+        else:
+            raise Invalid(f"{name}: source type {source['type']!r}")
+    elif block["type"] != "text":
+        raise Invalid(f"{name}: type {block['type']!r}")
 
 
 def _wanted(body: JsonObject) -> tuple[Any, str | None]:

@@ -7,7 +7,17 @@ from typing import ClassVar
 from ..config import Config
 from ..faults import Failure
 from ..replies import Call, JsonObject, Token, Vectors, Written, call_key
-from .frontend import FrontEnd, Response, as_prompt, fields, refuse_unknown, refuse_wrong, retry_after, texts
+from .frontend import (
+    FrontEnd,
+    Response,
+    as_prompt,
+    check_openai_parts,
+    fields,
+    refuse_unknown,
+    refuse_wrong,
+    retry_after,
+    texts,
+)
 
 _FIELDS = fields(
     "model messages stream max_tokens stop_sequences temperature seed frequency_penalty presence_penalty "
@@ -38,6 +48,7 @@ class Cohere(FrontEnd):
         refuse_unknown(body, _FIELDS)
         refuse_wrong(body.get("logprobs"), bool, "logprobs")
         refuse_wrong(body.get("stop_sequences"), list, "stop_sequences")
+        check_openai_parts(body["messages"])
         prompt = as_prompt(body["messages"])
         form = body.get("response_format") or {}
         schema = None

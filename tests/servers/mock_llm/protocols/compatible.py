@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from ..config import Config
 from ..faults import Failure
-from ..replies import Call, JsonObject, Token
-from .frontend import Headers, Invalid, Response, fields, refuse_wrong, retry_after, texts
+from ..replies import Call, JsonObject, Picture, Token
+from .frontend import Headers, Invalid, Response, fields, refuse_unknown, refuse_wrong, retry_after, texts
 from .openai import CHAT_FIELDS, OpenAI, error
 
 _LOGPROBS = {"logprobs", "top_logprobs"}
@@ -21,6 +21,11 @@ class Anyscale(OpenAI):
 
     def endpoint(self, method: str, path: str) -> str:
         return super().endpoint(method, path.removeprefix("/v1")) if path.startswith("/v1/") else ""
+
+    def read(self, endpoint: str, path: str, body: JsonObject, config: Config) -> Call:
+        if any(isinstance(message["content"], list) for message in body["messages"]):
+            raise Invalid("content: str type expected")
+        return super().read(endpoint, path, body, config)
 
 
 class Azure(OpenAI):
@@ -190,13 +195,22 @@ class HuggingFace(OpenAI):
     )
 
     def endpoint(self, method: str, path: str) -> str:
+        if method == "POST" and path.startswith("/models/"):
+            return "images/generations"
         return super().endpoint(method, path.removeprefix("/v1")) if path.startswith("/v1/") else ""
 
     def read(self, endpoint: str, path: str, body: JsonObject, config: Config) -> Call:
+        if endpoint == "images/generations":
+            refuse_unknown(body, {"inputs", "parameters"})
+            model = path.removeprefix("/models/")
+            return self._call("/images/generations", model, str(body["inputs"]), body)
         refuse_wrong(body.get("stop"), list, "stop")
         if (body.get("n") or 1) != 1:
             raise Invalid("n: only one choice is supported")
         return super().read(endpoint, path, body, config)
+
+    def word_picture(self, call: Call, picture: Picture) -> JsonObject | bytes:
+        return picture.data
 
     def fail(self, failure: Failure) -> Response:
         if failure.kind == "401":

@@ -1,5 +1,6 @@
 """What the server needs of a provider's protocol."""
 
+import base64
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -7,10 +8,18 @@ from typing import Any, ClassVar
 
 from ..config import Config
 from ..faults import Failure
-from ..replies import Call, JsonObject, Vectors, Written
+from ..replies import Call, JsonObject, Picture, Vectors, Written
 
 Headers = Mapping[str, str]
 Response = tuple[int, JsonObject | str, dict[str, str]]  # status, body, headers
+
+
+IMAGE_TYPES: dict[str, bytes] = {  # and how their files begin
+    "image/png": b"\x89PNG",
+    "image/jpeg": b"\xff\xd8\xff",
+    "image/gif": b"GIF8",
+    "image/webp": b"RIFF",
+}
 
 
 class Invalid(Exception):
@@ -39,6 +48,10 @@ class FrontEnd:
 
     def word(self, call: Call, written: Written | Vectors, config: Config) -> JsonObject:
         """Return the body of a good answer."""
+        raise NotImplementedError
+
+    def word_picture(self, call: Call, picture: Picture) -> JsonObject | bytes:
+        """Return the body of a good answer with an image."""
         raise NotImplementedError
 
     def fail(self, failure: Failure) -> Response:
@@ -85,6 +98,38 @@ def as_prompt(messages: Any) -> str:
     if not isinstance(messages, list) or not messages:
         raise Invalid("messages must be a non-empty list")
     return json.dumps(messages, sort_keys=True)
+
+
+def check_image(media_type: Any, data: Any, name: str) -> None:
+    """Raise Invalid for an image that is no base64 text of one of the four kinds of files."""
+    if media_type not in IMAGE_TYPES:
+        raise Invalid(f"{name}: media type {media_type!r} is not supported")
+    try:
+        begin = base64.b64decode(data, validate=True)[:12]
+    except (TypeError, ValueError):
+        raise Invalid(f"{name}: invalid base64") from None
+    if not begin.startswith(IMAGE_TYPES[media_type]):
+        raise Invalid(f"{name}: the content is no {media_type}")
+
+
+def check_address(address: Any, name: str) -> None:
+    """Raise Invalid for what is neither a web address nor a data URI of an image."""
+    head, is_data, data = str(address).partition(";base64,")
+    if is_data and head.startswith("data:"):
+        check_image(head.removeprefix("data:"), data, name)
+    elif not str(address).startswith(("http://", "https://")):
+        raise Invalid(f"{name}: not an address")
+
+
+def check_openai_parts(messages: Any) -> None:
+    """Raise Invalid for a part of a message that OpenAI's reference does not list."""
+    for message in messages:
+        for part in message["content"] if isinstance(message.get("content"), list) else ():
+            if part.get("type") == "image_url":
+                image = part["image_url"]
+                check_address(image if isinstance(image, str) else image["url"], "image_url")
+            elif part.get("type") != "text" or not isinstance(part.get("text"), str):
+                raise Invalid(f"Invalid content part of type {part.get('type')!r}")
 
 
 def text_of(content: Any) -> str:

@@ -14,6 +14,7 @@ from .frontend import (
     Invalid,
     Response,
     as_prompt,
+    check_image,
     fields,
     refuse_unknown,
     refuse_wrong,
@@ -68,6 +69,14 @@ class Gemini(FrontEnd):
         for content in body["contents"]:
             if content.get("role", "user") not in ("user", "model"):
                 raise Invalid("Please use a valid role: user, model.")
+            for part in content["parts"]:
+                if "inlineData" in part:
+                    blob = part["inlineData"]
+                    # As the JSON of protocol buffers has it: either name of a field, either alphabet of base64.
+                    data = blob["data"].translate(str.maketrans("-_", "+/"))
+                    check_image(blob.get("mimeType") or blob["mime_type"], data, "inlineData")
+                elif "text" not in part:
+                    raise Invalid(f"Unknown name {sorted(part)} at 'contents[0].parts[0]'")
         model = (_PATH.fullmatch(path) or [path, ""])[1]
         prompt = as_prompt(
             [*([body["systemInstruction"]] if "systemInstruction" in body else []), *body["contents"]]

@@ -1,12 +1,13 @@
 """Ollama's own chat: options in a dict of their own, counts under names of its own, one error field."""
 
+import base64
 import json
 import sys
 
 from ..config import Config
 from ..faults import Failure
 from ..replies import Call, JsonObject, Vectors, Written, call_key
-from .frontend import FrontEnd, Invalid, Response, as_prompt, refuse_wrong, retry_after, texts
+from .frontend import IMAGE_TYPES, FrontEnd, Invalid, Response, as_prompt, refuse_wrong, retry_after, texts
 
 _FREE = {"type": "object", "properties": {"text": {"type": "string"}}}
 _STATUS = {
@@ -37,6 +38,12 @@ class Ollama(FrontEnd):
             raise Invalid("the mock server does not stream")
         options: JsonObject = body.get("options") or {}
         refuse_wrong(options.get("stop"), list, "option stop")
+        for message in body["messages"]:
+            refuse_wrong(message.get("content"), str, "content")
+            for image in message.get("images") or ():
+                begin = base64.b64decode(image, validate=True)[:4]
+                if not any(begin.startswith(sign[:4]) for sign in IMAGE_TYPES.values()):
+                    raise Invalid("invalid image input")
         form = body.get("format")
         prompt = as_prompt(body["messages"])
         return Call(

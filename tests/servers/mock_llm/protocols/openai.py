@@ -1,5 +1,6 @@
 """OpenAI's chat, completions and embeddings, as any server speaks them: what it does not know, it ignores."""
 
+import base64
 import json
 import math
 import sys
@@ -8,20 +9,31 @@ from typing import Any, ClassVar
 
 from ..config import Config
 from ..faults import Failure
-from ..replies import Call, JsonObject, Token, Vectors, Written, call_key
+from ..replies import Call, JsonObject, Picture, Token, Vectors, Written, call_key
 from .frontend import (
     FrontEnd,
     Headers,
+    Invalid,
     Response,
     as_prompt,
     blank_out,
+    check_openai_parts,
     fields,
     refuse_unknown,
     retry_after,
     texts,
 )
 
-ENDPOINTS = {"/chat/completions": "chat", "/completions": "completions", "/embeddings": "embeddings"}
+ENDPOINTS = {
+    "/chat/completions": "chat",
+    "/completions": "completions",
+    "/embeddings": "embeddings",
+    "/images/generations": "images/generations",
+}
+IMAGE_FIELDS = fields(
+    "model prompt n size quality style background output_format output_compression moderation response_format "
+    "user stream partial_images"
+)
 
 _SAMPLING = (
     *("temperature", "top_p", "seed", "stop", "max_tokens", "max_completion_tokens"),
@@ -55,11 +67,17 @@ class OpenAI(FrontEnd):
     def read(self, endpoint: str, path: str, body: JsonObject, config: Config) -> Call:
         path = f"/{endpoint}" if endpoint != "chat" else "/chat/completions"
         model = str(body.get("model") or config.models[0])
+        if endpoint == "images/generations":
+            refuse_unknown(body, IMAGE_FIELDS)
+            if "gpt-image" in model and "response_format" in body:
+                raise Invalid("Unknown parameter: 'response_format'.")
+            return self._call(path, model, str(body["prompt"]), body)
         if endpoint != "chat":
             prompt = json.dumps(body["prompt" if endpoint == "completions" else "input"])
             return self._call(path, model, prompt, body)
         if self.fields is not None:
             refuse_unknown(body, self.fields)
+        check_openai_parts(body["messages"])
         schema, tool = wanted(body)
         prompt = as_prompt(body["messages"])
         return self._call(
@@ -110,6 +128,13 @@ class OpenAI(FrontEnd):
                 "total_tokens": written.prompt_tokens + written.completion_tokens,
             }
         return body
+
+    def word_picture(self, call: Call, picture: Picture) -> JsonObject | bytes:
+        if "gpt-image" not in call.model and call.body.get("response_format") != "b64_json":
+            return {"created": 1_700_000_000, "data": [{"url": "https://pictures.example/1.png"}]}
+        drawn = {"b64_json": base64.b64encode(picture.data).decode()}
+        usage = {"input_tokens": 5, "output_tokens": 100, "total_tokens": 105}
+        return {"created": 1_700_000_000, "data": [drawn], "usage": usage}
 
     def word_logprobs(self, tokens: list[Token]) -> JsonObject:
         """Return the log-probabilities of one choice."""

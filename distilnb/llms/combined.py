@@ -1,0 +1,92 @@
+"""What all models share that are made of others: they never send, and ask their members in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator
+
+from distilnb.errors import SpecError
+from distilnb.llms.base import LLM
+from distilnb.llms.catalog import as_llm
+from distilnb.llms.request import Client
+from distilnb.llms.shape import ReplyShape
+
+MemberField = Annotated[LLM, BeforeValidator(as_llm)]
+
+# The places of a list of models, as parameter paths name them: `answer.llm.0.temperature`.
+PLACES = frozenset(map(str, range(64)))
+
+
+class CombinedLLM(LLM):
+    """A model that is made of others. Keys, prices, limits and parameters are those of its members.
+
+    A subclass lists its `members`, and says in `parts` which of them give each reply to a request.
+    """
+
+    shorthand: ClassVar[Mapping[str, frozenset[str]]] = {"llms": PLACES}
+
+    model: str = ""
+
+    def __init__(self, **values: Any) -> None:
+        for name in sorted(LLM.model_fields.keys() & values.keys()):
+            raise SpecError(
+                f"{type(self).__name__} was given {name}=, but it asks nobody itself.",
+                f"Give it to its members: dn.llm('provider:model', {name}=...).",
+            )
+        super().__init__(**values)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells it from other combinations; each reply is kept under the identity of who gave it."""
+        return {"provider": self.provider, "members": [member.identity() for member in self.members]}
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether equal requests have equal replies: where those of all members have."""
+        return all(member.is_deterministic for member in self.members)
+
+    @property
+    def reply_shape(self) -> ReplyShape | None:
+        """The shape that the members' own settings ask of every reply."""
+        return self.members[0].reply_shape
+
+    def check(self) -> None:
+        """Raise what is wrong with any member, before any request."""
+        for member in self.members:
+            member.check()
+            if member.makes != self.makes:
+                raise SpecError(
+                    f"{member.label}, of {self.label}, makes {member.makes}s.",
+                    "Combine models that make texts.",
+                )
+        shapes = [member.reply_shape for member in self.members]
+        if any(shape != shapes[0] for shape in shapes):
+            raise SpecError(
+                f"The members of {self.label} ask for replies of different shapes.",
+                "Give the shape to the task (schema=...), or the same structured_output to each member.",
+            )
+
+    def probe(self) -> None:
+        """Raise UnreachableError when some member's server cannot be reached."""
+        for member in self.members:
+            member.probe()
+
+    def make_client(self) -> Client:
+        """Raise: the members have clients."""
+        raise SpecError(f"{self.label} sends nothing itself.", "Ask its members.")
+
+    @property
+    def label(self) -> str:
+        """The short name in tables: the members' names."""
+        return ", ".join(member.label for member in self.members)
+
+
+def check_members(owner: str, field: str, llms: object, least: int) -> None:
+    """Raise SpecError where too few models are listed."""
+    if isinstance(llms, (str, LLM)) or not isinstance(llms, (list, tuple)):
+        raise SpecError(
+            f"{owner} takes {field}= as a list.", f"{field}=['openai:gpt-4o-mini', 'ollama:llama3.2']"
+        )
+    if len(llms) < least:
+        raise SpecError(f"{owner} was given {len(llms)} in {field}=.", f"Give at least {least}.")

@@ -1,0 +1,87 @@
+"""OpenAI's image API, and every server that speaks it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from distilnb.errors import MalformedReplyError
+from distilnb.llms.batches import BatchLimits
+from distilnb.llms.failures import Target, quote
+from distilnb.llms.openai import OpenAILLM
+from distilnb.llms.parameters import Wire, names, on_the_wire
+from distilnb.llms.request import Answer, Client, Reply, Request
+
+
+class OpenAIImageGeneration(OpenAILLM):
+    """A model of OpenAI, or of any server that speaks OpenAI's protocol, that draws; `base_url` and keys as there.
+
+    Its generation parameters are those of the images: `size`, `quality`, `style`, `background`, `output_format` …
+
+    >>> OpenAIImageGeneration(model="gpt-image-1", generation_kwargs={"size": "1024x1024"}).label
+    'openai:gpt-image-1'
+    """
+
+    makes: ClassVar[Literal["text", "vector", "image"]] = "image"
+    max_n: ClassVar[int | None] = 1
+    batch_limits: ClassVar[BatchLimits | None] = None
+    takes_images: ClassVar[frozenset[str]] = frozenset()
+    parameters: ClassVar[Mapping[str, Wire]] = names(
+        size="size",
+        quality="quality",
+        style="style",
+        background="background",
+        output_format="output_format",
+        output_compression="output_compression",
+        moderation="moderation",
+        response_format="response_format",
+        user="user",
+    )
+
+    max_concurrency: int = Field(default=8, ge=1)
+    timeout: float = Field(default=300.0, gt=0)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the images depend on."""
+        return {**super().identity(), "makes": self.makes}
+
+    def make_client(self) -> Client:
+        """Return a client over the chosen transport."""
+        from distilnb.llms.transport import HttpClient, SdkClient
+
+        connection = self.connection("/images/generations", self._body_of, read_image)
+        return SdkClient(connection) if self.transport == "sdk" else HttpClient(connection)
+
+    def _body_of(self, request: Request) -> dict[str, Any]:
+        given = dict(self.generation_kwargs)
+        extra = given.pop("extra", {})
+        # Newer models of OpenAI send bytes always, and refuse to be told so; all others send an address unless told.
+        if not (self.is_openai and "gpt-image" in self.model):
+            given.setdefault("response_format", "b64_json")
+        prompt = str(request.messages[-1]["content"])
+        return {"model": self.model, "prompt": prompt, **on_the_wire(given, self.parameters), **extra}
+
+
+def read_image(raw: bytes, target: Target, request_id: str = "") -> Answer:
+    """Return the image in the body of a good response; raises MalformedReplyError where it holds none."""
+    try:
+        data = json.loads(raw)
+        drawn = data["data"][0]
+        if "b64_json" not in drawn and "url" in drawn:
+            raise ValueError("it holds an address in place of the image")
+        base64.b64decode(drawn["b64_json"], validate=True)
+        usage = data.get("usage") or {}
+        tokens = (usage.get("input_tokens"), usage.get("output_tokens"))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise MalformedReplyError(
+            f"{target} sent an answer that holds no image ({type(error).__name__}: {quote(str(error), target)}): "
+            f"{quote(raw[:2000].decode('utf-8', 'replace'), target)!r}",
+            "A proxy may stand between, or base_url= leads to a server with another protocol.",
+            provider=target.provider,
+            request_id=request_id,
+        ) from error
+    return Answer((Reply(drawn["b64_json"], "stop", target.model, *tokens),), request_id)

@@ -1,0 +1,103 @@
+"""About the most that a preview or a retry can cost, from the prices of its models and what the cache lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from distilnb.engine.preview import preview_graph
+from distilnb.engine.sample import pinned_sample
+from distilnb.llms.parts import n_requests
+from distilnb.llms.prices import price_of
+from distilnb.llms.request import Request
+from distilnb.spec.graph import Graph
+from distilnb.spec.step import GeneratorStep
+from distilnb.tasks.base import Task
+
+if TYPE_CHECKING:
+    from distilnb.run import Run
+
+TOKENS_EACH = (
+    2000  # in and out, of a request of which nothing is known: long for most, so that the bound is one
+)
+
+
+class Bound(NamedTuple):
+    """About the most that something costs (USD; None when a price is unknown), its requests, and its rows."""
+
+    cost: float | None
+    requests: int = 0
+    rows: int = 0
+
+
+def most_of_preview(name: str, graph: Graph, n: int | None, *, enough: float) -> Bound:
+    """Return about the most that a preview of n rows (None: all that are pinned) can cost.
+
+    The cache is looked at only where the price of all would be above `enough`: it costs time.
+    """
+    tasks = _tasks(graph)
+    prices = {task.name: _price_each(task) for task in tasks}
+    if all(price == 0.0 for price in prices.values()):
+        return Bound(0.0)
+    sources = {source: step for source, step in graph.steps.items() if isinstance(step, GeneratorStep)}
+    samples = {source: pinned_sample(name, step, n) for source, step in sources.items()}
+    n_rows = max((len(sample) for sample in samples.values()), default=0)
+    cost, requests = _sum(tasks, prices, {task.name: n_rows for task in tasks})
+    if cost is not None and cost <= enough:
+        return Bound(cost, requests, n_rows)
+    open_rows: dict[str, int] = {}
+    for result in preview_graph(graph, samples, asks=False):
+        behind = max((open_rows.get(before, 0) for before in graph.predecessors(result.name)), default=0)
+        open_rows[result.name] = min(n_rows, len(result.missing) + behind)
+    return Bound(*_sum(tasks, prices, open_rows), n_rows)
+
+
+def most_of_retry(run: Run, step: str | None = None) -> Bound:
+    """Return about the most that it can cost to do the failed rows of a run again, all or those of a step."""
+    errors = run.errors()
+    failed = errors[(errors["state"] == "open") & ~errors["is_partial"]]
+    if step is not None:
+        failed = failed[failed["step"] == step]
+    graph = run.pipeline_file().graph
+    rows = dict.fromkeys(graph.steps, 0)
+    for name, count in failed["step"].value_counts().items():
+        for other in graph.steps:
+            if other == name or name in graph.ancestors(other):
+                rows[other] += int(count)
+    tasks = _tasks(graph)
+    return Bound(*_sum(tasks, {task.name: _price_each(task) for task in tasks}, rows), len(failed))
+
+
+def costs_nothing(graph: Graph) -> bool:
+    """Whether every model that a graph asks is free."""
+    return all(_price_each(task) == 0.0 for task in _tasks(graph))
+
+
+def _sum(
+    tasks: list[Task], prices: Mapping[str, float | None], rows: Mapping[str, int]
+) -> tuple[float | None, int]:
+    asked = {task.name: rows[task.name] * task.num_generations for task in tasks}
+    costs = [0.0 if not number else prices[name] for name, number in asked.items()]
+    if any(cost is None for cost in costs):
+        return None, sum(asked.values())
+    each = (prices[name] or 0.0 for name in asked)
+    return sum(price * number for price, number in zip(each, asked.values(), strict=True)), sum(
+        asked.values()
+    )
+
+
+def _tasks(graph: Graph) -> list[Task]:
+    return [step for step in graph.steps.values() if isinstance(step, Task)]
+
+
+def _price_each(task: Task) -> float | None:
+    """Return about the most that a reply costs: of several models, so many requests as it takes to the dearest one."""
+    dearest = 0.0
+    for llm in task.llm.senders() if task.llm else ():
+        price = price_of(llm)
+        if price is None:
+            return None
+        longest = llm.generation_kwargs.get("max_new_tokens")
+        cost = price.cost_usd(TOKENS_EACH, longest if isinstance(longest, int) else TOKENS_EACH)
+        dearest = max(dearest, cost)
+    return dearest * n_requests(task.llm.parts(Request(()))[0]) if task.llm else None
