@@ -171,9 +171,16 @@ def status(run_id: RunId) -> None:
 def stop(
     run_id: RunId,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for what is in flight.")] = False,
+    cancel_jobs: Annotated[
+        bool, typer.Option("--cancel-jobs", help="At once, and cancel its offline jobs at their providers.")
+    ] = False,
 ) -> None:
     """Stop a run; `distilnb resume` goes on with it."""
     run = _run(run_id)
+    if cancel_jobs:
+        run.abort(cancel_jobs=True)
+        print(f"{run.id}: {run.note}")
+        return
     if run.status().is_ended:
         print(run.line())
         return

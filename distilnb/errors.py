@@ -31,6 +31,8 @@
     │   │   ├── ContextLengthError        it is longer than the model can read
     │   │   └── ContentFilterError        the provider's filter keeps it from the model
     │   ├── UnsupportedParameterError     the provider lacks a generation parameter
+    │   ├── NoBatchesError                the server takes no offline batches
+    │   ├── JobNotFoundError              the provider does not know an offline job that was handed to it
     │   ├── ModelLoadError                a local model could not be loaded
     │   ├── HostDiedError                 the process of a local model died of this request
     │   └── UnknownPriceError             a budget was set for a model without a price
@@ -257,6 +259,18 @@ class ContentFilterError(RefusedRequestError):
 
 class UnsupportedParameterError(ModelError):
     """The provider lacks one of the generation parameters that were set."""
+
+    fatal = True
+
+
+class NoBatchesError(ModelError):
+    """The server takes no offline batches: no job can be handed to it."""
+
+    fatal = True
+
+
+class JobNotFoundError(ModelError):
+    """The provider does not know an offline job that was handed to it: another account's key, or a deleted job."""
 
     fatal = True
 

@@ -27,7 +27,9 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "docs" / "structured.md", ROOT / "docs" / "iterate.md"], ids=lambda page: page.name
+    "page",
+    [ROOT / "docs" / name for name in ("structured.md", "batches.md", "iterate.md")],
+    ids=lambda page: page.name,
 )
 def test_the_programs_of_a_page_run(page: Path) -> None:
     programs = re.findall(

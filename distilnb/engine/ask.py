@@ -9,12 +9,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from distilnb.engine.apply import Failure
 from distilnb.engine.asked import (
     Asked,
     At,
     Errand,
+    FatalModelError,
     Missing,
     NotBought,
     NotStarted,
@@ -27,13 +29,14 @@ from distilnb.engine.asked import (
     reply_text,
     spent,
 )
-from distilnb.engine.attempts import CacheMode, choose_attempts, find_bought
+from distilnb.engine.attempts import CacheMode, find_bought
 from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate
-from distilnb.engine.cache import Key, ReplyCache, request_digests
-from distilnb.engine.inquiry import Inquiry, as_replies, inquire, seek_all, voices_of
+from distilnb.engine.cache import Key, ReplyCache
+from distilnb.engine.inquiry import Inquiry, as_replies, voices_of
+from distilnb.engine.lookup import look_up
 from distilnb.engine.models import Models
 from distilnb.engine.reasking import n_reasks, reask_key
-from distilnb.engine.rendering import model_of, renderer
+from distilnb.engine.rendering import model_of
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.together import all_or_first_error
 from distilnb.errors import ModelError
@@ -44,14 +47,8 @@ from distilnb.llms.request import Reply, Request
 from distilnb.rows import Batch
 from distilnb.tasks.base import Task
 
-
-class FatalModelError(Exception):
-    """A model refuses every request (a wrong key): the run must stop. `error` says why, `step` where."""
-
-    def __init__(self, step: str, error: ModelError) -> None:
-        super().__init__(step, error)
-        self.step = step
-        self.error = error
+if TYPE_CHECKING:
+    from distilnb.engine.offline import OfflineJobs
 
 
 @dataclass
@@ -67,6 +64,7 @@ class Asker:
         False  # see that the server is there before the first request: a preview, which no `start` checked
     )
     at: At = nowhere
+    jobs: OfflineJobs | None = None  # of a run; a preview asks at once, whatever its models say
     # By the first key that each request on its way asks for; a future where an equal one waits for it.
     _in_flight: dict[Key, asyncio.Future[None] | None] = field(default_factory=dict)
     _flying: dict[int, str] = field(default_factory=dict)  # steps of requests on their way, by their sending
@@ -78,10 +76,18 @@ class Asker:
     def __post_init__(self) -> None:
         self._may_send.set()
 
+    def open_jobs(self, run_id: str, tell: Callable[[], None]) -> None:
+        """Let models that go by offline batch do so from now on; `tell` is called when a job has something new."""
+        from distilnb.engine.offline import OfflineJobs  # few runs need it
+
+        self.jobs = self.jobs or OfflineJobs(self.cache, run_id, self._may_send, tell)
+
     def stop(self) -> None:
         """Start no more requests; those in flight end, and the other rows are left as they are."""
         self._is_stopped = True
         self.models.stop()
+        if self.jobs is not None:
+            self.jobs.stop()
         self.resume()  # a stop ends a pause: who comes into the line only now is sent back by `_before`
 
     def pause(self) -> None:
@@ -117,11 +123,12 @@ class Asker:
         in flight have ended; FatalModelError and StoreError at once, cancelling the rest.
         """
         llm = model_of(task)
-        voices = voices_of(llm)
+        voices = voices_of(llm, in_run=self.jobs is not None)
         callers = {place: self.models.caller(voice.llm) for place, voice in voices.items()}
         errand = Errand(task, batch, done, voices, callers, again, on_missing)
         waiting: list[asyncio.Task[None]] = []
-        for inquiry in self._look_up(errand, indices, attempts=attempts or {}):
+        found = look_up(errand, indices, attempts or {}, self.cache, self.mode, self.repeats, at=self.at)
+        for inquiry in found:
             tally = Tally()
             self._found(errand, inquiry, inquiry.replies, tally)
             if inquiry.all_stand and not self._has_complaint(errand, inquiry):
@@ -143,41 +150,6 @@ class Asker:
                 work.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
             raise FatalModelError(task.name, error) from error
-
-    def _look_up(
-        self, errand: Errand, indices: Sequence[int], *, attempts: Mapping[int, int]
-    ) -> list[Inquiry]:
-        """Render all requests and find their replies in one look-up; rows that cannot be rendered end here."""
-        task, batch = errand.task, errand.batch
-        rendered: list[tuple[int, Request]] = []
-        render_row = renderer(task)
-        for index in indices:
-            try:
-                with self.at(batch, index, finishes=False):
-                    rendered.append((index, render_row(batch.rows[index])))
-            except Exception as error:  # noqa: BLE001 - a user's task may raise anything; it is the row's failure
-                errand.done(index, Asked(failure=Failure.of(batch.ids[index], task.name, error)))
-        numbered = self._number(errand, rendered)
-        inquiries = []
-        for (index, request), (digest, repeat) in zip(rendered, numbered, strict=True):
-            attempt = attempts.get(index, 0)
-            inquiry = inquire(model_of(task), index, request, digest, repeat, attempt, errand.voices)
-            if attempt:
-                row, most = batch.rows[index], n_reasks(task, request)
-                choose_attempts(self.cache, self.mode, task, row, inquiry, attempt, most, again=errand.again)
-            inquiries.append(inquiry)
-        seek_all(inquiries, lambda keys: find_bought(self.cache, self.mode, keys, again=errand.again))
-        return inquiries
-
-    def _number(self, errand: Errand, rendered: Sequence[tuple[int, Request]]) -> list[tuple[bytes, int]]:
-        """Return the digest of each request, and how many equal ones of the step came before it."""
-        llm = model_of(errand.task)
-        digests = request_digests(llm, [request for _, request in rendered])
-        repeats = [0] * len(rendered)
-        if not llm.is_deterministic:
-            ids = [errand.batch.ids[index] for index, _ in rendered]
-            repeats = self.repeats.number(errand.task.digest, [*zip(digests, ids, strict=True)])
-        return [*zip(digests, repeats, strict=True)]
 
     async def _ask_one(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> None:
         task, batch = errand.task, errand.batch
@@ -291,6 +263,9 @@ class Asker:
             if not found:
                 break  # it failed: all that waited for it ask now, each for itself and none after the other
             missing = {key: ask for key, ask in missing.items() if key not in found}
+        if missing and self.jobs is not None and wanted.asks[0].llm.goes_by_batch:
+            inquiry.replies.update(await self._await_jobs(self.jobs, errand, missing, tally))
+            return
         keys = [*missing]
         size = wanted.asks[0].llm.max_n or len(keys)
         while (
@@ -373,16 +348,16 @@ class Asker:
         tally: Tally,
     ) -> list[tuple[Key, Reply]]:
         """Send one request for the missing replies; returns once they are in the cache."""
-        cost, tokens, llm = 0.0, 0, wanted.asks[0].llm
-        caller = errand.callers[id(llm)]
-        sending = Sending(errand.task.name, llm, caller.rest if wanted.backup else None)
+        cost, tokens, place = 0.0, 0, id(wanted.asks[0].llm)
+        voice, caller = errand.voices[place], errand.callers[place]
+        sending = Sending(errand.task.name, voice, caller.rest if wanted.backup else None)
         sending.check_rest()  # before it stands in line
         self._in_flight.setdefault(missing[0], None)  # those who ask after a failure may be several
         tally.n_bought += 1
         try:
             async with caller.asking(request, before=lambda: self._before(request, tally, sending)) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
-                cost, tokens = spent(errand.voices[id(llm)].price, answer.replies[: len(missing)])
+                cost, tokens = spent(voice.price, answer.replies[: len(missing)])
                 self._longest_reply = max(
                     [self._longest_reply, *(r.output_tokens or 0 for r in answer.replies)]
                 )
@@ -395,13 +370,37 @@ class Asker:
             return pairs
         finally:
             self._flying.pop(id(sending), None)
-            if sending.hold:
-                sending.hold.settle(cost, tokens)
-            else:
-                self.budget.spend(cost, tokens)
-            awaited = self._in_flight.pop(missing[0], None)
-            if awaited is not None:
-                awaited.set_result(None)
+            self._settle(sending, missing[0], cost, tokens)
+
+    async def _await_jobs(
+        self, jobs: OfflineJobs, errand: Errand, missing: Mapping[Key, Ask[LLM]], tally: Tally
+    ) -> dict[Key, Reply]:
+        """Let offline jobs bring missing replies of one model into the cache, however long that takes."""
+        first, ask = next(iter(missing.items()))
+        sending = Sending(errand.task.name, errand.voices[id(ask.llm)], waits_for_job=True)
+        self._in_flight.setdefault(first, None)
+        paid: list[Reply] = []
+        try:
+            brought = await jobs.obtain(
+                missing,
+                tally,
+                replaces=self.mode == "refresh",
+                before=lambda request: self._before(request, tally, sending),
+            )
+            paid += [reply for reply in brought.values() if not reply.is_cached]
+            return brought
+        finally:
+            self._settle(sending, first, *spent(sending.voice.price, paid))
+
+    def _settle(self, sending: Sending, first: Key, cost: float, tokens: int) -> None:
+        """Count what requests have cost in place of what was set aside for them, and wake who waits for the same."""
+        if sending.hold:
+            sending.hold.settle(cost, tokens)
+        else:
+            self.budget.spend(cost, tokens)
+        awaited = self._in_flight.pop(first, None)
+        if awaited is not None:
+            awaited.set_result(None)
 
     async def _wait_for_equal(self, key: Key) -> None:
         """Wait until the request that asks for the same is through, well or not."""
@@ -417,14 +416,16 @@ class Asker:
         sending.check_rest()
         if self.budget.is_limited:  # which a change of limits may have made it while the request waited
             if sending.hold is None:
-                sending.hold = self.budget.hold(*estimate(sending.llm, request, self._longest_reply))
+                most = estimate(sending.voice.llm, sending.voice.price, request, self._longest_reply)
+                sending.hold = self.budget.hold(*most)
             await sending.hold.take()
         if not self._may_send.is_set():
             await self._may_send.wait()
         if self._is_stopped:  # meanwhile: a stop ends a pause
             raise NotStarted
         tally.n_sent += 1
-        self._flying[id(sending)] = sending.step
+        if not sending.waits_for_job:
+            self._flying[id(sending)] = sending.step
 
     def _finish(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> Asked:
         """Make rows of the replies; a reply that cannot be used quarantines the row, and stays cached."""

@@ -13,12 +13,12 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from distilnb.engine.apply import Failure, KeepFailed, Outcome, fail_row
-from distilnb.engine.ask import Asker, FatalModelError
-from distilnb.engine.asked import Asked
+from distilnb.engine.ask import Asker
+from distilnb.engine.asked import Asked, FatalModelError
 from distilnb.engine.budget import Budget, BudgetReached
 from distilnb.engine.building import read_steps
 from distilnb.engine.cache import ReplyCache
@@ -113,6 +113,7 @@ class AskWorker:
         default_factory=dict
     )  # batch at work → (stage number, batch id)
     _told_flying: dict[str, int] | None = None
+    _told_jobs: list[dict[str, Any]] | None = None
     _n_at_work: Counter[str] = field(default_factory=Counter)  # batches, by stage
 
     def __post_init__(self) -> None:
@@ -128,6 +129,8 @@ class AskWorker:
             self._start(self._load(message))
         elif kind in ("pause", "resume", "adjust"):
             self._start(self._control(message))
+        elif kind == "given":
+            self._start(self._note_given(message))
         elif kind == "drain":
             self._start(self._drain())
 
@@ -140,6 +143,8 @@ class AskWorker:
         for step in (*self.steps.values(), *self._edited.values()):
             step.unload()
         if self.asker:
+            if self.asker.jobs is not None:
+                await self.asker.jobs.close()
             await self.asker.models.close()
 
     def _start(self, work: object) -> None:
@@ -173,6 +178,7 @@ class AskWorker:
             at=self._at,
         )
         for name, step in self.steps.items():
+            self._open_jobs(step)
             _read_prices(step)
             try:
                 step.load()
@@ -195,6 +201,24 @@ class AskWorker:
         else:
             self._adjust(self.asker, message["limits"])
 
+    def _open_jobs(self, step: Task) -> None:
+        if self.asker is not None and model_of(step).goes_by_batch:
+            self.asker.open_jobs(self.run.run_id, self._tell_jobs)
+
+    async def _note_given(self, message: Message) -> None:
+        """Note whether all that can come before an offline job is handed over is here: behind `_load`, as above."""
+        if self.asker is not None and self.asker.jobs is not None:
+            self.asker.jobs.all_given(message["is_so"])
+
+    def _tell_jobs(self) -> None:
+        """Tell how the offline jobs stand, where that has changed."""
+        if self.asker is None or self.asker.jobs is None:
+            return
+        jobs = [asdict(view) for view in self.asker.jobs.views()]
+        if jobs != self._told_jobs:
+            self._told_jobs = jobs
+            self.say({"say": "jobs", "jobs": jobs, "news": self.asker.jobs.take_news()})
+
     def _adjust(self, asker: Asker, limits: Mapping[str, Any]) -> None:
         asker.budget.adjust(limits["max_cost"], limits["max_tokens"])
         models = {place: llm for step in self.steps.values() for place, llm in senders_of(step).items()}
@@ -215,6 +239,7 @@ class AskWorker:
             if (flying := self.asker.in_flight()) != self._told_flying:
                 self._told_flying = flying
                 self.say({"say": "flying", "steps": flying})
+            self._tell_jobs()
         asyncio.get_running_loop().call_later(REFUSALS_EVERY_S, self._tell_refusals)
 
     def _tell_backups(self) -> None:
@@ -274,6 +299,7 @@ class AskWorker:
             step = read_version_steps(self.run, version, [name], self._secrets)[name]
             if not isinstance(step, Task):
                 raise TypeError(f"version {version} of {name} is no task")
+            self._open_jobs(step)
             _read_prices(step)
             step.load()
             self._edited[name, version] = step

@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 from distilnb.engine.apply import Failure
 from distilnb.engine.budget import Hold
 from distilnb.engine.cache import Key
-from distilnb.engine.inquiry import Inquiry, Voices
+from distilnb.engine.inquiry import Inquiry, Voice, Voices
+from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
 from distilnb.llms.calling import Caller
 from distilnb.llms.images import shown
@@ -20,6 +21,15 @@ from distilnb.llms.request import Message, Reply, Request
 from distilnb.llms.resting import Rest
 from distilnb.rows import Batch, Row
 from distilnb.tasks.base import Task
+
+
+class FatalModelError(Exception):
+    """A model refuses every request (a wrong key): the run must stop. `error` says why, `step` where."""
+
+    def __init__(self, step: str, error: ModelError) -> None:
+        super().__init__(step, error)
+        self.step = step
+        self.error = error
 
 
 @dataclass
@@ -60,29 +70,15 @@ class Sending:
     """One request on its way: whether its model rests, for one with a backup, and what of the budget is set aside."""
 
     step: str
-    llm: LLM
+    voice: Voice
     rest: Rest | None = None
+    waits_for_job: bool = False  # for hours, maybe, which is told apart
     hold: Hold | None = None
 
     def check_rest(self) -> None:
         """Raise what the model failed with, where it rests and another one may be asked."""
         if self.rest is not None and (error := self.rest.error) is not None:
             raise error
-
-
-class At(Protocol):
-    """Tells whose row the user's code works on: to render it, or to parse its replies (which `finishes` it)."""
-
-    def __call__(self, batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]: ...
-
-
-def nowhere(batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]:
-    """Tell nobody."""
-    return nullcontext()
-
-
-class NotStarted(Exception):
-    """The asker was told to start no more requests."""
 
 
 class Missing(NamedTuple):
@@ -96,10 +92,29 @@ class Missing(NamedTuple):
     keys: Sequence[Key]
 
 
+class At(Protocol):
+    """Tells whose row the user's code works on: to render it, or to parse its replies (which `finishes` it)."""
+
+    def __call__(self, batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]: ...
+
+
+def nowhere(batch: Batch, index: int, *, finishes: bool) -> AbstractContextManager[None]:
+    """Tell nobody."""
+    return nullcontext()
+
+
 class OnMissing(Protocol):
     """Told of a row that cannot go on without requests: which those are, as far as it is known yet."""
 
     def __call__(self, index: int, missing: Sequence[Missing]) -> None: ...
+
+
+class NotStarted(Exception):
+    """The asker was told to start no more requests."""
+
+
+class JobLeft(NotStarted):
+    """An offline job is not waited for any more; it stays where it is."""
 
 
 class NotBought(Exception):

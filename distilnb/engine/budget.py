@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from distilnb.llms.base import LLM
 from distilnb.llms.images import IMAGE_TOKENS, n_images, shown
-from distilnb.llms.prices import cost_usd
+from distilnb.llms.prices import Price
 from distilnb.llms.request import Request
 
 USUAL_REPLY_TOKENS = 512  # set aside for a reply while no longer one was seen
@@ -112,7 +112,9 @@ class Hold:
             budget._settled.set()
 
 
-def estimate(llm: LLM, request: Request, longest_reply: int = USUAL_REPLY_TOKENS) -> tuple[float, int]:
+def estimate(
+    llm: LLM, price: Price | None, request: Request, longest_reply: int = USUAL_REPLY_TOKENS
+) -> tuple[float, int]:
     """Return what a request may cost at most, in USD and tokens, before it is sent.
 
     A model without `max_new_tokens` may write any number; the longest reply so far is the measure then.
@@ -122,6 +124,6 @@ def estimate(llm: LLM, request: Request, longest_reply: int = USUAL_REPLY_TOKENS
     n_input = 8 + sum(len(t) // 3 if t.isascii() else len(t) for t in texts)
     n_input += IMAGE_TOKENS * n_images(request.messages)
     if llm.makes != "text":
-        return cost_usd(llm, n_input, 0) or 0.0, n_input
+        return price.cost_usd(n_input, 0) if price else 0.0, n_input
     n_output = int(llm.generation_kwargs.get("max_new_tokens") or longest_reply) * request.n
-    return cost_usd(llm, n_input, n_output) or 0.0, n_input + n_output
+    return price.cost_usd(n_input, n_output) if price else 0.0, n_input + n_output

@@ -30,6 +30,17 @@ def leave_command(reader: RunReader, status: RunStatus, name: str) -> None:
         reader.run.command(name)
 
 
+def end_now(reader: RunReader, secrets: Mapping[str, str], *, cancel_jobs: bool) -> str:
+    """Let a run abort, and with `cancel_jobs` call its offline jobs off; returns in words what became of those."""
+    leave_command(reader, reader.status(), "abort")
+    if not cancel_jobs:
+        return ""
+    from distilnb.engine.cancelling import cancel_jobs_of  # few runs need it
+
+    await_exit(reader.run, RESUME_PATIENCE_S)
+    return cancel_jobs_of(reader, secrets)
+
+
 def change_limits(reader: RunReader, step: str | None, values: Mapping[str, object]) -> None:
     """Leave changed limits for the runner, or for the next one; `values` by name, None where one stays.
 

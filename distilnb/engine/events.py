@@ -193,6 +193,30 @@ class Retried(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobParked(Event):
+    """Requests were handed over as an offline job, or wait for one that was handed over before."""
+
+    kind: ClassVar[str] = "job_parked"
+
+    job: str  # its id at the provider
+    model: str = ""
+    requests: int = 0
+    run: str = ""  # that handed it over
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobCollected(Event):
+    """An offline job has ended, and its replies are in the cache."""
+
+    kind: ClassVar[str] = "job_collected"
+
+    job: str
+    model: str = ""
+    answered: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnknownEvent(Event):
     """An event that a newer version of distilnb wrote."""
 
@@ -222,6 +246,8 @@ KINDS: dict[str, type[Event]] = {
         Limited,
         BackedUp,
         Retried,
+        JobParked,
+        JobCollected,
     )
 }
 

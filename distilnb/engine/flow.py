@@ -338,6 +338,19 @@ class Flow:
             state.queue or state.in_flight or state.n_asked or state.parts.given for state in states
         )
 
+    def is_parked(self) -> bool:
+        """Whether nothing more can reach the stages that go by offline batch before one of their jobs is done."""
+        return all(self._is_parked(state) for state in self._states.values())
+
+    def _is_parked(self, state: _State) -> bool:
+        if state.stage.is_offline:
+            return not state.queue or not self._fits(state)
+        if state.stage.kind == "join":  # which has rows whose partners wait for a job
+            return not state.queue
+        if state.stage.kind == "spool":
+            return state.has_ended
+        return not (state.queue or state.in_flight or state.n_asked or state.parts.given)
+
     def done_stages(self) -> Sequence[str]:
         """Return the stages from which nothing more will come."""
         return [name for name in self._states if self.is_done(name)]

@@ -11,7 +11,7 @@ from distilnb.engine.cache import Key, reply_key, request_digester
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
 from distilnb.llms.parts import Ask, Course, Standing
-from distilnb.llms.prices import Price, price_of
+from distilnb.llms.prices import Price, price_of, run_price_of
 from distilnb.llms.request import Reply, Request
 
 Find = Callable[[Sequence[Key]], dict[Key, Reply]]
@@ -29,11 +29,11 @@ class Voice(NamedTuple):
 Voices = dict[int, Voice]  # by the id of the model
 
 
-def voices_of(llm: LLM) -> Voices:
-    """Return the models that send for this one."""
+def voices_of(llm: LLM, *, in_run: bool = False) -> Voices:
+    """Return the models that send for this one; what a run pays is less where they go by offline batch."""
+    price = run_price_of if in_run else price_of
     return {
-        id(one): Voice(one, price_of(one), request_digester(one), one.is_deterministic)
-        for one in llm.senders()
+        id(one): Voice(one, price(one), request_digester(one), one.is_deterministic) for one in llm.senders()
     }
 
 

@@ -21,7 +21,7 @@ def key_sources(graph: Graph) -> dict[str, str]:
 
     So is a local model's token in the environment: workers find it there, and most models need none.
     """
-    found = {path: (llm.key_source(), llm.is_local) for path, llm in _models(graph)}
+    found = {path: (llm.key_source(), llm.is_local) for path, llm in models_at(graph)}
     return {
         f"{path}.api_key": source
         for path, (source, is_local) in found.items()
@@ -32,7 +32,7 @@ def key_sources(graph: Graph) -> dict[str, str]:
 def secrets_to_send(graph: Graph) -> dict[str, str]:
     """Return the values that workers cannot find by themselves, by their place."""
     sent = literal_secrets(graph)
-    for path, llm in _models(graph):
+    for path, llm in models_at(graph):
         if llm.key_source().partition(":")[0] in ("colab", "keyring"):
             sent[f"{path}.api_key"] = llm.key()
     return sent
@@ -65,7 +65,7 @@ def resolve_keys(sources: Mapping[str, str], given: Mapping[str, str]) -> dict[s
 _WORDS = {"env": "the environment", "colab": "Colab's secrets", "keyring": "the keyring"}
 
 
-def _models(graph: Graph) -> Iterator[tuple[str, LLM]]:
+def models_at(graph: Graph) -> Iterator[tuple[str, LLM]]:
     """Yield every model of a graph with the dotted path that leads to it."""
     for name, step in graph.steps.items():
         yield from _models_in(step, name)

@@ -27,7 +27,7 @@ from distilnb.engine.rundir import RunDir, all_run_dirs, make_run_dir
 from distilnb.engine.spawning import interpreter
 from distilnb.engine.spool import Spool, given_rows, is_spooled_here
 from distilnb.engine.wire import encode
-from distilnb.errors import StoreError, UnknownPriceError
+from distilnb.errors import InputError, StoreError, UnknownPriceError
 from distilnb.home import private_folder
 from distilnb.llms.base import LLM, limits_key
 from distilnb.llms.prices import price_of
@@ -41,8 +41,10 @@ from distilnb.tasks.base import Task
 _DIGEST_POLL_S = 0.05
 
 
-def check_models(graph: Graph, *, max_cost: float | None) -> None:
-    """Raise when a server cannot be reached, or when a budget is set for a model without a price."""
+def check_models(graph: Graph, *, max_cost: float | None, cache: str | None = None) -> None:
+    """Raise when a server cannot be reached, when a budget is set for a model without a price, and for an offline batch
+    without the reply cache.
+    """
     models: dict[str, LLM] = {}
     for step in graph.steps.values():
         if isinstance(step, Task) and step.llm is not None:
@@ -50,6 +52,12 @@ def check_models(graph: Graph, *, max_cost: float | None) -> None:
     for model in models.values():
         model.probe()
     for sender in (one for model in models.values() for one in model.senders()):
+        if cache == "off" and sender.goes_by_batch:
+            raise InputError(
+                f"{sender.label} goes by offline batch, whose replies come back through the reply cache, and "
+                "cache='off' has none.",
+                "Use cache='refresh' for new replies, or leave offline_batch out.",
+            )
         if max_cost is not None and not sender.is_local and price_of(sender) is None:
             raise UnknownPriceError(
                 f"max_cost is set, but the price of {sender.label} is unknown.",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
-from distilnb.engine.plan import Plan
+from distilnb.engine.plan import Plan, ask_window
 from distilnb.errors import InputError, UnknownStepError, did_you_mean
 
 Number: TypeAlias = "int | float"
@@ -60,7 +60,16 @@ class RunLimits:
         }
         return replace(self, models=models, **{n: v for n, v in changes.items() if n in BUDGET})
 
-    def slots(self, plan: Plan) -> dict[str, int]:
+    def windows(self, plan: Plan) -> dict[str, int]:
+        """Return how many rows each stage that asks may have at work, but for those whose rows wait for jobs."""
+        stages = [(plan.stage_of(step), n_slots) for step, n_slots in self._slots(plan).items()]
+        return {
+            stage.name: ask_window(n_slots)
+            for stage, n_slots in stages
+            if stage.kind == "ask" and not stage.is_offline
+        }
+
+    def _slots(self, plan: Plan) -> dict[str, int]:
         """Return how many rows each step may have in flight, with all its models: more where rows share requests."""
         models: dict[str, dict[str, Any]] = plan.options.get("models", {})
         found: dict[str, int] = {}

@@ -12,6 +12,8 @@ from typing import Any, Literal
 StageKind = Literal["spool", "source", "rows", "ask", "join", "global"]
 WorkerRole = Literal["rows", "ask"]
 
+OFFLINE_WINDOW = 50_000  # rows that may wait for offline jobs: as many requests as the usual job takes
+
 FORMAT = 1  # of the run directory; raised when an older runner could not read it
 
 
@@ -28,7 +30,8 @@ class Stage:
     `tells_gone` says that a join downstream waits for rows by id, so lost rows must be named; `columns` are those
     that each input brings to a join, as far as they are known; `is_route` says that each row flows into some of the
     stages that follow, as the batch file says; `part_bytes` of a source says how large
-    the parts are that several workers read (0: one reads it all).
+    the parts are that several workers read (0: one reads it all); `is_offline` says that requests go by offline batch,
+    so that very many rows wait at once.
     """
 
     name: str  # of its last step
@@ -46,6 +49,7 @@ class Stage:
     columns: tuple[tuple[str, ...], ...] = ()
     is_route: bool = False
     part_bytes: int = 0
+    is_offline: bool = False
 
     @property
     def is_cut(self) -> bool:

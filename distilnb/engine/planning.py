@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from distilnb.engine.plan import Plan, Stage, ask_window
+from distilnb.engine.plan import OFFLINE_WINDOW, Plan, Stage, ask_window
 from distilnb.spec.columns import Columns
 from distilnb.spec.graph import Graph
 from distilnb.spec.registry import KINDS
@@ -107,8 +107,11 @@ def _new_stage(graph: Graph, name: str, stage_of: dict[str, str], columns: Mappi
     inputs = tuple(stage_of[before] for before in graph.predecessors(name))
     replicas = _replicas(step) if kind == "rows" else 1
     window, worker = (_row_window(replicas), "rows") if kind == "rows" else (0, "rows")
+    is_offline = False
     if isinstance(step, Task) and kind == "ask":
         window, worker = ask_window(_n_slots(step)), "ask"
+        is_offline = step.llm is not None and step.llm.goes_by_batch
+        window = OFFLINE_WINDOW if is_offline else window
     expected = step.n_rows() if isinstance(step, GeneratorStep) else None
     brought = tuple(columns[before].names for before in graph.predecessors(name)) if kind == "join" else ()
     return Stage(
@@ -121,6 +124,7 @@ def _new_stage(graph: Graph, name: str, stage_of: dict[str, str], columns: Mappi
         expected_rows=expected,
         replicas=replicas,
         columns=brought,
+        is_offline=is_offline,
     )
 
 

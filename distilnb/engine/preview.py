@@ -18,9 +18,9 @@ from typing import TypeVar
 
 from distilnb.engine.apply import Failure, Outcome, append, apply_step
 from distilnb.engine.apply_global import apply_global
-from distilnb.engine.ask import Asker, FatalModelError
+from distilnb.engine.ask import Asker
 from distilnb.engine.ask_worker import add_asked
-from distilnb.engine.asked import Asked, Missing
+from distilnb.engine.asked import Asked, FatalModelError, Missing
 from distilnb.engine.budget import Budget
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.join import Joiner

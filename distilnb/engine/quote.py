@@ -10,7 +10,7 @@ from typing import NamedTuple
 from distilnb.engine.forecast import NOTHING, Interval, Zeros, total_of_more
 from distilnb.engine.foresee import Outlook, Use
 from distilnb.llms.base import LLM, limits_key
-from distilnb.llms.prices import price_of
+from distilnb.llms.prices import run_price_of
 
 # Tokens for each character of a prompt, where no provider has counted one yet: from code to Chinese.
 TOKENS_PER_CHARACTER = Interval(1 / 6, 1 / 4, 1.0)
@@ -35,6 +35,7 @@ class StepQuote:
     cost_usd: Interval | None
     seconds: Interval | None
     has_price: bool = True
+    is_offline: bool = False  # by offline batch: nobody knows how long that takes, but for a day at most
 
     @property
     def tokens(self) -> Interval | None:
@@ -59,7 +60,7 @@ def quote_step(
     requests = _requests(outlook)
     input_tokens, output_tokens = _input_tokens(outlook, requests), _output_tokens(outlook, requests, llm)
     tokens = sum_of([input_tokens, output_tokens])
-    in_flight_s = _in_flight_s(requests, reply_seconds)
+    in_flight_s = _in_flight_s(requests, () if llm.goes_by_batch else reply_seconds)
     work = Work((llm.digest, limits_key(llm)), llm, requests, tokens, in_flight_s)
     quote = StepQuote(
         name=name,
@@ -70,7 +71,8 @@ def quote_step(
         output_tokens=output_tokens,
         cost_usd=_cost(llm, input_tokens, output_tokens),
         seconds=run_seconds([work]),
-        has_price=price_of(llm) is not None,
+        has_price=run_price_of(llm) is not None,
+        is_offline=llm.goes_by_batch,
     )
     return quote, work
 
@@ -102,6 +104,7 @@ def quote_task(
         cost_usd=sum_of(quote.cost_usd for quote in quotes),
         seconds=run_seconds(works),
         has_price=all(quote.has_price for quote in quotes),
+        is_offline=llm.goes_by_batch,
     )
     return whole, works
 
@@ -200,7 +203,7 @@ def _behind(
 
 
 def _cost(llm: LLM, input_tokens: Interval | None, output_tokens: Interval | None) -> Interval | None:
-    price = price_of(llm)
+    price = run_price_of(llm)
     tokens = sum_of([input_tokens, output_tokens])
     if (price is not None and price.is_free) or tokens == NOTHING:
         return NOTHING

@@ -14,7 +14,16 @@ from distilnb.engine.limits import RunLimits
 from distilnb.engine.lineage import Lineage
 from distilnb.engine.plan import Plan, Stage
 from distilnb.engine.ranges import from_ranges
-from distilnb.engine.status import COUNTED, ENDED, GOING, ROUTED, RunState, RunStatus, StepStatus
+from distilnb.engine.status import (
+    COUNTED,
+    ENDED,
+    GOING,
+    ROUTED,
+    RunState,
+    RunStatus,
+    StepStatus,
+    read_jobs,
+)
 from distilnb.engine.tracing import Trace, went_on_facts
 from distilnb.engine.traffic import in_flight, refusals
 from distilnb.engine.versions import FIRST, folder_of, names_in, read_versions
@@ -175,6 +184,7 @@ class RunReader(Window):
             notes=notes,
             ran_s=facts.get("ran_s", 0.0),
             refusals=refusals(facts),
+            jobs=read_jobs(facts) if state != "finished" else (),
             **common,
         )
 

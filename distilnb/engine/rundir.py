@@ -39,6 +39,7 @@ from distilnb.home import folder_name, home, private_folder
 from distilnb.rows import write_text
 
 LOCK_PATIENCE_S = 2.0  # `is_locked` takes the lock for a moment
+LOCK_POLL_S = 0.01  # to look at the lock costs a hundredth of a status
 TAIL_BYTES = 1 << 18  # of a log: a step may print for days
 STARTING_S = 10.0  # how long a runner may take to its lock
 
@@ -135,6 +136,17 @@ class RunDir:
     def is_locked(self) -> bool:
         """Whether a runner lives: it holds the lock as long as it does."""
         return is_held(self.path / "lock")
+
+    def sleep_while_locked(self, pause_s: float) -> None:
+        """Sleep for so long, but not past the moment at which the runner lets its lock go."""
+        deadline = time.monotonic() + pause_s
+        was_locked = False
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(LOCK_POLL_S, left))
+            is_locked = self.is_locked()
+            if was_locked and not is_locked:
+                return
+            was_locked = is_locked
 
     def is_alive(self) -> bool:
         """Whether a runner lives, or was started a moment ago and is about to take its lock."""

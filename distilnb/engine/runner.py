@@ -27,7 +27,8 @@ from distilnb.engine.intake import Intake
 from distilnb.engine.journal import Journal
 from distilnb.engine.limits import PER_MODEL
 from distilnb.engine.orders import first_order, order_for
-from distilnb.engine.plan import Stage, ask_window
+from distilnb.engine.parking import Parking
+from distilnb.engine.plan import Stage
 from distilnb.engine.ranges import listed
 from distilnb.engine.restoring import begin_again, refill
 from distilnb.engine.retrying import Changes, Retrying
@@ -83,6 +84,7 @@ class Runner:
         self.flow = Flow(self.plan, self._assign)
         self.retrying = Retrying(run_dir, self.plan, self.journal)
         self.roster = Roster(self.plan)
+        self.parking = Parking(self.plan)
         self.intake = Intake(run_dir, self.plan)
         self.admissions = Admissions(run_dir, self.journal, self.flow)
         options = self.plan.options
@@ -157,6 +159,7 @@ class Runner:
                 continue
             worker = self.crew.workers[self.flow.holder(work)]
             worker.tell(order_for(work, worker, self.plan, self.reader, self.deaths, self.retrying))
+        self.parking.tell(self.flow, self.crew)
         self._note_done_stages()
         self.end = ("finished", "", "") if self.flow.all_done() else self.intake.ending(self.flow)
 
@@ -208,21 +211,20 @@ class Runner:
         elif kind == "part":
             for admitted in self.admissions.take(worker, message):
                 self._hear(worker, admitted)
-        elif kind == "source_end":
-            if self.end is None:  # a source that has failed has nothing more either, but it has not ended
-                self._note_end(message["stage"])
-        elif kind == "not_ended":
-            if not self.retrying.is_stale(message):
-                self.flow.not_ended(message["stage"])
+        elif kind == "source_end" and self.end is None:  # one that has failed has nothing more, and no end
+            self._note_end(message["stage"])
+        elif kind == "not_ended" and not self.retrying.is_stale(message):
+            self.flow.not_ended(message["stage"])
         elif kind == "failed":
             self._fail(message)
         elif kind == "budget":
             self._begin_stop(Ending("stopped", f"budget: {message['reason']}", reached=message["reached"]))
         elif kind in ("limited", "flying"):
             traffic.note(self.journal, self.reader, worker.name, message)
+        elif kind == "jobs":
+            self.parking.hear(self.journal, message)
         elif kind == "backed_up":
-            told = traffic.note_backup(self.journal, message)
-            self._note(f"{message['model']} | {message['backup']}", told)
+            self._note(*traffic.note_backup(self.journal, message))
         elif kind == "waiting":  # for a local model, which is being loaded; no words: it is
             self._note(worker.name, message["words"])
         elif kind == "drained":
@@ -395,10 +397,8 @@ class Runner:
         self.crew.tell_all({"do": "adjust", "limits": limits.to_json()})
 
     def _set_windows(self) -> None:
-        for step, n_slots in self.control.limits.slots(self.plan).items():
-            stage = self.plan.stage_of(step)
-            if stage.kind == "ask":
-                self.flow.set_window(stage.name, ask_window(n_slots))
+        for stage, window in self.control.limits.windows(self.plan).items():
+            self.flow.set_window(stage, window)
 
     def _begin_stop(self, ending: Ending) -> None:
         if self.control.stop(ending):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from distilnb.engine.limits import RunLimits
@@ -63,6 +64,23 @@ class StepStatus:
         return self.done + self.failed + self.dropped
 
 
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """An offline job that rows of a run wait for. Times are seconds since the epoch, 0 where they are not known."""
+
+    id: str  # the provider's; "" before it is handed over
+    model: str
+    state: str  # gathering, sending, parked, collecting or cancelling
+    n_total: int = 0  # requests
+    n_done: int = 0
+    n_failed: int = 0
+    since: float = 0.0
+    expires_at: float = 0.0
+    note: str = ""  # what keeps it from going on
+    marker: str = ""  # its name here
+    run: str = ""  # that handed it over
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class RunStatus:
     """How a run stands. Times are seconds since the epoch."""
@@ -80,11 +98,17 @@ class RunStatus:
     ran_s: float = 0.0  # seconds of running over its whole life; pauses and stops are left out
     limits: RunLimits = field(default_factory=RunLimits)
     refusals: tuple[Refusal, ...] = ()  # models that asked for fewer requests (HTTP 429)
+    jobs: tuple[JobStatus, ...] = ()  # offline ones that rows wait for; of an ended run, those it left
 
     @property
     def is_ended(self) -> bool:
         """Whether nothing more will happen by itself."""
         return self.state in ENDED
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether the run goes on and waits for offline jobs at their providers."""
+        return self.state == "running" and any(job.id for job in self.jobs)
 
     @property
     def cost_usd(self) -> float | None:
@@ -110,3 +134,12 @@ class RunStatus:
     def to_dict(self) -> dict[str, Any]:
         """Return the status as plain data."""
         return {**asdict(self), "cost_usd": self.cost_usd}
+
+
+def read_jobs(facts: Mapping[str, Any]) -> tuple[JobStatus, ...]:
+    """Return the offline jobs that a run's journal tells of."""
+    known = {one.name for one in fields(JobStatus)}
+    return tuple(
+        JobStatus(**{name: value for name, value in job.items() if name in known})
+        for job in facts.get("jobs", ())
+    )

@@ -274,7 +274,7 @@ class StoryTeller:
         repeat = 0
         if not llm.is_deterministic:
             repeat = number_of(self.run.path / "repeats.sqlite", task.digest, digest, row_id)
-        inquiry = inquire(llm, 0, request, digest, repeat, attempt, voices_of(llm))
+        inquiry = inquire(llm, 0, request, digest, repeat, attempt, voices_of(llm, in_run=True))
         most = n_reasks(task, request)
         cache = ReplyCache()
         try:

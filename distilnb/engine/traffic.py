@@ -34,11 +34,11 @@ def note(journal: Journal, reader: JournalReader, worker: str, message: Mapping[
     journal.set_fact(_REFUSED, {**known, model: [before + n_refused, concurrency]})
 
 
-def note_backup(journal: Journal, message: Mapping[str, Any]) -> str:
-    """Journal that a model failed and another one is asked in its place; returns it in words."""
+def note_backup(journal: Journal, message: Mapping[str, Any]) -> tuple[str, str]:
+    """Journal that a model failed and another one is asked in its place; returns whose it is, and it in words."""
     model, backup, why = (message[name] for name in ("model", "backup", "why"))
     journal.add_event(events.BackedUp(model=model, backup=backup, why=why))
-    return f"{model} fails ({why}); {backup} answers in its place"
+    return f"{model} | {backup}", f"{model} fails ({why}); {backup} answers in its place"
 
 
 def in_flight(facts: Mapping[str, Any], step: str) -> int:

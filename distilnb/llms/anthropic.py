@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from distilnb.llms.batches import Batches, BatchLimits
 from distilnb.llms.failures import FILTERED, NO_CREDIT, TOO_LONG, Sign, on, request_id_of
 from distilnb.llms.images import Image, in_parts
 from distilnb.llms.parameters import Wire, as_list, names, on_the_wire
@@ -46,6 +47,8 @@ class AnthropicLLM(SdkLLM):
     key_variable: ClassVar[str] = "ANTHROPIC_API_KEY"
     takes_images: ClassVar[frozenset[str]] = frozenset({"url", "file"})
     max_n: ClassVar[int | None] = 1
+    batch_limits: ClassVar[BatchLimits | None] = BatchLimits(100_000, 256_000_000)
+    batch_discount: ClassVar[float] = 0.5
     parameters: ClassVar[Mapping[str, Wire]] = names(
         max_new_tokens="max_tokens",
         temperature="temperature",
@@ -68,6 +71,13 @@ class AnthropicLLM(SdkLLM):
         """Return a client over the SDK."""
         return _Client(self, sends_custom_headers=self._may_have_key())
 
+    def make_batches(self) -> Batches:
+        """Return a connection to the message batches."""
+        from distilnb.llms.anthropic_batches import AnthropicBatches
+
+        client = _Client(self, sends_custom_headers=self._may_have_key())
+        return AnthropicBatches(client, self.limits_of_jobs(), client.client, client.body_of, read_message)
+
 
 class _Client(SdkClient):
     def __init__(self, llm: AnthropicLLM, *, sends_custom_headers: bool) -> None:
@@ -80,17 +90,31 @@ class _Client(SdkClient):
         self._client: anthropic.AsyncAnthropic | None = None
 
     async def ask(self, request: Request) -> Answer:
-        client = self._client or self._open()
-        system, turns = split_system(request.messages)
-        body = {**self._body, **({"system": system} if system else {}), **_forcing(request)}
-        answered = await client.messages.with_raw_response.create(
-            model=self._model,
-            max_tokens=self._max_tokens,
-            messages=[{"role": turn["role"], "content": _content_of(turn)} for turn in turns],
+        body = self.body_of(request)
+        answered = await self.client().messages.with_raw_response.create(
+            model=body.pop("model"),
+            max_tokens=body.pop("max_tokens"),
+            messages=body.pop("messages"),
             extra_body=body,
         )
         response = answered.http_response
-        return _read(json.loads(response.content), request_id_of(response.headers))
+        return read_message(json.loads(response.content), request_id_of(response.headers))
+
+    def body_of(self, request: Request) -> dict[str, Any]:
+        """Return a request in the words of the API."""
+        system, turns = split_system(request.messages)
+        return {
+            "model": self._model,
+            "max_tokens": self._max_tokens,
+            "messages": [{"role": turn["role"], "content": _content_of(turn)} for turn in turns],
+            **self._body,
+            **({"system": system} if system else {}),
+            **_forcing(request),
+        }
+
+    def client(self) -> anthropic.AsyncAnthropic:
+        """Return the SDK's client, opened at first use."""
+        return self._client or self._open()
 
     def response_of(self, error: Exception) -> Response | None:
         import anthropic
@@ -146,7 +170,8 @@ def _forcing(request: Request) -> dict[str, Any]:
     return {"tools": [tool], "tool_choice": {"type": "tool", "name": _TOOL}}
 
 
-def _read(data: Mapping[str, Any], request_id: str) -> Answer:
+def read_message(data: Mapping[str, Any], request_id: str) -> Answer:
+    """Return what a message of the API's holds; raises KeyError or TypeError where it is none."""
     texts = []
     for block in data["content"]:
         if block["type"] == "text":

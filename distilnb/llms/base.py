@@ -245,6 +245,11 @@ class LLM(Spec):
         return ""
 
     @property
+    def goes_by_batch(self) -> bool:
+        """Whether runs hand requests over as jobs, to be done within a day: its own, or those of some member."""
+        return any(member.goes_by_batch for member in self.members)
+
+    @property
     def endpoints(self) -> tuple[str, ...]:
         """The URLs of all servers that are asked, where there are several of them."""
         return (self.endpoint,) if self.endpoint else ()

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from distilnb.errors import SpecError, UnreachableError
 from distilnb.llms.address import clean_url, is_loopback
-from distilnb.llms.base import LLM
+from distilnb.llms.batches import Batches
 from distilnb.llms.chat import JSON_MODES, TEXT_MODES, BodyMaker
 from distilnb.llms.parameters import Wire, names, on_the_wire
 from distilnb.llms.remote import RemoteLLM
@@ -52,7 +52,7 @@ class CompatibleLLM(RemoteLLM):
     takes_images: ClassVar[frozenset[str]] = frozenset({"url", "file"})
     json_modes: ClassVar[tuple[str, ...]] = JSON_MODES  # ways to force a JSON object, best first
     text_modes: ClassVar[tuple[str, ...]] = TEXT_MODES  # and any other shape
-    not_in_digest: ClassVar[frozenset[str]] = LLM.not_in_digest | {"default_headers", "transport"}
+    not_in_digest: ClassVar[frozenset[str]] = RemoteLLM.not_in_digest | {"default_headers", "transport"}
 
     base_urls: list[str] | None = None
     default_headers: dict[str, str] = Field(default_factory=dict)
@@ -62,6 +62,17 @@ class CompatibleLLM(RemoteLLM):
         if values.get("base_urls") is not None:
             values["base_urls"] = _clean_urls(values["base_urls"], values.get("base_url"))
         super().__init__(**values)
+        if self.offline_batch and self.base_urls:
+            raise SpecError(
+                f"{type(self).__name__} has both base_urls= and offline_batch=True: a job is one server's.",
+                "Give that server as base_url=; for more, a model each in an LLMPool.",
+            )
+        if self.offline_batch and self.pre_query_template:
+            raise SpecError(
+                f"{type(self).__name__} has both a pre-query template and offline_batch=True: Magpie's requests go to "
+                "/completions, which offline batches of chats do not.",
+                "Leave one of them out.",
+            )
         for name in self.default_headers:
             if _SECRET_HEADER.search(name):
                 raise SpecError(
@@ -136,6 +147,14 @@ class CompatibleLLM(RemoteLLM):
 
         raw = transport(self.connection("/completions", self._completion_of, read_completion))
         return MagpieClient(chat, raw)
+
+    def make_batches(self) -> Batches:
+        """Return a connection to the server's jobs."""
+        from distilnb.llms.openai_batches import OpenAIBatches
+        from distilnb.llms.protocol import read_answer
+
+        connection = self.connection("/chat/completions", self._body_maker(), read_answer)
+        return OpenAIBatches(connection, self.limits_of_jobs())
 
     def connection(self, path: str, body_of: Callable[[Request], dict[str, Any]], read: Reader) -> Connection:
         """Return what a transport needs: where to send, with which headers, and how to write and read it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from distilnb.llms.batches import BatchLimits
 from distilnb.llms.chat import OPENAI_JSON_MODES, OPENAI_TEXT_MODES
 from distilnb.llms.compatible import OPENAI_PARAMETERS, CompatibleLLM
 from distilnb.llms.failures import NO_CREDIT, TOO_FAST, Sign, on
@@ -26,6 +27,8 @@ class GroqLLM(CompatibleLLM):
     url_variable: ClassVar[str] = "GROQ_BASE_URL"
     key_variable: ClassVar[str] = "GROQ_API_KEY"
     max_n: ClassVar[int | None] = 1
+    batch_limits: ClassVar[BatchLimits | None] = BatchLimits(50_000, 200_000_000)
+    batch_discount: ClassVar[float] = 0.5
     parameters: ClassVar[Mapping[str, Wire]] = {
         **{name: wire for name, wire in OPENAI_PARAMETERS.items() if name not in _LACKS},
         "max_new_tokens": Wire("max_completion_tokens"),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from distilnb.errors import UnsupportedParameterError
+from distilnb.llms.batches import BatchLimits
 from distilnb.llms.chat import OPENAI_JSON_MODES, OPENAI_TEXT_MODES, VLLM_TEXT_MODES
 from distilnb.llms.compatible import OPENAI_PARAMETERS, CompatibleLLM
 from distilnb.llms.parameters import Wire, names
@@ -68,6 +69,8 @@ class OpenAILLM(CompatibleLLM):
     url: ClassVar[str] = OPENAI_URL
     url_variable: ClassVar[str] = "OPENAI_BASE_URL"
     key_variable: ClassVar[str] = "OPENAI_API_KEY"
+    batch_limits: ClassVar[BatchLimits | None] = BatchLimits(50_000, 200_000_000)
+    batch_discount: ClassVar[float] = 0.5
     parameters: ClassVar[Mapping[str, Wire]] = {**OPENAI_PARAMETERS, **OF_OTHER_SERVERS}
 
     use_magpie_template: bool = False

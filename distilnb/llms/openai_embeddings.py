@@ -10,6 +10,7 @@ import orjson
 from pydantic import Field
 
 from distilnb.errors import MalformedReplyError
+from distilnb.llms.batches import BatchLimits
 from distilnb.llms.failures import Target, quote
 from distilnb.llms.openai import OpenAILLM
 from distilnb.llms.parameters import Wire, names
@@ -33,6 +34,7 @@ class OpenAIEmbeddings(OpenAILLM):
 
     makes: ClassVar[Literal["text", "vector", "image"]] = "vector"
     parameters: ClassVar[Mapping[str, Wire]] = names(user="user")
+    batch_limits: ClassVar[BatchLimits | None] = None
     not_in_digest: ClassVar[frozenset[str]] = OpenAILLM.not_in_digest | {"batch_size"}
 
     dimensions: int | None = Field(default=None, ge=1)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from distilnb.errors import MalformedReplyError
+from distilnb.llms.batches import BatchLimits
 from distilnb.llms.failures import Target, quote
 from distilnb.llms.openai import OpenAILLM
 from distilnb.llms.parameters import Wire, names, on_the_wire
@@ -27,6 +28,7 @@ class OpenAIImageGeneration(OpenAILLM):
 
     makes: ClassVar[Literal["text", "vector", "image"]] = "image"
     max_n: ClassVar[int | None] = 1
+    batch_limits: ClassVar[BatchLimits | None] = None
     takes_images: ClassVar[frozenset[str]] = frozenset()
     parameters: ClassVar[Mapping[str, Wire]] = names(
         size="size",

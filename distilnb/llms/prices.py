@@ -59,6 +59,28 @@ def price_of(llm: LLM) -> Price | None:
     return _listed(llm.provider, llm.endpoint, llm.model)
 
 
+def run_price_of(llm: LLM) -> Price | None:
+    """Return what a run pays for a model: less than `price_of` where it goes by offline batch.
+
+    The model's `offline_batch_discount` counts, else the public list's own prices for batches, else what the provider
+    takes off at its own host. A server of somebody else's takes nothing off that it does not say.
+    """
+    price = price_of(llm)
+    if price is None or not llm.goes_by_batch:
+        return price
+    from distilnb.llms.remote import RemoteLLM
+
+    assert isinstance(llm, RemoteLLM)
+    discount = llm.offline_batch_discount
+    if discount is None:
+        listed = _listed(llm.provider, llm.endpoint, llm.model)
+        in_batch = _listed(llm.provider, llm.endpoint, llm.model, in_batch=True)
+        if in_batch is not None and listed == price and in_batch != price:
+            return in_batch
+        discount = llm.batch_discount if llm.is_own else 0.0
+    return Price(price.input_usd * (1 - discount), price.output_usd * (1 - discount))
+
+
 def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
     """Return what that many tokens cost; None when the price is unknown.
 
@@ -71,15 +93,16 @@ def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
 
 
 @lru_cache(maxsize=256)
-def _listed(provider: str, endpoint: str, model: str) -> Price | None:
+def _listed(provider: str, endpoint: str, model: str, *, in_batch: bool = False) -> Price | None:
     from genai_prices import Usage, calc_price
 
+    how = {"processing": "batch"} if in_batch else None
     usage = Usage(input_tokens=_SAMPLE_TOKENS, output_tokens=_SAMPLE_TOKENS)
     try:
         if endpoint:
-            found = calc_price(usage, model, provider_api_url=endpoint)
+            found = calc_price(usage, model, provider_api_url=endpoint, price_context=how)
         else:
-            found = calc_price(usage, model, provider_id=provider)
+            found = calc_price(usage, model, provider_id=provider, price_context=how)
     except LookupError:
         return None
     if found.model_price.input_mtok is None:  # listed, but by other units than tokens

@@ -6,13 +6,22 @@ import os
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from distilnb.errors import MissingKeyError
+from pydantic import Field
+
+from distilnb.errors import MissingKeyError, SpecError
 from distilnb.llms.address import check_listening, clean_url, host_of, origin, proxy_of
 from distilnb.llms.base import LLM
+from distilnb.llms.batches import Batches, BatchLimits
 from distilnb.llms.failures import Target
 from distilnb.llms.shape import ReplyShape
 from distilnb.llms.structured import plain_output, shape_of
 from distilnb.spec.base import dump_value
+
+_HAVE_BATCHES = ("OpenAILLM", "GroqLLM", "AnthropicLLM")
+_NAMES_OF_1X = {
+    "use_offline_batch_generation": "offline_batch",
+    "offline_batch_generation_block_until_done": "offline_batch_poll",
+}
 
 
 class RemoteLLM(LLM):
@@ -23,6 +32,11 @@ class RemoteLLM(LLM):
     "schema": a JSON schema or a pydantic model}, or "regex" with a pattern, or "choice" with a list. `cache_id`
     names the server in the reply cache instead of its address, for one that moves.
 
+    `offline_batch=True` lets runs hand their requests over as jobs, which the provider does within a day, mostly at
+    half the price (docs/batches.md); previews and `ask` go on asking at once. `offline_batch_size` is the most requests
+    in one job, `offline_batch_poll` the seconds between two looks at it (longer and longer ones unless it is set),
+    `offline_batch_discount` what is taken off the price, where the price list does not say (0.5: half).
+
     The environment's key goes to the provider's own host, or to the server that its variable names, and to no
     other: a pipeline from a file may hold any `base_url`, and would else collect keys. Another server gets the
     key that `api_key` gives it, or none.
@@ -31,12 +45,33 @@ class RemoteLLM(LLM):
     url: ClassVar[str] = ""  # the provider's own server
     other_hosts: ClassVar[tuple[str, ...]] = ()  # further ones of the provider's
     url_variable: ClassVar[str] = ""  # the environment variable that names another one
+    batch_limits: ClassVar[BatchLimits | None] = None  # of one job; None where there are no offline batches
+    batch_discount: ClassVar[float] = 0.0  # that the provider's own host gives on them
+    not_in_digest: ClassVar[frozenset[str]] = LLM.not_in_digest | {
+        "offline_batch",
+        "offline_batch_size",
+        "offline_batch_poll",
+        "offline_batch_discount",
+    }
 
     base_url: str | None = None
     structured_output: dict[str, Any] | None = None
     cache_id: str | None = None
+    offline_batch: bool = False
+    offline_batch_size: int | None = Field(default=None, ge=1)
+    offline_batch_poll: float | None = Field(default=None, gt=0)  # seconds
+    offline_batch_discount: float | None = Field(default=None, ge=0, le=1)
 
     def __init__(self, **values: Any) -> None:
+        for name, ours in _NAMES_OF_1X.items():
+            if name in values:
+                values.setdefault(ours, values.pop(name))
+        if values.get("offline_batch") and self.batch_limits is None:
+            raise SpecError(
+                f"{type(self).__name__} has no offline_batch: {self.title or self.provider} takes no offline batches "
+                "that distilnb knows.",
+                f"Leave offline_batch out; {', '.join(_HAVE_BATCHES)} have it.",
+            )
         # Here and not in validators: pydantic would wrap these errors, and quote a URL that holds a password.
         if isinstance(values.get("base_url"), str):
             values["base_url"] = clean_url(values["base_url"], "base_url")
@@ -131,6 +166,24 @@ class RemoteLLM(LLM):
             model_hint=self.model_hint(),
             secrets=(key,) if key else (),
             signs=self.failures,
+        )
+
+    # --- offline batches ---
+
+    @property
+    def goes_by_batch(self) -> bool:
+        """Whether runs hand their requests over as jobs."""
+        return self.offline_batch
+
+    def make_batches(self) -> Batches:
+        """Return a live connection to the provider's jobs."""
+        raise SpecError(f"{type(self).__name__} takes no offline batches.", "Leave offline_batch out.")
+
+    def limits_of_jobs(self) -> BatchLimits:
+        """Return the most that one job takes: the provider's limits, or fewer requests."""
+        most = self.batch_limits or BatchLimits(1, 1)
+        return most._replace(
+            max_requests=min(most.max_requests, self.offline_batch_size or most.max_requests)
         )
 
     # --- what a provider may say in another way ---

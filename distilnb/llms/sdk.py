@@ -95,9 +95,10 @@ class SdkClient(ABC):
             raise
         # `from None` below: errors of SDKs carry the request's headers, and with them the key.
         except Exception as error:  # noqa: BLE001 - an SDK may raise anything; it is the failure of this request
-            raise self._error_from(error) from None
+            raise self.error_from(error) from None
 
-    def _error_from(self, error: Exception) -> ModelError:
+    def error_from(self, error: Exception) -> ModelError:
+        """Return what an exception of the SDK's stands for."""
         response = self.response_of(error)
         if response is not None and not 200 <= response.status < 300:
             return error_of(response.status, response.headers, response.body, self.target)

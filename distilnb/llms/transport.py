@@ -86,7 +86,7 @@ class HttpClient:
         connection = self._connection
         session = self._session or self._open()
         # As a payload, or aiohttp would look for the one that fits its type.
-        body = aiohttp.BytesPayload(_as_json(fields, connection.target))
+        body = aiohttp.BytesPayload(as_json(fields, connection.target))
         posting = session.post(self._url, data=body, allow_redirects=False, proxy=self._proxy)
         try:
             async with posting as response:
@@ -150,7 +150,7 @@ class SdkClient:
 
         target = self._connection.target
         client = self._client or self._open()
-        _as_json(fields, target)  # the SDK's own error would not say what is wrong
+        as_json(fields, target)  # the SDK's own error would not say what is wrong
         unset = {name: openai.Omit() for name in _SDK_HEADERS if name not in self._connection.headers}
         try:
             # Not by the method of an endpoint: those drop, refuse or turn into numbers what other servers say.
@@ -218,7 +218,8 @@ _AS_STDLIB = (
 )
 
 
-def _as_json(body: Mapping[str, Any], target: Target) -> bytes:
+def as_json(body: Mapping[str, Any], target: Target) -> bytes:
+    """Return a body as JSON; raises RefusedRequestError where it has no such form."""
     try:
         fast = orjson.dumps(body, option=_AS_STDLIB)
     except (

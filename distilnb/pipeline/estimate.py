@@ -201,7 +201,14 @@ def _notes(
     if unpriced:
         how = "give price=(USD per million tokens in, out), or list it in prices.yaml"
         notes.append(f"the price of {', '.join(unpriced)} is unknown: {how}")
-    untimed = [quote.name for quote in quotes if quote.seconds is None and quote.name not in blind]
+    parked = [quote.name for quote in quotes if quote.is_offline and quote.seconds is None]
+    if parked:
+        notes.append(
+            f"{', '.join(parked)} {'goes' if len(parked) == 1 else 'go'} by offline batch, at the price of those: "
+            "each job is done within a day, and its time is not foreseen"
+        )
+    known_late = {*blind, *parked}
+    untimed = [quote.name for quote in quotes if quote.seconds is None and quote.name not in known_late]
     if untimed:
         notes.append(
             f"no request of {', '.join(untimed)} was sent since this process began: its time is unknown"

@@ -34,7 +34,7 @@ def start(graph: Graph, *, name: str, text: Callable[[], str], options: dict[str
             rows.give_way()
     check_graph(graph)
     check_limits(options)
-    check_models(graph, max_cost=options.get("max_cost"))
+    check_models(graph, max_cost=options.get("max_cost"), cache=options.get("cache"))
     with one_start_at_a_time():
         running = None if new else going(graph, options)
         if running is not None:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from distilnb.engine.commands import await_exit, change_limits, go_on, leave_command
+from distilnb.engine.commands import await_exit, change_limits, end_now, go_on, leave_command
 from distilnb.engine.editing import EditedPipeline
 from distilnb.engine.events import Event
 from distilnb.engine.ordering import order_retry
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _FIRST_POLL_S = 0.005  # a short run must not wait for a long poll
 _SLOWEST_POLL_S = 0.25
-_LOCK_POLL_S = 0.01  # to look at the lock costs a hundredth of a status
 EXIT_PATIENCE_S = 5.0  # for an ended runner to let its lock and its workers go
 
 
@@ -98,19 +97,8 @@ class Run:
             left = _SLOWEST_POLL_S if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return status
-            self._sleep_while_it_runs(min(pause, left))
+            self._dir.sleep_while_locked(min(pause, left))
             pause = min(pause * 1.3, _SLOWEST_POLL_S)
-
-    def _sleep_while_it_runs(self, pause_s: float) -> None:
-        """Sleep for so long, but not past the moment at which the runner lets its lock go."""
-        deadline = time.monotonic() + pause_s
-        was_locked = False
-        while (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(_LOCK_POLL_S, left))
-            is_locked = self._dir.is_locked()
-            if was_locked and not is_locked:
-                return
-            was_locked = is_locked
 
     def __await__(self) -> Generator[Any, None, Distiset]:
         return self._result_when_done().__await__()
@@ -136,9 +124,13 @@ class Run:
         """
         return self._command("stop")
 
-    def abort(self) -> RunStatus:
-        """Stop at once, in any phase; what is in flight is asked again when the run is resumed."""
-        return self._command("abort")
+    def abort(self, *, cancel_jobs: bool = False) -> RunStatus:
+        """Stop at once, in any phase; what is in flight is asked again when the run is resumed.
+
+        `cancel_jobs` cancels its offline jobs too, but those that others wait for (`note` tells). Raises RunError.
+        """
+        self.note = end_now(self._reader, self._secrets, cancel_jobs=cancel_jobs) or self.note
+        return self.status()
 
     def adjust(
         self,

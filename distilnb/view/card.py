@@ -7,7 +7,9 @@ import time
 from distilnb.engine.status import RunStatus, StepStatus
 from distilnb.view import figures
 from distilnb.view.html import MAX_BYTES, Bundle, badge, escape, fold, icon, marked, muted, page, size_bytes
+from distilnb.view.jobs import jobs_in_short, jobs_told
 from distilnb.view.looks import (
+    PARKED,
     WARNING,
     Look,
     Tone,
@@ -59,6 +61,7 @@ def status_line(status: RunStatus, now: float | None = None) -> str:
         told += [f"ETA {figures.clock(eta)}"] * (eta is not None)
         told += [run_cost(status)] + [f"err {figures.count(failed)}"] * bool(failed)
         told += [status.state] * (status.state in ("paused", "stopping"))
+    told += [jobs_in_short(status, now)] * bool(status.jobs)
     told += ["rehearsed"] * status.is_rehearsed
     return one_line(" ".join(told), 160)
 
@@ -83,6 +86,7 @@ def status_text(status: RunStatus, now: float | None = None) -> str:
             if w
         ]
         told.append(("  " + "  ".join(cells)).rstrip())
+    told += [f"  {PARKED.icon} {visible(words)}" for words in jobs_told(status, now)]
     told += [f"  ⚠ {visible(note)}" for note in [*status.notes, *refused(status)]]
     if status.error:
         told += [f"  ✕ {line}" for line in visible(status.error).splitlines()]
@@ -260,7 +264,8 @@ def bar_html(step: StepStatus, status: RunStatus) -> str:
 
 def notes_html(status: RunStatus) -> str:
     """Return what the run has to say: remarks, and what failed with the tail of the log folded."""
-    told = "".join(
+    told = "".join(f"<div>{icon(PARKED)} {escape(one_line(words, 240))}</div>" for words in jobs_told(status))
+    told += "".join(
         f"<div>{icon(WARNING)} {escape(one_line(note, 240))}</div>"
         for note in [*status.notes, *refused(status)][:MAX_NOTES]
     )

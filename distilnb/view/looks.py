@@ -48,6 +48,7 @@ _RUNS: dict[RunState, Look] = {
     "lost": Look("✕", "lost", "bad"),
 }
 EDITED = Look("✎", "edited", "warn")
+PARKED = Look("◷", "parked", "busy")
 WARNING = Look("⚠", "warning", "warn")
 FAILED_ROW = Look("✕", "failed", "bad")
 PARTIAL_ROW = Look("◐", "partial", "warn")
@@ -55,7 +56,7 @@ PARTIAL_ROW = Look("◐", "partial", "warn")
 
 def run_look(status: RunStatus) -> Look:
     """Return the look of a run; a stopped one says why."""
-    look = _RUNS[status.state]
+    look = PARKED if status.is_parked else _RUNS[status.state]
     if status.state in {"stopped", "stopping"} and status.reason:
         return look._replace(word=f"{look.word} ({status.reason})")
     return look

@@ -30,6 +30,8 @@ EXAMPLES: list[Event] = [
     events.CommandTaken(name="stop"),
     events.Adjusted(steps=["answer"], changes={"rpm": 5, "max_cost": None}),
     events.Limited(model="openai:m", n_refused=3, concurrency=8),
+    events.JobParked(job="batch_1", model="openai:m", requests=200, run="prefs-8c1d"),
+    events.JobCollected(job="batch_1", model="openai:m", answered=198, failed=2),
     events.BackedUp(model="openai:m", backup="ollama:n", why="ServerError: It failed."),
     events.Retried(rows=2, order="1700000000000000000"),
 ]

@@ -221,3 +221,35 @@ def test_a_replaced_stage_begins_anew() -> None:
     assert [work for work in flow.next_work() if isinstance(work, Job)] == [
         Job(ASK, 0, batch(3, "load", 2), None)
     ]
+
+
+def test_what_goes_by_batch_is_complete_once_nothing_can_come_before_a_job_is_done() -> None:
+    offline = Stage("ask", "ask", ("ask",), ("load",), "ask", window=100, is_offline=True)
+    behind = Stage("judge", "ask", ("judge",), ("ask",), "ask", window=100, is_offline=True)
+    flow = make_flow(LOAD, offline, behind)
+    assert list(flow.next_work())
+    assert not flow.is_parked()  # the source is asked for rows
+    flow.arrived(batch(1, "load", 40))
+    assert not flow.is_parked()  # a batch waits to be given
+    list(flow.next_work())
+    for _ in range(PULLS_AHEAD + 1):
+        flow.pulled("load")
+    flow.ended("load")
+    assert list(flow.next_work()) == []
+    assert flow.is_parked()
+    flow.arrived(batch(2, "ask", 10))  # a job has brought rows for the next
+    assert not flow.is_parked()
+    list(flow.next_work())
+    assert flow.is_parked()
+
+
+def test_a_full_window_is_all_that_can_come() -> None:
+    offline = Stage("ask", "ask", ("ask",), ("load",), "ask", window=100, is_offline=True)
+    flow = make_flow(LOAD, offline)
+    flow.ended("load")
+    flow.arrived(batch(1, "load", 100))
+    flow.arrived(batch(2, "load", 100))
+    assert [work.batch.id for work in flow.next_work() if isinstance(work, Job)] == [1]
+    assert flow.is_parked()
+    flow.acknowledged("ask", 1, range(60))
+    assert not flow.is_parked()

@@ -237,7 +237,7 @@ def test_an_unknown_price_is_told_and_makes_no_sum(monkeypatch: pytest.MonkeyPat
     p = prefs(server, 20, "unpriced")
     p.preview(20)
     p = prefs(server, 30, "unpriced")
-    monkeypatch.setattr("distilnb.engine.quote.price_of", lambda llm: None)
+    monkeypatch.setattr("distilnb.engine.quote.run_price_of", lambda llm: None)
     quote = p.estimate()
     assert quote.cost_usd is None
     assert quote.tokens is not None

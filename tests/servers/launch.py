@@ -41,6 +41,14 @@ class MockLLM(NamedTuple):
         requests: list[dict[str, Any]] = _ask("GET", self.base_url.removesuffix("/v1") + "/seen")["requests"]
         return requests
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the offline jobs that it was given, the oldest first."""
+        return list(_ask("GET", self.base_url.removesuffix("/v1") + "/jobs")["jobs"])
+
+    def order(self, **what: object) -> int:
+        """Order what becomes of offline jobs (mock_llm/README.md); return of how many."""
+        return int(_ask("POST", self.base_url.removesuffix("/v1") + "/jobs", what)["n"])
+
     def reset(self) -> None:
         """Set its counters to zero and make it forget the prompts it saw.
 
@@ -159,9 +167,10 @@ def _flags_of(name: str, value: object) -> list[str]:
     return [f"--{name}={value}"]
 
 
-def _ask(method: str, url: str) -> dict[str, Any]:
+def _ask(method: str, url: str, body: object = None) -> dict[str, Any]:
     # Without the proxies of the environment: the server is on loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(url, method=method), timeout=10) as response:
+    data = None if body is None else json.dumps(body).encode()
+    with opener.open(urllib.request.Request(url, data, method=method), timeout=30) as response:
         answer: dict[str, Any] = json.load(response)
     return answer

@@ -37,7 +37,8 @@ task's `num_generations`; `extra` holds fields of the server's own.
 
 A key is looked for in the environment, under the name below, when the pipeline is checked, before anything
 runs. It goes to the provider's own host, or to the server that the address variable names, and nowhere else;
-another `base_url=` gets the key that is given with `api_key=`.
+another `base_url=` gets the key that is given with `api_key=`. Which models can hand a run's requests over as
+[offline batches](batches.md), and how many in one job, stands in the last column.
 """
 
 _PARAMETERS = """
@@ -84,9 +85,10 @@ def _classes() -> list[str]:
                 extra,
                 _code(cls.key_variable),
                 _code(cls.url_variable),
+                NO if cls.batch_limits is None else f"{YES}, {cls.batch_limits.max_requests:,} a job",
             )
         )
-    head = ("class", "in `dn.llm`", "extra to install", "key", "address")
+    head = ("class", "in `dn.llm`", "extra to install", "key", "address", "offline batches")
     return _table(head, rows)
 
 

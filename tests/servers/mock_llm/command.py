@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--control-characters", action="store_true", help="one in each text of a forced JSON reply")
     add("--one-choice", action="store_true", help="one choice whatever n is")
     add("--record", type=int, default=0, help="keep the last so many requests for /seen")
+    add("--hold-jobs", action="store_true", help="offline jobs end only when POST /jobs says so")
+    add("--job-max-requests", type=int, default=50_000, help="the most requests that one job takes")
     add("--require-key", default="", metavar="KEY", help="401 for any other bearer key")
     add("--known-models-only", action="store_true", help="404 for a model that --model did not list")
     add("--model", action="append", default=[], help="model listed by /v1/models; repeatable")

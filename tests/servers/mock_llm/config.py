@@ -36,6 +36,8 @@ class Config:
     require_key: str = ""
     known_models_only: bool = False
     record: int = 0
+    hold_jobs: bool = False
+    job_max_requests: int = 50_000
     models: tuple[str, ...] = ("mock-model",)
     templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

@@ -1,6 +1,7 @@
 """The server: routes, keys, limits, latency and faults around the replies, for every protocol."""
 
 import asyncio
+import contextlib
 import json
 import math
 import statistics
@@ -14,6 +15,7 @@ from aiohttp import web
 from .chance import Draw
 from .config import Config
 from .faults import FAILURES, SCRIPTED_RETRY_AFTER_S, SLOW_S, Failure, drawn_fault, scripted_fault
+from .jobs import Jobs, Refused
 from .protocols import FRONT_ENDS, FrontEnd
 from .protocols.frontend import Invalid
 from .replies import Call, JsonObject, Vectors, Written, draw_picture, embed, write_reply
@@ -36,17 +38,23 @@ class MockServer:
         self.config = config
         self.stats = Stats()
         self.seen: deque[JsonObject] = deque(maxlen=config.record)
+        self.jobs = Jobs(config, self.stats)
         self._draws_faults = any(rate > 0 for _, rate in config.fault_rates())
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         front_end, path = _front_end_of(request.path.rstrip("/"))
         target = f"{path}?{request.query_string}" if request.query_string else path
+        if (asked := self.jobs.route(front_end, request.method, path)) is not None:
+            return await self._about_jobs(front_end, *asked, request)
         endpoint = front_end.endpoint(request.method, target)
         if endpoint == "models":
             return self._wrong_key(front_end, request) or _respond(*front_end.models(path, self.config))
         if endpoint:
             return await self._generate(front_end, endpoint, path, request)
+        if front_end is _OPENAI and path == "/jobs":
+            order = json.loads(await request.read()) if request.method == "POST" else None
+            return _respond(200, self.jobs.told() if order is None else self.jobs.order(order))
         if front_end is _OPENAI and (own := self._about_itself(request.method, path)) is not None:
             return _respond(200, own)
         return _fail(front_end, Failure("route", f"no route for {request.method} {request.path}"))
@@ -61,6 +69,7 @@ class MockServer:
         if (method, path) == ("POST", "/reset"):
             self.stats.clear()
             self.seen.clear()
+            self.jobs.clear()
             return {"status": "reset"}
         return {"status": "ok"} if method == "GET" and path in ("/health", "") else None
 
@@ -101,6 +110,28 @@ class MockServer:
             return web.Response(status=499)
         finally:
             self.stats.leave()
+
+    async def _about_jobs(
+        self, front_end: FrontEnd, what: str, name: str, request: web.BaseRequest
+    ) -> web.StreamResponse:
+        """Answer what is asked about offline jobs and their files."""
+        self.stats.by_path[f"jobs/{what}"] += 1
+        if refusal := self._wrong_key(front_end, request):
+            await request.read()
+            return refusal
+        self.jobs.address = f"{request.scheme}://{request.host}"
+        try:
+            told = await self.jobs.answer(front_end, what, name, request)
+        except Refused as refused:
+            return _fail(front_end, refused.failure)
+        lost = self.jobs.takes_creation() if what == "create" else ""
+        if lost and request.transport is not None:
+            if lost == "hang":
+                with contextlib.suppress(Hangup):
+                    await self._hang(request)
+            request.transport.abort()
+            return web.Response(status=499)
+        return web.Response(body=told) if isinstance(told, bytes) else _respond(200, told)
 
     def _note(self, request: web.BaseRequest, raw: bytes) -> None:
         try:

@@ -50,7 +50,7 @@ class Anthropic(FrontEnd):
         return "chat" if (method, path) == ("POST", "/v1/messages") else ""
 
     def key_in(self, headers: Headers) -> str:
-        return headers.get("x-api-key", "")
+        return headers.get("x-api-key", "") or super().key_in(headers)  # newer SDKs send it as a bearer's
 
     def read(self, endpoint: str, path: str, body: JsonObject, config: Config) -> Call:
         refuse_unknown(body, _FIELDS)

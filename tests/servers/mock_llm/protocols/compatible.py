@@ -16,6 +16,7 @@ class Anyscale(OpenAI):
     """Anyscale Endpoints: OpenAI's fields of 2024, and nothing else."""
 
     name = "anyscale"
+    has_jobs = False
     fields = CHAT_FIELDS - _NEWER | {"schema"}
 
     def endpoint(self, method: str, path: str) -> str:
@@ -31,6 +32,7 @@ class Azure(OpenAI):
     """Azure OpenAI: a path for each deployment, the version in the query, the key in a header of its own."""
 
     name = "azure"
+    has_jobs = False
     fields = CHAT_FIELDS | {"data_sources"}
     _PREFIX: ClassVar[str] = "/openai/deployments/"
 
@@ -82,6 +84,7 @@ class Groq(OpenAI):
     """Groq: one choice only, no log-probabilities, no penalties."""
 
     name = "groq"
+    prefix = "/openai/v1"
     fields = CHAT_FIELDS
     _NOT_YET: ClassVar[frozenset[str]] = frozenset(
         {*_LOGPROBS, "logit_bias", "frequency_penalty", "presence_penalty"}
@@ -121,6 +124,7 @@ class Together(OpenAI):
     """Together: more ways to sample, and log-probabilities by their number."""
 
     name = "together"
+    has_jobs = False
     fields = CHAT_FIELDS - _NEWER - {"top_logprobs"} | {
         *("top_k", "min_p", "repetition_penalty", "safety_model", "context_length_exceeded_behavior", "echo")
     }
@@ -157,6 +161,7 @@ class VLLM(OpenAI):
     """vLLM's server: its own sampling parameters, and errors whose code is the status."""
 
     name = "vllm"
+    has_jobs = False
     fields = CHAT_FIELDS | {
         *("top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens", "echo", "guided_json"),
         *("guided_regex", "guided_choice", "structured_outputs", "chat_template_kwargs", "ignore_eos"),
@@ -183,6 +188,7 @@ class HuggingFace(OpenAI):
     """Hugging Face: its router, and endpoints that run text-generation-inference."""
 
     name = "huggingface"
+    has_jobs = False
     fields = fields(
         "model messages max_tokens temperature top_p seed stop frequency_penalty presence_penalty logprobs "
         "top_logprobs logit_bias response_format tools tool_choice tool_prompt stream stream_options n"
@@ -227,6 +233,7 @@ class Mistral(OpenAI):
     """Mistral: another name for the seed, no log-probabilities, errors of two shapes."""
 
     name = "mistral"
+    has_jobs = False
     fields = CHAT_FIELDS - _NEWER - _LOGPROBS - {"seed", "logit_bias", "user", "stream_options"} | {
         *("random_seed", "safe_prompt", "prompt_mode", "metadata", "prediction")
     }

@@ -56,6 +56,8 @@ class OpenAI(FrontEnd):
     fields: ClassVar[frozenset[str] | None] = None
     seed_field: ClassVar[str] = "seed"
     max_n: ClassVar[int] = 128
+    has_jobs: ClassVar[bool] = True  # offline batches, below `prefix`
+    prefix: ClassVar[str] = ""
 
     def endpoint(self, method: str, path: str) -> str:
         if method == "POST":
