@@ -20,6 +20,8 @@ async def all_or_first_error(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
-    errors = [error for task in done if (error := task.exception()) is not None]  # of all, or asyncio complains
+    errors = [
+        error for task in done if (error := task.exception()) is not None
+    ]  # of all, or asyncio complains
     if errors:
         raise errors[0]
