@@ -31,10 +31,17 @@ class VllmEmbeddingEngine(EmbeddingEngine):
         )
 
     def embed(self, texts: Sequence[str]) -> Sequence[Vector]:
-        from vllm.exceptions import VLLMValidationError
-
         try:
             made = self.model.embed(list(texts), use_tqdm=False)
-        except (ValueError, VLLMValidationError) as error:  # for a text that is too long
+        except _refusals() as error:  # a text that is too long
             raise RefusedRequestError(f"vLLM refused a text: {error}", "Shorten the text.") from error
         return [Vector(one.outputs.embedding, len(one.prompt_token_ids)) for one in made]
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return what vLLM raises for a text that it does not take; releases before it had errors of its own: ValueError."""
+    try:
+        from vllm.exceptions import VLLMValidationError
+    except ImportError:
+        return (ValueError,)
+    return (ValueError, VLLMValidationError)
