@@ -24,3 +24,13 @@ async def all_or_first_error(tasks: Sequence[asyncio.Task[None]]) -> None:
         error = task.exception()
         if error is not None:
             raise error
+
+
+async def either(*events: asyncio.Event) -> None:
+    """Wait until one of several events is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
