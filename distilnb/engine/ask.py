@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from distilnb.engine.apply import Failure
@@ -80,7 +81,9 @@ class Asker:
         """Let models that go by offline batch do so from now on; `tell` is called when a job has something new."""
         from distilnb.engine.offline import OfflineJobs  # few runs need it
 
-        self.jobs = self.jobs or OfflineJobs(self.cache, run_id, self._may_send, tell)
+        self.jobs = self.jobs or OfflineJobs(
+            self.cache, run_id, self._may_send, tell, lambda: bool(self._flying)
+        )
 
     def stop(self) -> None:
         """Start no more requests; those in flight end, and the other rows are left as they are."""
@@ -208,7 +211,7 @@ class Asker:
                 ended, sending = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
                 for work in ended:
                     work.result()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, FatalModelError):
             for work in sending:
                 work.cancel()
             await asyncio.gather(*sending, return_exceptions=True)
@@ -244,6 +247,8 @@ class Asker:
         except ModelError as error:
             if self._is_stopped and error.retryable:
                 raise NotStarted from error
+            if error.fatal and not wanted.backup and self.jobs is not None:
+                raise FatalModelError(errand.task.name, error) from error  # at once: a job may take a day
             failure = error
             if wanted.backup:
                 self.models.note_backup(wanted.asks[0].llm, wanted.backup, error)
@@ -379,14 +384,10 @@ class Asker:
         first, ask = next(iter(missing.items()))
         sending = Sending(errand.task.name, errand.voices[id(ask.llm)], waits_for_job=True)
         self._in_flight.setdefault(first, None)
+        before = partial(self._before, tally=tally, sending=sending)
         paid: list[Reply] = []
         try:
-            brought = await jobs.obtain(
-                missing,
-                tally,
-                replaces=self.mode == "refresh",
-                before=lambda request: self._before(request, tally, sending),
-            )
+            brought = await jobs.obtain(missing, tally, replaces=self.mode == "refresh", before=before)
             paid += [reply for reply in brought.values() if not reply.is_cached]
             return brought
         finally:

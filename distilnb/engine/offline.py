@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distilnb.engine.asked import JobLeft, Tally
@@ -18,6 +19,7 @@ from distilnb.engine.cache import Key, ReplyCache
 from distilnb.engine.drafts import Draft, Ending, JobView, Watch, groups_of
 from distilnb.engine.jobs import GOING, JobRecord, JobStore
 from distilnb.engine.keeping import Keeper, Pauses
+from distilnb.engine.together import either
 from distilnb.errors import MalformedReplyError, ModelError
 from distilnb.llms.base import LLM, limits_key
 from distilnb.llms.batches import Batches
@@ -55,13 +57,15 @@ class _Account:
 class OfflineJobs:
     """The jobs of one event loop, for a run.
 
-    `tell` is called when there is something new to show. `may_send` is clear while nothing may be sent.
+    `tell` is called when there is something new to show. `may_send` is clear while nothing may be sent. `asks_at_once`
+    says whether other requests are on their way.
     """
 
     cache: ReplyCache
     run_id: str
     may_send: asyncio.Event
     tell: Callable[[], None] = lambda: None
+    asks_at_once: Callable[[], bool] = lambda: False
     store: JobStore = field(init=False)
     _accounts: dict[str, asyncio.Task[_Account]] = field(default_factory=dict)
     _watches: dict[str, Watch] = field(default_factory=dict)
@@ -205,10 +209,8 @@ class OfflineJobs:
             self._accounts[name] = asyncio.ensure_future(self._open(llm))
         try:
             return await asyncio.shield(self._accounts[name])
-        except ModelError as error:
-            raise copy.copy(
-                error
-            ) from None  # of many rows: each raise would lengthen the traceback of the one
+        except ModelError as error:  # of many rows: each raise would lengthen the traceback of the one
+            raise copy.copy(error) from None
 
     async def _open(self, llm: RemoteLLM) -> _Account:
         """Connect, and see at once that the key is taken: a day later would be late."""
@@ -251,10 +253,18 @@ class OfflineJobs:
             self._set_timer(account)
         return ending
 
-    def _set_timer(self, account: _Account) -> None:
+    def _set_timer(self, account: _Account, waited_s: float = 0.0) -> None:
         if account.timer is not None:
             account.timer.cancel()
-        account.timer = asyncio.get_running_loop().call_later(self._quiet_s, self._hand_over, account)
+        over = partial(self._end_quiet, account, waited_s + self._quiet_s)
+        account.timer = asyncio.get_running_loop().call_later(self._quiet_s, over)
+
+    def _end_quiet(self, account: _Account, waited_s: float) -> None:
+        """Hand over, unless what is being asked at once may lead to more: a mixture's answers, a backup."""
+        if waited_s < QUIET_S and self.asks_at_once():
+            self._set_timer(account, waited_s)
+        else:
+            self._hand_over(account)
 
     def _hand_over(self, account: _Account) -> None:
         draft, account.draft = account.draft, None
@@ -278,7 +288,7 @@ class OfflineJobs:
                 raise
 
     async def _make(self, account: _Account, draft: Draft) -> None:
-        await _either(self.may_send, self._stopped)
+        await either(self.may_send, self._stopped)
         if self._stopped.is_set():
             raise JobLeft
         draft.write()
@@ -434,12 +444,3 @@ def _nothing(llm: LLM, account: _Account) -> ModelError:
         "See the job at the provider.",
         provider=llm.provider,
     )
-
-
-async def _either(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

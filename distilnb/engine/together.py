@@ -20,8 +20,17 @@ async def all_or_first_error(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
-    errors = [
-        error for task in done if (error := task.exception()) is not None
-    ]  # of all, or asyncio complains
+    # Of all, also behind the first: asyncio complains of an error that nobody looked at.
+    errors = [error for task in done if (error := task.exception()) is not None]
     if errors:
         raise errors[0]
+
+
+async def either(*events: asyncio.Event) -> None:
+    """Wait until one of several events is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

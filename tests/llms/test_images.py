@@ -185,7 +185,7 @@ def test_a_budget_sets_tokens_aside_for_an_image_and_not_for_its_text() -> None:
     large = PNG + bytes(3_000_000)
     raw = {"type": "image_url", "image_url": {"url": f"data:;base64,{base64.b64encode(large).decode()}"}}
     for request in (request_of(image_of(large, "photo")), Request(({"role": "user", "content": [raw]},))):
-        _, tokens = estimate(llm, request)
+        _, tokens = estimate(llm, None, request)
         assert 1000 < tokens < 3000
 
 

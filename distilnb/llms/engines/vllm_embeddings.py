@@ -39,7 +39,7 @@ class VllmEmbeddingEngine(EmbeddingEngine):
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """Return what vLLM raises for a text that it does not take; releases before it had errors of its own: ValueError."""
+    """Return what vLLM raises for a text that it does not take; older releases have only ValueError."""
     try:
         from vllm.exceptions import VLLMValidationError
     except ImportError:
