@@ -48,8 +48,8 @@ check: $(TEST)    ## ruff, formatting, mypy, import rule
 format: $(TEST)   ## mend imports and formatting
 	@$(BIN)/ruff check --quiet --fix-only . ; $(BIN)/ruff format --quiet .
 
-lab: $(LAB)       ## open JupyterLab on the quickstart
-	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
+lab: $(LAB)       ## open JupyterLab on the tour
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_tour.ipynb
 
 test-all: check parts   ## all tests with all parts (Chromium, dot, Argilla's server, LiteLLM, ipywidgets 7) but the engines; a skip is a failure
 	@DISTILNB_TEST_ALL=1 $(BIN)/python -m pytest -m "not litellm and not engines and not widgets7"

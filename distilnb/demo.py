@@ -153,7 +153,8 @@ def _announce(
         print(line)
     if is_kernel():
         _show(pipeline._repr_mimebundle_())
-        _show(pipeline.preview(3, show=True)._repr_mimebundle_())
+        previewed = pipeline.preview(3, show=True)
+        _show(previewed["judge"]._repr_mimebundle_())  # all steps would fill three screens
 
 
 def announcement(models: Sequence[LLM], found: Sequence[Found], limits: dict[str, Any]) -> list[str]:
@@ -164,7 +165,8 @@ def announcement(models: Sequence[LLM], found: Sequence[Found], limits: dict[str
             f'   or  dn.demo("{one.line.removeprefix("LLM=")}")'
             for one in found
         ]
-        nothing = "  No key and no local server was found. With one:  make demo LLM=openai:gpt-4o-mini"
+        with_one = 'dn.demo("openai:gpt-4o-mini")' if is_kernel() else "make demo LLM=openai:gpt-4o-mini"
+        nothing = f"  No key and no local server was found. With one:  {with_one}"
         return [
             "Rehearsed: every reply below is made up, no model is asked, nothing is paid.",
             *(could_use or [nothing]),

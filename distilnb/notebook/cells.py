@@ -145,17 +145,41 @@ def _define(session: Session, body: str) -> Any:
 
 def _keep(session: Session, target: Target, changed: Pipeline, options: Namespace) -> Shown:
     """Keep the new pipeline in its variable, say what was made of the cell, and preview the step."""
-    was_there = options.name in target.pipeline.graph.steps
+    said = _change(target.pipeline, changed, options.name, is_tried=not options.no_preview)
     session.assign(target.variable, changed)
-    graph, view = changed.graph, changed[options.name]
-    said = "replaced" if was_there else f"added after {', '.join(graph.predecessors(options.name))}"
+    view = changed[options.name]
     session.say(
-        f"{target.variable} · {options.name} {said} · reads {_listed(view.step.needed())}"
-        f" · makes {_listed(view.step.made())}"
+        f"{target.variable} · {said} · reads {_listed(view.step.needed())} · makes {_listed(view.step.made())}"
     )
     if options.no_preview:
         return view
     return preview_when_confirmed(session, Target(target.variable, changed, options.name), options)
+
+
+def _change(before: Pipeline, after: Pipeline, name: str, *, is_tried: bool) -> str:
+    """Say what became of a step, with its prompt's versions where they have numbers: "answer@2 replaces answer@1"."""
+    is_there = name in before.graph.steps
+    old = _with_version(before, name, is_tried=False) if is_there else ""
+    new = _with_version(after, name, is_tried=is_tried)
+    if not is_there:
+        return f"{new} added after {', '.join(after.graph.predecessors(name))}"
+    if new == name or old == name:
+        return f"{new} replaced"
+    return f"{new} again" if old == new else f"{new} replaces {old}"
+
+
+def _with_version(pipeline: Pipeline, name: str, *, is_tried: bool) -> str:
+    """Return `answer@2`, or the bare name of a step without a prompt, or with one that nobody has tried."""
+    from distilnb.pipeline.versions import known_versions, number_all, wordings
+
+    graph = pipeline.graph.keeping({name, *pipeline.graph.ancestors(name)})  # what the preview will number
+    wording = wordings(graph).get(name)
+    if wording is None:
+        return name
+    if is_tried:
+        return f"{name}@{number_all(pipeline.name, graph)[name]}"
+    known = {version.wording.digest: version.number for version in known_versions(pipeline.name, name)}
+    return f"{name}@{known[wording.digest]}" if wording.digest in known else name
 
 
 def _listed(columns: list[str]) -> str:

@@ -62,7 +62,6 @@ def headline(estimate: EstimateData) -> str:
         told.append(f"time {UNKNOWN}")
     else:
         told.append(f"about {between(estimate.seconds, duration)}")
-    told += ["rehearsed"] * estimate.is_rehearsed
     return one_line(" · ".join(told), 250)
 
 
@@ -93,7 +92,7 @@ def _tokens(number: float) -> str:
 
 def _text(estimate: EstimateData) -> str:
     rows = [[clip(cell, 40) for cell in _cells(quote)] for quote in estimate.steps]
-    told = [visible(headline(estimate))]
+    told = [visible(headline(estimate)) + " · rehearsed" * estimate.is_rehearsed]
     if rows:
         rows = [list(_HEADS), *rows]
         wide = [max(width(row[place]) for row in rows) for place in range(len(_HEADS))]
@@ -122,5 +121,8 @@ def _html(estimate: EstimateData) -> str:
 
 
 def _cell(tag: str, text: str, place: int) -> str:
-    kind = ' class="dnb-num"' if place in _NUMBERS else ""
-    return f"<{tag}{kind}>{escape(text)}</{tag}>"
+    if place not in _NUMBERS:
+        return f'<{tag} style="overflow-wrap:normal">{escape(text)}</{tag}>'
+    number, bracket, interval = escape(text).partition(" (")  # below the number, or the table is too wide
+    below = f'<div class="dnb-muted">{bracket.strip()}{interval}</div>' if bracket else ""
+    return f'<{tag} class="dnb-num">{number}{below}</{tag}>'

@@ -40,6 +40,7 @@ white-space:nowrap}}
 border:0;line-height:1.45;font-weight:400;overflow-wrap:anywhere;white-space:normal;
 min-width:88px}}
 .dnb.dnb table.dnb-t th{{font-weight:600;white-space:nowrap}}
+.dnb.dnb table.dnb-t th.dnb-wide{{min-width:190px}}
 .dnb.dnb table.dnb-t tr.dnb-line>*{{border-top:1px solid {_LINE}}}
 .dnb.dnb table.dnb-t .dnb-num{{min-width:0;text-align:right;
 font-variant-numeric:tabular-nums;white-space:nowrap}}

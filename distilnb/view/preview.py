@@ -19,6 +19,7 @@ from distilnb.view.text import one_line, value_text
 if TYPE_CHECKING:
     from distilnb.llms.request import Message
 
+MANY_COLUMNS = 8  # more do not fit beside each other
 LIMITS = Limits(rows=50, chars=220, folded=2_500)
 STEP_BYTES = 15_000  # of one step's table; a notebook holds many previews
 
@@ -183,9 +184,11 @@ def _header_html(step: StepPreview) -> str:
 
 
 def shown_columns(step: StepPreview) -> list[str]:
-    """Return the columns worth showing of a step: read and made ones; all of them where it makes none."""
+    """Return the columns worth showing of a step: read and made ones, of many those made; all where it makes none."""
     present = dict.fromkeys(name for row in step.rows for name in row)
     wanted = list(dict.fromkeys([*step.reads, *step.columns_made]))
+    if len(wanted) > MANY_COLUMNS and step.columns_made:
+        wanted = list(step.columns_made)
     return [name for name in wanted if name in present] or list(present) or wanted
 
 

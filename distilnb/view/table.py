@@ -15,6 +15,7 @@ from distilnb.view.text import ELLIPSIS, clip, one_line, pad, value_text, visibl
 MAX_BYTES = 16_000  # of one table; with header and style an output stays below 20 KB
 MAX_ITEMS = 8  # of a list
 MAX_COLUMNS = 12
+LONG_CHARS = 60
 PAGE_ROWS = 10  # of a table that are open to see; further pages are folded
 # What is left of a table that is too large: first less behind triangles, then less at once.
 TIGHTER = ((300, 1600), (220, 900), (150, 900), (150, 500), (80, 500), (60, 300), (24, 144))
@@ -136,7 +137,8 @@ def _draw(
         label = escape(one_line(name, 60)) + (
             ' <span class="dnb-busy" aria-hidden="true">+</span>' * bool(new)
         )
-        head += f'<th scope="col"{" class=dnb-num" * (name in numeric)}{new}>{label}</th>'
+        kind = " class=dnb-num" if name in numeric else " class=dnb-wide" if _is_long(entries, name) else ""
+        head += f'<th scope="col"{kind}{new}>{label}</th>'
     drawn = [_draw_entry(entry, shown, numeric, limits, has_numbers) for entry in entries]
     pages = [_page(head, drawn[start : start + PAGE_ROWS]) for start in range(0, len(drawn), PAGE_ROWS)]
     table = pages[0] if pages else _page(head, [])
@@ -221,6 +223,11 @@ def _item(item: Any) -> Any:
     if isinstance(item, dict) and {"role", "content"} <= item.keys():
         return f"{item['role']}: {value_text(item['content'])}"
     return value_text(item) if isinstance(item, (list, tuple)) else item
+
+
+def _is_long(entries: Sequence[Entry], name: str) -> bool:
+    """Whether a column holds texts that would stand a word a line if they had no room of their own."""
+    return any(len(value_text(entry.row.get(name))) > LONG_CHARS for entry in entries)
 
 
 def _is_numeric(entries: Sequence[Entry], name: str) -> bool:

@@ -153,6 +153,26 @@ def test_a_cell_without_preview_asks_nothing_and_returns_the_step(notebook: Note
     assert first == "prefs · answer replaced · reads text · makes generations, generation_models"
 
 
+def test_a_cell_names_the_versions_of_its_prompt(notebook: Notebook) -> None:
+    told = [
+        notebook.shown(f"%%distil prompt answer{options}\n{body}")[1].stdout.split(" · ")[1]
+        for body, options in [
+            ("Say {{ text }} twice.", ""),
+            ("Say {{ text }} thrice.", ""),
+            ("Say {{ text }} thrice.", " -k 3"),
+            ("Say {{ text }} twice.", " --no-preview"),
+            ("Say {{ text }} not at all.", " --no-preview"),
+        ]
+    ]
+    assert told == [
+        "answer@1 replaced",  # what was there nobody had tried
+        "answer@2 replaces answer@1",
+        "answer@2 again",
+        "answer@1 replaces answer@2",
+        "answer replaced",  # it gets its number when it is tried
+    ]
+
+
 def test_run_waits_and_its_rows_are_the_previews(notebook: Notebook) -> None:
     """A function of a cell travels to the run's workers, and the preview's replies are the run's."""
     notebook.cell("%%distil step loud\ndef loud(text):\n    return {'loud': text.upper()}")

@@ -60,7 +60,7 @@ def test_the_dataset_reads_back_as_it_was(executed: dict[str, Any]) -> None:
         ("new", "topic"),
         (
             "prompt",
-            "prefs · answer added after load · reads instruction · makes generations, generation_models",
+            "prefs · answer@1 added after load · reads instruction · makes generations, generation_models",
         ),
         ("prompt", "rehearsed"),
         ("render", "You are terse and exact."),
