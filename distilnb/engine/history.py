@@ -38,6 +38,8 @@ _FILE = "history.sqlite"
 _PREVIEW = ""  # in the place of a run's id: the previews, which have none
 _KEYS = ("number", "at", "kind", "fields")
 _MAX_ADOPTED = 1_000  # versions of a step in a file
+_MAX_NUMBER = 1_000_000_000  # that a file may bring: the next one must be a number of SQLite's too
+_MAX_AT = 32_503_680_000  # the year 3000: a time that any platform can show
 _MAX_TIMINGS = 200  # kept of a version and a model
 
 
@@ -118,8 +120,9 @@ class History:
 
     def adopt(self, step: str, versions: Iterable[Version]) -> None:
         """Take over versions that a file brings, with their numbers as far as these are free."""
-        known = {version.number for version in self.versions(step)}
         with self._lock, self._telling("written"), transaction(self._db):
+            query = "SELECT number FROM versions WHERE step = ?"
+            known = {number for (number,) in self._db.execute(query, (step,))}
             late = []
             for version in versions:
                 if self._number(step, version.wording.digest) is not None:
@@ -238,7 +241,20 @@ def from_data(data: object) -> list[Version]:
         if not isinstance(entry, dict):
             continue
         number, at, kind, fields = (entry.get(name) for name in _KEYS)
-        is_text = isinstance(fields, dict) and all(isinstance(name, str) for name in fields)
-        if isinstance(number, int) and isinstance(at, (int, float)) and kind in TASKS and is_text:
-            found.append(Version(number, plain_wording(str(kind), fields or {}), float(at)))
+        if not (isinstance(number, int) and number <= _MAX_NUMBER):
+            continue
+        if not (isinstance(at, (int, float)) and 0 <= at <= _MAX_AT):
+            continue
+        if kind in TASKS and isinstance(fields, dict) and _is_wording(fields):
+            found.append(Version(number, plain_wording(str(kind), fields), float(at)))
     return found
+
+
+def _is_wording(fields: Mapping[Any, Any]) -> bool:
+    """Whether fields are named, and their messages, if there are any, are pairs of role and template."""
+    messages = fields.get("messages", [])
+    pairs = messages if isinstance(messages, list) else [None]
+    return all(isinstance(name, str) for name in fields) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+        for pair in pairs
+    )

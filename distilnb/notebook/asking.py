@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from distilnb.notebook.session import Session
 from distilnb.notebook.waiting import USUAL_ROWS, Waiting
+from distilnb.spec.base import Spec
+from distilnb.spec.digest import digest_of
 from distilnb.view.figures import money, plural
 
 if TYPE_CHECKING:
     from distilnb.pipeline.measure import Quote
 
 T = TypeVar("T")
+
+
+def as_key(value: Any) -> Hashable:
+    """Return what tells apart what a word of a line stands for: a variable may hold another model later."""
+    if isinstance(value, Spec):
+        return value.kind(), digest_of(value.dump())
+    if isinstance(value, (list, tuple)):
+        return tuple(as_key(item) for item in value)
+    word: Hashable = value
+    return word
 
 
 def quoted_when_dear(

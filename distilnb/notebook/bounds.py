@@ -52,8 +52,11 @@ def most_of_preview(name: str, graph: Graph, n: int | None, *, enough: float) ->
     return Bound(*_sum(tasks, prices, open_rows), n_rows)
 
 
-def most_of_retry(run: Run, step: str | None = None) -> Bound:
-    """Return about the most that it can cost to do the failed rows of a run again, all or those of a step."""
+def most_of_retry(run: Run, step: str | None = None, using: Graph | None = None) -> Bound:
+    """Return about the most that it can cost to do the failed rows of a run again, all or those of a step.
+
+    With `using`, the graph of an edited pipeline, its version of a failed step does them.
+    """
     errors = run.errors()
     failed = errors[(errors["state"] == "open") & ~errors["is_partial"]]
     if step is not None:
@@ -64,7 +67,12 @@ def most_of_retry(run: Run, step: str | None = None) -> Bound:
         for other in graph.steps:
             if other == name or name in graph.ancestors(other):
                 rows[other] += int(count)
-    tasks = _tasks(graph)
+    edited = using.steps if using is not None else {}
+    at = set(failed["step"])
+    tasks = [
+        by if task.name in at and isinstance(by := edited.get(task.name), Task) else task
+        for task in _tasks(graph)
+    ]
     return Bound(*_sum(tasks, {task.name: _price_each(task) for task in tasks}, rows), len(failed))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from distilnb.notebook.asking import quoted_when_dear
+from distilnb.notebook.asking import as_key, quoted_when_dear
 from distilnb.notebook.options import LLM, PIPELINE, ROWS, YES, Command, argument
 from distilnb.notebook.session import Session, Target
 from distilnb.notebook.waiting import Waiting
@@ -40,7 +40,7 @@ def diff(session: Session, options: Namespace) -> Diff | Waiting[Diff]:
     if options.yes:
         return do()
     quote = do(ask=False).quote
-    key = ("diff", whole.digest, *words, options.rows)
+    key = ("diff", whole.digest, *words, *how.values())
     return quoted_when_dear(session, key, f"A diff of {' and '.join(words)}", quote, options.rows, do)
 
 
@@ -62,7 +62,7 @@ def compare(session: Session, options: Namespace) -> Comparison | Waiting[Compar
         found = do()
     else:
         quote = do(ask=False).quote
-        key = ("compare", whole.digest, *words, options.llm, options.rows, options.judge)
+        key = ("compare", whole.digest, *words, *map(as_key, how.values()))
         found = quoted_when_dear(session, key, f"A comparison of {', '.join(words)}", quote, options.rows, do)
     if options.judge is None and not isinstance(found, Waiting):
         compared = found

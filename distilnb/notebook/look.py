@@ -44,7 +44,7 @@ def preview_when_confirmed(
     graph = with_parameters(pipeline.graph, parameters)
     if target.step:
         graph = graph.keeping({target.step, *graph.ancestors(target.step)})
-    return ask_when_confirmed(session, pipeline.name, graph, n, do)
+    return ask_when_confirmed(session, pipeline.name, graph, n, do, ("preview", target.step))
 
 
 def prompt(session: Session, options: Namespace) -> Prompt:

@@ -48,7 +48,7 @@ def estimate(session: Session, options: Namespace) -> Estimate | Waiting[Estimat
     if options.yes or options.no_ask:
         return do()
     graph = with_parameters(pipeline.graph, parameters)
-    return ask_when_confirmed(session, pipeline.name, graph, SAMPLE_ROWS, do)
+    return ask_when_confirmed(session, pipeline.name, graph, SAMPLE_ROWS, do, ("estimate", options.rows))
 
 
 def start(session: Session, options: Namespace) -> Run | Waiting[Run]:
@@ -127,8 +127,10 @@ def retry(session: Session, options: Namespace) -> Run | Waiting[Run]:
     """
     run = session.run(options.run)
     using = session.pipeline(options.using).pipeline if options.using else None
-    do = partial(run.retry, options.step, using=using, parameters=session.parameters(options.param))
-    again = do() if options.yes else retry_when_confirmed(session, run, do, options.step)
+    parameters = session.parameters(options.param)
+    do = partial(run.retry, options.step, using=using, parameters=parameters)
+    edited = None if using is None else with_parameters(using.graph, parameters)
+    again = do() if options.yes else retry_when_confirmed(session, run, do, options.step, edited)
     if not isinstance(again, Waiting):
         session.say(again.note)
     return _shown(session, again, wait=options.wait)

@@ -6,7 +6,7 @@ Nothing is ever read from a prompt, so that a notebook that nobody watches (nbcl
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -140,28 +140,29 @@ def start_when_confirmed(session: Session, pipeline: Pipeline, do: partial[Run])
     cost = None if quote.cost_usd is None else quote.cost_usd.high
     if cost is not None and cost <= limit:
         return do()
-    key = ("run", graph.digest, tuple(options.values()))
+    key = ("run", graph.digest, is_new, *options.values())
     return session.let_wait(key, Waiting(session, f"A run of {pipeline.name}", quote, cost, do))
 
 
 def retry_when_confirmed(
-    session: Session, run: Run, do: Callable[[], Run], step: str | None
+    session: Session, run: Run, do: Callable[[], Run], step: str | None, using: Graph | None = None
 ) -> Run | Waiting[Run]:
-    """Do failed rows again, or show what that may cost and let it wait."""
-    bound = most_of_retry(run, step)
+    """Do failed rows again, by an edited graph if there is one, or show what that may cost and let it wait."""
+    bound = most_of_retry(run, step, using)
     if not bound.requests or (bound.cost is not None and bound.cost <= session.settings.confirm_cost_over):
         return do()
     rows, requests = plural(bound.rows, "row"), plural(bound.requests, "request")
     quote = f"{run.id} · {rows} to be done again · {requests} at most"
     waiting = Waiting(session, f"A retry of {run.id}", quote, bound.cost, do)
-    return session.let_wait(("retry", run.id, step), waiting)
+    return session.let_wait(("retry", run.id, step, using and using.digest), waiting)
 
 
 def ask_when_confirmed(
-    session: Session, name: str, graph: Graph, n: int | None, do: Callable[[], T]
+    session: Session, name: str, graph: Graph, n: int | None, do: Callable[[], T], key: Hashable
 ) -> T | Waiting[T]:
     """Preview a graph on n rows (None: all that are pinned), or show what that may cost and let it wait.
 
+    Lines of one `key`, the graph and n ask one question: they must do the same.
     What no price is known for is asked without a word, as long as it is for no more rows than are pinned anyway.
     """
     limit = session.settings.confirm_cost_over
@@ -171,6 +172,5 @@ def ask_when_confirmed(
         return do()
     requests = plural(bound.requests, "request")
     quote = f"{name} · a preview of {plural(bound.rows, 'row')} · {requests} at most"
-    return session.let_wait(
-        (graph.digest, n), Waiting(session, f"A preview of {name}", quote, bound.cost, do)
-    )
+    waiting = Waiting(session, f"A preview of {name}", quote, bound.cost, do)
+    return session.let_wait((key, graph.digest, n), waiting)

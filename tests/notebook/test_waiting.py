@@ -257,3 +257,41 @@ def test_a_notebook_that_nobody_watches_goes_on(home: Path, tmp_path: Path) -> N
     assert WIDGET not in outputs
     assert book.cells[3].outputs[0]["text"] == "after\n"
     assert runs() == []
+
+
+def test_lines_that_do_not_do_the_same_ask_questions_of_their_own(dear: Notebook) -> None:
+    dear.cell("dear_two = dn.llm('rehearsal', model='two', price=(20000, 20000))")
+    dear.cell("prefs['answer'].version\nprefs = prefs.generate('answer', 'Now {{ text }}')")
+    lines = [
+        "%distil preview",
+        "%distil estimate",
+        "%distil estimate -n 3",
+        "%distil preview prefs.answer",
+        "%distil diff answer@1 answer@2",
+        "%distil diff answer@1 answer@2 --no-judge",
+        "%distil compare answer@1 answer@2",
+        "%distil compare answer@1 answer@2 --blind",
+        "%distil compare answer@1 answer@2 --seed 1",
+        "%distil compare answer@1 answer@2 --llm dear",
+        "%distil run",
+        "%distil run --new",
+    ]
+    asked = [dear.cell(line) for line in lines]
+    assert all(isinstance(one, Waiting) for one in asked)
+    assert len({id(one) for one in asked}) == len(lines)
+    assert [id(dear.cell(line)) for line in lines] == [id(one) for one in asked]
+    dear.cell("dear = dear_two")
+    assert dear.cell("%distil compare answer@1 answer@2 --llm dear") is not asked[lines.index(lines[9])]
+
+
+def test_a_retry_by_an_edited_pipeline_is_bounded_by_the_model_that_does_it(dear: Notebook) -> None:
+    dear.cell("picky = dn.llm('rehearsal', failure_rate=1.0, max_retries=0)")
+    dear.cell("picked = dn.Pipeline('picked', llm=picky).from_dicts(rows).generate('pick', '{{ text }}')")
+    run = dear.cell("%distil run picked --wait")
+    assert len(run.errors()) == 8
+    dear.cell("edited = picked.generate('pick', '{{ text }}', llm=dear)")
+    waiting, shown = dear.shown("%distil retry --using edited")
+    assert isinstance(waiting, Waiting)
+    assert "8 rows to be done again · 8 requests at most" in visible(shown)
+    assert "it may come to up to $640.00" in visible(shown)
+    assert isinstance(dear.cell("%distil retry --wait"), Run)  # by the run's own model, which is free

@@ -365,6 +365,27 @@ def test_a_file_changes_no_number_that_is_taken(
     assert numbers["system:\nBe terse.\nuser:\n{{ instruction }}"] == 2
 
 
+NO_VERSIONS = [
+    "{number: 3, at: .inf, kind: TextGeneration, fields: {messages: [[user, hi]]}}",
+    "{number: 3, at: .nan, kind: TextGeneration, fields: {messages: [[user, hi]]}}",
+    "{number: 3, at: -1.0e+18, kind: TextGeneration, fields: {messages: [[user, hi]]}}",
+    f"{{number: 3, at: {10**400}, kind: TextGeneration, fields: {{messages: [[user, hi]]}}}}",
+    f"{{number: {2**70}, at: 0, kind: TextGeneration, fields: {{messages: [[user, hi]]}}}}",
+    f"{{number: {2**63 - 1}, at: 0, kind: TextGeneration, fields: {{messages: [[user, hi]]}}}}",
+    "{number: 3, at: 0, kind: TextGeneration, fields: {messages: 5}}",
+    "{number: 3, at: 0, kind: TextGeneration, fields: {messages: [[user]]}}",
+    "{number: 3, at: 0, kind: TextGeneration, fields: {messages: [[user, 5]]}}",
+]
+
+
+@pytest.mark.parametrize("entry", NO_VERSIONS)
+def test_what_could_not_be_shown_later_is_no_version(server: MockLLM, entry: str) -> None:
+    opened = Pipeline.from_yaml(f"{prefs(server).to_yaml()}\nhistory: {{answer: [{entry}]}}\n")
+    versions = opened["answer"].versions
+    assert [one.number for one in versions] == [1]
+    assert "answer@1" in repr(versions)
+
+
 def test_a_history_that_is_no_history_is_passed_over(server: MockLLM) -> None:
     text = prefs(server).to_yaml()
     for history in (
