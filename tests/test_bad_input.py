@@ -394,15 +394,17 @@ def start_with(**parameters: Any) -> Callable[[Place], object]:
 
 NO_ROWS = "The list of rows is empty.\nGive at least one row."
 OF_THE_MODEL = (
-    "['api_key', 'base_url', 'cache_id', 'default_headers', 'extra', 'frequency_penalty', 'generation_kwargs', "
-    "'logprobs', 'max_concurrency', 'max_new_tokens', 'max_retries', 'min_p', 'model', 'presence_penalty', "
-    "'price', 'rpm', 'seed', 'stop', 'structured_output', 'temperature', 'timeout', 'top_k', 'top_logprobs', "
-    "'top_p', 'tpm', 'transport']"
+    "['api_key', 'base_url', 'base_urls', 'cache_id', 'default_headers', 'extra', 'frequency_penalty', "
+    "'generation_kwargs', 'logprobs', 'magpie_pre_query_template', 'max_concurrency', 'max_new_tokens', "
+    "'max_retries', 'min_p', 'model', 'offline_batch', 'offline_batch_discount', 'offline_batch_poll', "
+    "'offline_batch_size', 'presence_penalty', 'price', 'rpm', 'seed', 'stop', 'structured_output', "
+    "'temperature', 'timeout', 'top_k', 'top_logprobs', 'top_p', 'tpm', 'transport', 'use_magpie_template']"
 )
 OF_THE_TASK = (
-    "['cache', 'columns', 'group_generations', 'input_batch_size', 'input_mappings', 'llm', 'max_reasks', 'messages', "
-    "'min_generations', 'name', 'num_generations', 'on_truncated', 'output_mappings', 'resources', "
-    "'structured_output', 'system_prompt', 'template', 'unlists_fields', 'use_cache', 'use_system_prompt']"
+    "['cache', 'columns', 'group_generations', 'image_folder', 'image_type', 'images', 'input_batch_size', "
+    "'input_mappings', 'llm', 'max_reasks', 'messages', 'min_generations', 'name', 'num_generations', "
+    "'on_truncated', 'output_mappings', 'resources', 'structured_output', 'system_prompt', 'template', "
+    "'unlists_fields', 'use_cache', 'use_system_prompt']"
 )
 PROVIDERS = sorted(catalog.PROVIDERS)
 NOT_A_DIRECTORY = "cannot be made: Not a directory.\nSet DISTILNB_HOME to a folder that can be written."

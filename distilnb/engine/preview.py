@@ -266,11 +266,9 @@ def warm_up() -> None:
     """Import ahead, in a thread, what the first preview needs."""
 
     def load() -> None:
+        import aiohttp  # noqa: F401
         import jinja2.sandbox  # noqa: F401
 
-        from distilnb.llms.certificates import import_aiohttp
-
-        import_aiohttp()
         _loop()
 
     threading.Thread(target=load, name="distilnb-warm-up", daemon=True).start()

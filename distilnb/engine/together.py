@@ -20,10 +20,11 @@ async def all_or_first_error(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
-    for task in done:
-        error = task.exception()
-        if error is not None:
-            raise error
+    errors = [
+        error for task in done if (error := task.exception()) is not None
+    ]  # of all, or asyncio complains
+    if errors:
+        raise errors[0]
 
 
 async def either(*events: asyncio.Event) -> None:

@@ -19,11 +19,10 @@ from distilnb.errors import (
 )
 from distilnb.llms.address import proxy_of
 from distilnb.llms.batches import MARK, BatchLimits, Job, Outcome, Sought, read_lines
-from distilnb.llms.certificates import certificates
 from distilnb.llms.failures import error_of, quote, request_id_of, timed_out, unreachable
 from distilnb.llms.protocol import read_answer
 from distilnb.llms.request import Request
-from distilnb.llms.transport import CONNECT_TIMEOUT_S, Connection, as_json
+from distilnb.llms.transport import CONNECT_TIMEOUT_S, Connection, as_json, certificates
 
 if TYPE_CHECKING:
     import aiohttp

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, NamedTuple
 
 from distilnb.errors import MalformedReplyError, ModelError, RefusedRequestError
 from distilnb.llms.address import is_loopback
-from distilnb.llms.certificates import certificates
 from distilnb.llms.failures import error_of, quote, timed_out, unreachable
 from distilnb.llms.images import check_sees, parts_of
 from distilnb.llms.remote import RemoteLLM
 from distilnb.llms.request import Answer, Message, Reply, Request
+from distilnb.llms.transport import certificates
 from distilnb.optional import optional
 
 # What is sent where there is no key. Never nothing: an SDK would then read the environment's by itself, and send it to

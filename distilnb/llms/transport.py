@@ -13,11 +13,12 @@ import orjson
 
 from distilnb.errors import MalformedReplyError, RefusedRequestError
 from distilnb.llms.address import proxy_of
-from distilnb.llms.certificates import certificates, import_aiohttp
 from distilnb.llms.failures import Target, error_of, request_id_of, timed_out, unreachable
 from distilnb.llms.request import Answer, Request
 
 if TYPE_CHECKING:
+    import ssl
+
     import aiohttp
     import openai
     import yarl
@@ -80,10 +81,10 @@ class HttpClient:
 
     async def post(self, fields: Mapping[str, Any]) -> Posted:
         """Post one body once; raises ModelError for a response that is not good."""
-        connection = self._connection
-        session = self._session or self._open()
         import aiohttp
 
+        connection = self._connection
+        session = self._session or self._open()
         # As a payload, or aiohttp would look for the one that fits its type.
         body = aiohttp.BytesPayload(as_json(fields, connection.target))
         posting = session.post(self._url, data=body, allow_redirects=False, proxy=self._proxy)
@@ -111,7 +112,6 @@ class HttpClient:
             self._session = None
 
     def _open(self) -> aiohttp.ClientSession:
-        import_aiohttp()
         import aiohttp
         import yarl
 
@@ -196,6 +196,20 @@ class SdkClient:
             ),
         )
         return self._client
+
+
+def certificates() -> ssl.SSLContext:
+    """Return the certificates to trust: the system's, or those that SSL_CERT_FILE or SSL_CERT_DIR names."""
+    import os
+    import ssl
+
+    context = ssl.create_default_context()
+    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+    if not named and not context.cert_store_stats()["x509_ca"]:  # Python on macOS comes without any
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context
 
 
 _JSON = json.JSONEncoder(separators=(",", ":"))

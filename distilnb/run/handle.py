@@ -22,6 +22,7 @@ from distilnb.export.distiset import Distiset
 from distilnb.export.frames import frame_of
 from distilnb.export.info import RunInfo, count_edited, count_failures
 from distilnb.rows import Row
+from distilnb.run.picture import RunPicture
 from distilnb.spec.files import PipelineFile
 from distilnb.view.actions import run_actions
 from distilnb.view.card import run_card, status_line, status_text
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from distilnb.review.argilla import Pushed
-    from distilnb.spec.graph import Graph
     from distilnb.view.story import RowStory
 
 _FIRST_POLL_S = 0.005  # a short run must not wait for a long poll
@@ -53,7 +53,7 @@ class Run:
         self._reader = RunReader(run_dir)
         self._secrets = dict(secrets or {})  # literal keys, for a resume from this kernel
         self.note = note
-        self._graph: Graph | None = None
+        self._picture = RunPicture(self._reader)
         self._panel: weakref.ref[RunPanel] | None = None  # the last one
 
     @property
@@ -394,7 +394,7 @@ class Run:
         """
         panel = RunPanel(
             self.status,
-            self._graph_svg,
+            self._picture,
             attach_line=f"run {self.id} started · attach from anywhere: %distil attach {self.id}",
             actions=run_actions(self, before_retry),
             panes=panes_of(self._reader, self.logs, lambda step: self.retry(step).note),
@@ -405,13 +405,6 @@ class Run:
         self._panel = weakref.ref(panel)
         return panel
 
-    def _graph_svg(self, status: RunStatus) -> str:
-        from distilnb.view.graph import draw_svg
-
-        if self._graph is None:  # it never changes, and a panel draws it some times a second
-            self._graph = self.pipeline_file().graph
-        return draw_svg(self._graph, status=status, use_dot=False)
-
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         status = self.status()
         panel = self._panel() if self._panel else None
@@ -420,7 +413,7 @@ class Run:
                 line_bundle(f"{self.id} · its panel is live; %distil attach {self.id} brings it here")
             )
         below = trouble_html(self._reader, status) if status.is_ended else ""
-        bundle: dict[str, str] = dict(run_card(status, self._graph_svg(status), below=below))
+        bundle: dict[str, str] = dict(run_card(status, self._picture(status), below=below))
         return bundle
 
     def __repr__(self) -> str:

@@ -27,6 +27,7 @@ from distilnb.errors import (
 from distilnb.llms.openai import OpenAILLM
 from distilnb.llms.request import Answer, Request
 from distilnb.llms.shape import ReplyShape
+from distilnb.llms.transport import certificates
 from tests.llms.scripted import Seen, ask, scripted_server
 from tests.servers import MockLLM, mock_llm
 
@@ -320,3 +321,12 @@ def test_a_client_is_closed_more_than_once_without_harm(transport: str) -> None:
         await client.close()
 
     asyncio.run(main())
+
+
+def test_certificates_are_the_systems_or_those_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import certifi
+
+    monkeypatch.setenv("SSL_CERT_FILE", certifi.where())
+    assert certificates().cert_store_stats()["x509_ca"] > 0

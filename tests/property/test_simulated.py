@@ -169,9 +169,7 @@ def hold_against(world: World, rounds: Rounds, seen: Counter[str]) -> bool:
     if not any(order.is_live for order in world.orders):
         assert n_kept == len(rounds.replies.known)
     n_told, n_requests = count_of("asked", world.run_dir), world.n_requests()
-    # Rows of a dead worker that share an answer may each tell that they asked for it; a row that is given up by a stop,
-    # or when another ends the run, does not tell of its failed requests.
-    if world.strokes or world.endings:
+    if world.strokes:  # rows of a dead worker that share an answer may each tell that they asked for it
         assert n_told <= n_requests + rounds.replies.n_shared
     else:
         assert n_told == n_requests

@@ -31,8 +31,10 @@ class VllmEmbeddingEngine(EmbeddingEngine):
         )
 
     def embed(self, texts: Sequence[str]) -> Sequence[Vector]:
+        from vllm.exceptions import VLLMValidationError
+
         try:
             made = self.model.embed(list(texts), use_tqdm=False)
-        except ValueError as error:  # the library's word for a text that is too long
-            raise RefusedRequestError(f"vLLM refused a text: {error}") from error
+        except (ValueError, VLLMValidationError) as error:  # for a text that is too long
+            raise RefusedRequestError(f"vLLM refused a text: {error}", "Shorten the text.") from error
         return [Vector(one.outputs.embedding, len(one.prompt_token_ids)) for one in made]

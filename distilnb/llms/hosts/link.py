@@ -60,6 +60,11 @@ class Link:
                 raise FileNotFoundError
             reader, writer = await asyncio.open_unix_connection(info.socket)
         except OSError as error:
+            if info is not None and info.state in (
+                "starting",
+                "loading",
+            ):  # it listened, and died before we came
+                raise HostGone(said_bye=False, pid=info.pid) from error
             raise HostGone(said_bye=True) from error
         link = cls(place, info.pid, provider, reader, writer)
         link.say({"do": "hello", "keep_alive": keep_alive_s})
