@@ -153,7 +153,7 @@ def _announce(
         print(line)
     if is_kernel():
         _show(pipeline._repr_mimebundle_())
-        previewed = pipeline.preview(3, show=True)
+        previewed = pipeline.preview(2, show=True)
         _show(previewed["judge"]._repr_mimebundle_())  # all steps would fill three screens
 
 

@@ -56,3 +56,11 @@ def test_binders_packages_are_those_that_are_pinned() -> None:
     recipe = (ROOT / "binder" / "postBuild").read_text(encoding="utf-8")
     assert "--require-hashes -r requirements/lab.txt" in recipe
     assert os.access(ROOT / "binder" / "postBuild", os.X_OK)
+
+
+def test_binder_opens_on_the_tour() -> None:
+    started = subprocess.run(
+        [ROOT / "binder" / "start", "echo", "lab"], capture_output=True, text=True, check=True
+    ).stdout
+    assert started.startswith("lab --ServerApp.default_url=/lab/tree/")
+    assert (ROOT / started.strip().partition("/lab/tree/")[2]).is_file()

@@ -7,8 +7,10 @@ middle tones.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from distilnb.view.looks import COLOURS, Look, Tone
@@ -66,6 +68,9 @@ margin-top:5px}}
 </style>""".replace("\n", "")
 
 
+_OUR_CLASS = re.compile(r"\bdnb-[\w-]+")
+
+
 @dataclass(frozen=True)
 class Shown:
     """One thing in its two lasting forms; Jupyter takes the HTML, a terminal the text."""
@@ -90,8 +95,21 @@ def escape(text: object) -> str:
 
 
 def page(*parts: str) -> str:
-    """Return parts as one output with its style."""
-    return STYLE + ours("".join(parts))
+    """Return parts as one output with the part of the style that it needs."""
+    content = ours("".join(parts))
+    return style_of(frozenset(_OUR_CLASS.findall(content))) + content
+
+
+@lru_cache(maxsize=64)
+def style_of(classes: frozenset[str]) -> str:
+    """Return the rules of the style that can hold where only these of our classes are used."""
+    rules = STYLE.removeprefix("<style>").removesuffix("</style>").split("}")[:-1]
+    kept = [rule for rule in rules if any(_uses(one, classes) for one in rule.partition("{")[0].split(","))]
+    return f"<style>{'}'.join(kept)}}}</style>"
+
+
+def _uses(selector: str, classes: frozenset[str]) -> bool:
+    return all(name in classes for name in _OUR_CLASS.findall(selector))
 
 
 def ours(content: str, *, role: str = "") -> str:
