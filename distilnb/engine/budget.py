@@ -121,7 +121,7 @@ def estimate(llm: LLM, request: Request, longest_reply: int = USUAL_REPLY_TOKENS
     # Three ASCII characters are a token at most, in code; of other scripts each may be one.
     n_input = 8 + sum(len(t) // 3 if t.isascii() else len(t) for t in texts)
     n_input += IMAGE_TOKENS * n_images(request.messages)
-    if llm.makes != "text":
+    if llm.makes == "vector":
         return cost_usd(llm, n_input, 0) or 0.0, n_input
     n_output = int(llm.generation_kwargs.get("max_new_tokens") or longest_reply) * request.n
     return cost_usd(llm, n_input, n_output) or 0.0, n_input + n_output
