@@ -295,3 +295,29 @@ def test_a_retry_by_an_edited_pipeline_is_bounded_by_the_model_that_does_it(dear
     assert "8 rows to be done again · 8 requests at most" in visible(shown)
     assert "it may come to up to $640.00" in visible(shown)
     assert isinstance(dear.cell("%distil retry --wait"), Run)  # by the run's own model, which is free
+
+
+def test_what_waits_says_so_to_a_cell_that_wants_its_result(dear: Notebook) -> None:
+    dear.cell("run = %distil run")
+    said = dear.error("run.rows('answer')")
+    assert "AttributeError: there is no 'rows' yet. A run of prefs waits: it may come to a cost" in said
+    assert "run the line again with -y" in said
+    assert not hasattr(dear.names["run"], "_repr_html_")
+
+
+def test_what_is_expected_is_not_called_the_most(dear: Notebook) -> None:
+    dear.cell("prefs['answer'].version\nprefs = prefs.generate('answer', 'Now {{ text }}')")
+    _, shown = dear.shown("%distil diff answer@1 answer@2")
+    assert "A diff of answer@1 and answer@2 waits: it may come to about $" in visible(shown)
+    _, shown = dear.shown("%distil preview")
+    assert "A preview of prefs waits: it may come to up to $" in visible(shown)
+
+
+def test_long_rows_are_not_taken_for_usual_ones(notebook: Notebook) -> None:
+    notebook.cell("usual = dn.llm('rehearsal', price=(10, 10))\nbooks = [{'text': 'word ' * 200_000}]")
+    notebook.cell("short = dn.Pipeline('short', llm=usual).from_dicts(rows).generate(prompt='{{ text }}')")
+    assert isinstance(notebook.cell("%distil preview -p short"), Preview)
+    notebook.cell("long = dn.Pipeline('long', llm=usual).from_dicts(books).generate(prompt='{{ text }}')")
+    waiting, shown = notebook.shown("%distil preview -p long")
+    assert isinstance(waiting, Waiting)
+    assert "1 request at most" in visible(shown)
