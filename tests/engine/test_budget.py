@@ -9,6 +9,7 @@ import pytest
 from distilnb.engine.budget import Budget, BudgetReached, estimate
 from distilnb.llms import OpenAIEmbeddings, OpenAIImageGeneration, OpenAILLM
 from distilnb.llms.base import LLM
+from distilnb.llms.prices import price_of
 from distilnb.llms.request import Request
 
 
@@ -68,6 +69,8 @@ def test_sums_of_fractions_leave_nothing_set_aside() -> None:
 )
 def test_what_a_reply_may_cost_is_held_where_its_tokens_are_paid_for(kind: type[LLM], n_output: int) -> None:
     llm = kind(model="m", price=(0.0, 1.0))
-    cost, tokens = estimate(llm, Request(({"role": "user", "content": "A kite."},)), longest_reply=1000)
+    cost, tokens = estimate(
+        llm, price_of(llm), Request(({"role": "user", "content": "A kite."},)), longest_reply=1000
+    )
     assert cost == pytest.approx(n_output / 1e6)
     assert tokens - n_output == 10
