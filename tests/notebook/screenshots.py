@@ -99,6 +99,11 @@ SCENES = (
     ),
     Scene("panel", "run = prefs.start(max_cost=2)", until_half),
     Scene("errors", "run.panel().show()", open_errors),
+    Scene(
+        "diff",
+        'terse = prefs.generate("answer", "Answer in one sentence.\\n\\n{{ instruction }}", k=1)\n'
+        'terse.diff("answer@1", "answer@2", n=2, judge=False)',
+    ),
 )
 
 
