@@ -104,9 +104,11 @@ class CompatibleLLM(RemoteLLM):
 
     def check(self) -> None:
         """Raise what would make every request be refused, by any of the servers."""
-        super().check()
-        for one in self.by_server():
+        servers = self.by_server()
+        for one in servers:
             one.check()
+        if not servers:
+            super().check()
 
     def probe(self) -> None:
         """Raise UnreachableError when no server accepts a connection."""

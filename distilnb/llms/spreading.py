@@ -82,6 +82,7 @@ class _Server:
         """Send, and note what that tells of the server."""
         self.n_in_flight += 1
         self.n_sent += 1
+        until_s = self.until_s
         try:
             answer = await self.client.send(request)
         except ModelError as error:
@@ -89,7 +90,10 @@ class _Server:
             raise
         finally:
             self.n_in_flight -= 1
-        self.until_s, self._n_failed, self._out_s = 0.0, 0, OUT_S[0]
+        # An answer to what was sent before the server went out does not tell that it is back.
+        if self.until_s == until_s:
+            self.until_s, self._out_s = 0.0, OUT_S[0]
+        self._n_failed = 0
         return answer
 
     def _note(self, error: ModelError) -> None:

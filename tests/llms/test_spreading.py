@@ -19,6 +19,7 @@ from distilnb.errors import (
     UnsafeFileError,
 )
 from distilnb.llms import OpenAIEmbeddings, OpenAILLM, spreading
+from distilnb.llms.request import Answer, Reply, Request
 from distilnb.llms.spreading import SpreadClient
 from distilnb.pipeline import Pipeline
 from tests.llms.scripted import ScriptedClient, ask
@@ -40,6 +41,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def sent(*clients: ScriptedClient) -> list[int]:
     return [len(client.requests) for client in clients]
+
+
+class LateFirst:
+    """A server that answers its first request once it may, and refuses the others."""
+
+    def __init__(self) -> None:
+        self.n_requests = 0
+        self.may_answer = asyncio.Event()
+
+    async def send(self, request: Request) -> Answer:
+        self.n_requests += 1
+        if self.n_requests > 1:
+            raise RateLimitError("Busy.", retry_after_s=30.0)
+        await self.may_answer.wait()
+        return Answer((Reply("late", "stop", "m"),))
+
+    async def close(self) -> None:
+        """Nothing to close."""
 
 
 async def send(client: SpreadClient, n: int = 1) -> list[object]:
@@ -120,6 +139,22 @@ def test_a_refusal_leaves_a_server_alone_for_the_time_it_names(clock: list[float
     asyncio.run(refuse())
 
 
+def test_an_answer_from_before_a_refusal_does_not_bring_the_server_back(clock: list[float]) -> None:
+    async def refuse() -> list[int]:
+        busy, other = LateFirst(), ScriptedClient(1, takes_s=0.01)
+        client = SpreadClient([busy, other])
+        first = asyncio.ensure_future(client.send(ask()))
+        await asyncio.sleep(0)
+        await send(client, 2)  # one each; the first server refuses its, and the other answers that too
+        assert [busy.n_requests, len(other.requests)] == [2, 2]
+        busy.may_answer.set()
+        await first
+        await send(client, 3)
+        return [busy.n_requests, len(other.requests)]
+
+    assert asyncio.run(refuse()) == [2, 5]
+
+
 def test_where_all_refuse_the_caller_is_told(clock: list[float]) -> None:
     async def refuse() -> object:
         client = SpreadClient(
@@ -190,14 +225,17 @@ def test_the_environments_key_goes_to_no_server_that_may_not_have_it(monkeypatch
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
     own = "https://api.openai.com/v1"
     mixed = OpenAILLM(model="m", base_urls=[own, URLS[0]])
+    mixed.check()
+    OpenAILLM(model="m", base_urls=[URLS[0], own]).check()
     assert mixed.key() == ""
     assert mixed.key_source() == ""
     assert [one.key() for one in mixed.by_server()] == ["sk-canary", ""]
     given = OpenAILLM(model="m", base_urls=URLS, api_key="sk-given")
     assert [one.key() for one in given.by_server()] == ["sk-given", "sk-given"]
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(MissingKeyError):
-        OpenAILLM(model="m", base_urls=[URLS[0], own]).check()
+    for urls in ([URLS[0], own], [own, URLS[0]]):
+        with pytest.raises(MissingKeyError):
+            OpenAILLM(model="m", base_urls=urls).check()
 
 
 def test_one_server_that_answers_is_enough_to_start(server: MockLLM) -> None:
