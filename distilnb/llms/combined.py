@@ -67,6 +67,11 @@ class CombinedLLM(LLM):
                 "Give the shape to the task (schema=...), or the same structured_output to each member.",
             )
 
+    def check_images(self) -> None:
+        """Raise UnsupportedParameterError where one of the members takes no images: any row may be given to it."""
+        for member in self.members:
+            member.check_images()
+
     def probe(self) -> None:
         """Raise UnreachableError when some member's server cannot be reached."""
         for member in self.members:

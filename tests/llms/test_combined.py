@@ -15,7 +15,7 @@ from distilnb.errors import (
     UnreachableError,
     UnsupportedParameterError,
 )
-from distilnb.llms import FallbackLLM, LLMPool, MixtureOfAgentsLLM, OpenAILLM
+from distilnb.llms import FallbackLLM, LLMPool, MixtureOfAgentsLLM, OpenAILLM, TransformersLLM
 from distilnb.llms.base import LLM
 from distilnb.pipeline import Pipeline
 from distilnb.spec.graph import Graph
@@ -83,6 +83,15 @@ def test_each_members_key_and_parameters_are_checked(place: int) -> None:
     with pytest.raises(UnsupportedParameterError, match=r"top_k.*'a'"):
         bad.check()
     combinations(**KEYED)[place].check()
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_images_are_shown_where_all_members_see_them(place: int) -> None:
+    seeing = combinations(**KEYED)[place]
+    TextGeneration(name="look", images="photo", llm=seeing).check()
+    blind = LLMPool(llms=[seeing, TransformersLLM(model="m")])
+    with pytest.raises(UnsupportedParameterError, match="no images"):
+        blind.check_images()
 
 
 def test_servers_of_all_members_must_answer_but_of_backups_only_one() -> None:
