@@ -87,21 +87,38 @@ class LLMPool(CombinedLLM):
 
     def parts(self, request: Request, repeat: int = 0) -> list[Part[LLM]]:
         """Return the replies of the members drawn, in the order of the list."""
-        shares = shares_of(draw(request, repeat, self.weights or [1.0] * len(self.llms)), self.n, request.n)
+        weights = self.weights or [1.0] * len(self.llms)
+        shares = shares_of(draw(request, repeat, weights, pools_within(self)), self.n, request.n)
+        drawn = [(member, share) for member, share in zip(self.llms, shares, strict=True) if share]
         parts: list[Part[LLM]] = []
-        for member, share in zip(self.llms, shares, strict=True):
-            if share:
-                parts += member.parts(replace(request, n=share), repeat)
+        given: list[tuple[dict[str, Any], int]] = []
+        for member, share in drawn:
+            own = replace(request, n=share)
+            if len(drawn) > 1:
+                # One model twice, with two keys: its replies are counted together, or both would give the same one.
+                identity = member.identity()
+                first = sum(n for whose, n in given if whose == identity)
+                given.append((identity, share))
+                if first:
+                    own = replace(own, first=request.first + first, salt=f"{request.salt}/{first}")
+            parts += member.parts(own, repeat)
         return parts
 
 
-def draw(request: Request, repeat: int, weights: Sequence[float]) -> list[int]:
+def pools_within(llm: LLM) -> int:
+    """Return how many pools are nested in a model, at its deepest."""
+    return max((pools_within(one) + isinstance(one, LLMPool) for one in llm.members), default=0)
+
+
+def draw(request: Request, repeat: int, weights: Sequence[float], level: int = 0) -> list[int]:
     """Return all places of a pool in the order in which they are drawn without replacement, by weight.
 
     Each place has a number of its own by chance, of the exponential distribution with its weight as rate; the
-    smallest comes first. So a place that is added or left out changes nothing about the order of the others.
+    smallest comes first. So a place that is added or left out changes nothing about the order of the others. `level`
+    keeps a pool of pools from drawing as those in it do: some of their members would never be asked.
     """
-    said = json.dumps([request.messages, request.shape.key if request.shape else None, repeat], default=str)
+    about = [request.messages, request.shape.key if request.shape else None, repeat]
+    said = json.dumps([*about, level] if level else about, default=str)
     seed = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return sorted(range(len(weights)), key=lambda place: (_waiting_time(seed, place, weights[place]), place))
 

@@ -89,6 +89,14 @@ def test_equal_requests_are_drawn_by_their_number_and_shapes_count() -> None:
     assert not pool.is_deterministic
 
 
+def test_a_pool_of_pools_asks_everybody() -> None:
+    one, two, three, four = members(4)
+    pool = LLMPool(llms=[LLMPool(llms=[one, two]), LLMPool(llms=[three, four])])
+    counts = Counter(whose(pool, ask(number))[0][0] for number in range(N_ROWS))
+    for llm in (one, two, three, four):
+        assert abs(counts[llm.model] / N_ROWS - 0.25) < 0.03  # four standard deviations
+
+
 def test_a_draw_never_changes_with_a_version() -> None:
     """Cached replies of every pool lie under the members that were drawn then."""
     drawn = [draw(ask(number), 0, [1.0] * 5) for number in range(3)]
