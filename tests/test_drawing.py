@@ -120,6 +120,20 @@ def test_an_answer_without_an_image_is_said_so(body: bytes) -> None:
         read_picture(body, TARGET)
 
 
+def test_an_address_in_place_of_the_image_is_not_paid_for_again_and_again() -> None:
+    with pytest.raises(MalformedReplyError, match="the address of one") as raised:
+        read_image(b'{"data": [{"url": "https://x.example/1", "b64_json": null}]}', TARGET)
+    assert not raised.value.retryable
+    assert "response_format" in raised.value.fix
+
+
+@pytest.mark.parametrize("make", [openais, of_hugging_face])
+def test_drawing_is_spread_over_several_servers(server: MockLLM, make: Any) -> None:
+    alive = make(server)
+    dead_first = alive.updated(base_url=None, base_urls=["http://127.0.0.1:9/v1", alive.base_url])
+    assert drawn(dead_first.updated(max_retries=0)).startswith(b"\x89PNG")
+
+
 def test_errors_are_those_of_all_models() -> None:
     with mock_llm(require_key="right") as server:
         for make in (openais, of_hugging_face):

@@ -123,7 +123,7 @@ def estimate(
     # Three ASCII characters are a token at most, in code; of other scripts each may be one.
     n_input = 8 + sum(len(t) // 3 if t.isascii() else len(t) for t in texts)
     n_input += IMAGE_TOKENS * n_images(request.messages)
-    if llm.makes != "text":
+    if llm.makes == "vector":
         return price.cost_usd(n_input, 0) if price else 0.0, n_input
     n_output = int(llm.generation_kwargs.get("max_new_tokens") or longest_reply) * request.n
     return price.cost_usd(n_input, n_output) if price else 0.0, n_input + n_output

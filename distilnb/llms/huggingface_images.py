@@ -51,6 +51,8 @@ class InferenceEndpointsImageGeneration(InferenceEndpointsLLM):
         """Return a client; that of an endpoint looks its address up before the first request."""
         if self.endpoint_name and not self.base_url:
             return super().make_client()
+        if (spread := self.spread()) is not None:
+            return spread
         from distilnb.llms.transport import HttpClient, SdkClient
 
         path = f"/models/{self.model}" if self.names_model else ""

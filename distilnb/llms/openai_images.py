@@ -51,6 +51,8 @@ class OpenAIImageGeneration(OpenAILLM):
 
     def make_client(self) -> Client:
         """Return a client over the chosen transport."""
+        if (spread := self.spread()) is not None:
+            return spread
         from distilnb.llms.transport import HttpClient, SdkClient
 
         connection = self.connection("/images/generations", self._body_of, read_image)
@@ -71,8 +73,8 @@ def read_image(raw: bytes, target: Target, request_id: str = "") -> Answer:
     try:
         data = json.loads(raw)
         drawn = data["data"][0]
-        if "b64_json" not in drawn and "url" in drawn:
-            raise ValueError("it holds an address in place of the image")
+        if not drawn.get("b64_json") and drawn.get("url"):
+            raise _address_sent(target, request_id)
         base64.b64decode(drawn["b64_json"], validate=True)
         usage = data.get("usage") or {}
         tokens = (usage.get("input_tokens"), usage.get("output_tokens"))
@@ -85,3 +87,14 @@ def read_image(raw: bytes, target: Target, request_id: str = "") -> Answer:
             request_id=request_id,
         ) from error
     return Answer((Reply(drawn["b64_json"], "stop", target.model, *tokens),), request_id)
+
+
+def _address_sent(target: Target, request_id: str) -> MalformedReplyError:
+    error = MalformedReplyError(
+        f"{target} sent an answer that holds no image, but the address of one.",
+        "Ask for its bytes: generation_kwargs={'response_format': 'b64_json'}; or draw with a model that sends them.",
+        provider=target.provider,
+        request_id=request_id,
+    )
+    error.retryable = False  # each try is paid for, and the server does as it was told or as it always does
+    return error

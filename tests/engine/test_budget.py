@@ -6,7 +6,11 @@ import asyncio
 
 import pytest
 
-from distilnb.engine.budget import Budget, BudgetReached
+from distilnb.engine.budget import Budget, BudgetReached, estimate
+from distilnb.llms import OpenAIEmbeddings, OpenAIImageGeneration, OpenAILLM
+from distilnb.llms.base import LLM
+from distilnb.llms.prices import Price
+from distilnb.llms.request import Request
 
 
 def test_what_is_in_flight_counts() -> None:
@@ -58,3 +62,14 @@ def test_sums_of_fractions_leave_nothing_set_aside() -> None:
         await budget.hold(1.0, 1).take()
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "kind, n_output", [(OpenAILLM, 1000), (OpenAIImageGeneration, 1000), (OpenAIEmbeddings, 0)]
+)
+def test_what_a_reply_may_cost_is_held_where_its_tokens_are_paid_for(kind: type[LLM], n_output: int) -> None:
+    llm = kind(model="m")
+    request = Request(({"role": "user", "content": "A kite."},))
+    cost, tokens = estimate(llm, Price(0.0, 1.0), request, longest_reply=1000)
+    assert cost == pytest.approx(n_output / 1e6)
+    assert tokens - n_output == 10
