@@ -146,6 +146,14 @@ def test_a_member_without_a_backup_fails_its_rows_and_a_retry_asks_only_it(serve
     assert by_model(server) - server_before == {"b": 12}  # one more failure each, and the answer
 
 
+def test_one_model_with_two_accounts_gives_different_replies(server: MockLLM) -> None:
+    twice = LLMPool(llms=[model(server, "a", api_key="sk-1"), model(server, "a", api_key="sk-2")])
+    run = done(asks(twice, k=2, n_rows=5))
+    assert all(len(set(replies)) == 2 for replies in run.rows("answer")["generations"])
+    assert by_model(server) == {"a": 10}
+    assert counts(done(asks(model(server, "a"), k=2, n_rows=5))) == (0, 0, 5)
+
+
 def test_max_cost_needs_the_price_of_each_member(server: MockLLM) -> None:
     unknown = OpenAILLM(model="nobody-knows", api_key="sk-x")
     with pytest.raises(UnknownPriceError, match="nobody-knows"):
@@ -298,6 +306,30 @@ def test_replies_of_the_backup_alone_do_not_keep_the_first_model_from_being_aske
     server.reset()
     done(asks(model(server, "a") | model(server, "b"), n_rows=5, mark=" [[400@a]]"))
     assert server.stats()["requests"] == 0  # that they stand in was noted
+
+
+def test_a_refresh_that_the_first_model_answers_takes_back_that_the_backup_stands_in(
+    server: MockLLM,
+) -> None:
+    pipeline = asks(model(server, "a") | model(server, "b"), n_rows=3, mark=" refreshed [[500x2@a]]")
+    assert models_of(done(pipeline)) == [["b"]] * 3
+    fresh = pipeline.start(cache="refresh")
+    fresh.wait(PATIENCE_S)
+    assert models_of(fresh) == [["a"]] * 3
+    before = by_model(server)
+    later = done(pipeline)
+    assert (models_of(later), by_model(server)) == ([["a"]] * 3, before)
+    assert list(later.rows("answer")["generations"]) == list(fresh.rows("answer")["generations"])
+
+
+def test_a_second_account_or_server_of_the_same_model_is_a_backup_too(server: MockLLM) -> None:
+    with mock_llm(require_key="sk-right") as guarded:
+        one, other = (model(guarded, "a", api_key=key) for key in ("sk-wrong", "sk-right"))
+        run = done(asks(one | other, n_rows=5))
+        assert (run.status().state, counts(run)[0]) == ("finished", 0)
+    dead = OpenAILLM(model="a", base_url=DEAD, cache_id="mine", max_retries=0)
+    run = done(asks(dead | model(server, "a", cache_id="mine"), n_rows=5))
+    assert (counts(run)[0], by_model(server)) == (0, {"a": 5})
 
 
 def test_an_edited_backup_has_the_first_model_asked_again(server: MockLLM) -> None:

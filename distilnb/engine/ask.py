@@ -30,7 +30,7 @@ from distilnb.engine.asked import (
     reply_text,
     spent,
 )
-from distilnb.engine.attempts import CacheMode, find_bought
+from distilnb.engine.attempts import CacheMode, find_bought, notes_to_keep
 from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate
 from distilnb.engine.cache import Key, ReplyCache
 from distilnb.engine.inquiry import Inquiry, as_replies, voices_of
@@ -367,7 +367,7 @@ class Asker:
                     [self._longest_reply, *(r.output_tokens or 0 for r in answer.replies)]
                 )
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
-                kept = pairs + as_replies(wanted.marks) if wanted.marks else pairs
+                kept = pairs + notes_to_keep(self.cache, self.mode, wanted.marks) if wanted.marks else pairs
                 if self.mode != "off" and not await self.cache.keep(kept, replace=self.mode == "refresh"):
                     # Another run asked the same and was first: what is stored counts, for every later run too.
                     stored = self.cache.find([key for key, _ in pairs])

@@ -9,12 +9,12 @@ what is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from distilnb.engine.cache import Key, ReplyCache
-from distilnb.engine.inquiry import Find, Inquiry, seek_all
+from distilnb.engine.inquiry import Find, Inquiry, as_replies, seek_all
 from distilnb.engine.reasking import reask_key
 from distilnb.llms.parts import Standing
 from distilnb.llms.request import Reply
@@ -81,6 +81,17 @@ def find_bought(cache: ReplyCache, mode: CacheMode, keys: Sequence[Key], *, agai
     if mode == "on":
         return cache.find(keys, again=again)
     return _find(cache, mode, keys, again=True) if mode == "refresh" and again else {}
+
+
+def notes_to_keep(cache: ReplyCache, mode: CacheMode, marks: Mapping[Key, str]) -> list[tuple[Key, Reply]]:
+    """Return what is to be kept of who stands in for whom.
+
+    A run that refreshes takes back what earlier ones have noted: later runs would find the backup's old reply in
+    place of the one that this run has paid for.
+    """
+    stale = [key for key, why in marks.items() if not why] if mode == "refresh" else []
+    known = cache.find(stale) if stale else {}
+    return as_replies({key: why for key, why in marks.items() if why or key in known})
 
 
 def _find(cache: ReplyCache, mode: CacheMode, keys: Sequence[Key], *, again: bool) -> dict[Key, Reply]:

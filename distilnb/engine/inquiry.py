@@ -124,7 +124,7 @@ class Inquiry(Course[LLM]):
         """Give up the reply at a place, whose re-ask failed; returns whether another model is left to ask."""
         stands = self.look(place)
         assert isinstance(stands, Standing)
-        self.failures[stands.key] = error
+        self.failures[id(stands.ask.llm), stands.key] = error
         self.counting.pop(place, None)
         return not isinstance(self.look(place), ModelError)
 

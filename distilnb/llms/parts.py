@@ -71,8 +71,9 @@ class Standing(Generic[M]):
 class Wanted(Generic[M]):
     """Replies of one model to one request, to be asked for together.
 
-    `marks` are to be kept beside them: that they stand in for those of a model that failed, and why. `backup` is the
-    name of the model that is asked next if this one fails; "" when there is none.
+    `marks` are to be kept beside them: that they stand in for those of a model that failed, and why; with "" for the
+    reason, that nobody does any more, if an earlier run has noted it. `backup` is the name of the model that is asked
+    next if this one fails; "" when there is none.
     """
 
     asks: list[Ask[M]]
@@ -91,20 +92,23 @@ class _Open(Generic[M]):
 class Course(Generic[M]):
     """What is known of the replies to one request, and what they still take.
 
-    `replies` and `failures` are by key; `marks` note of earlier times that a backup's reply stands in, and why. Such a
-    reply stays, though the first model answers again: a row keeps what it got.
+    `replies` are by key, `failures` by model too: the reply of another with the same key (another account, a second
+    server under one `cache_id`) may come yet. `marks` note of earlier times that a backup's reply stands in, and why.
+    Such a reply stays, though the first model answers again: a row keeps what it got.
     """
 
     def __init__(self, parts: Sequence[Part[M]]) -> None:
         self.parts = parts
         self.attempts = [0] * len(parts)  # of each part's last request; what it is made of is asked once
         self.replies: dict[Any, Reply] = {}
-        self.failures: dict[Any, ModelError] = {}
+        self.failures: dict[tuple[int, Any], ModelError] = {}
         self.marks: dict[Any, str] = {}
         self.asks: dict[Any, Ask[M]] = {}  # by key
         self.is_mark: set[Any] = set()
         self._on_way: set[Any] = set()
-        self._withheld: set[Any] = set()  # servers may return fewer replies than asked, however often
+        self._withheld: set[tuple[int, Any]] = (
+            set()
+        )  # servers may return fewer replies than asked, however often
         self._keys: dict[tuple[int, int], Any] = {}
         self._made: dict[tuple[int, tuple[Any, ...]], Part[M]] = {}
 
@@ -143,7 +147,8 @@ class Course(Generic[M]):
         """Tell what replies, and marks, are known by their keys."""
         for key, reply in found.items():
             if key in self.is_mark:
-                self.marks[key] = reply.text or ""
+                if reply.text:  # else a run that refreshed has taken it back
+                    self.marks[key] = reply.text
             else:
                 self.replies[key] = reply
 
@@ -153,6 +158,7 @@ class Course(Generic[M]):
         Raises the ModelError of a part that nobody is left for, once nothing is on its way any more.
         """
         groups: dict[tuple[int, int], Wanted[M]] = {}
+        group_of: dict[Any, tuple[int, int]] = {}
         errors = []
         for part, attempt in zip(self.parts, self.attempts, strict=True):
             found = self._look(part, attempt)
@@ -160,12 +166,15 @@ class Course(Generic[M]):
                 errors.append(found)
             elif isinstance(found, _Open):
                 for ask, key, marks, backup in found.asks:
-                    if key not in self._on_way:
-                        group = groups.setdefault((id(ask.llm), id(ask.request)), Wanted([], [], {}, backup))
-                        if key not in group.keys:
-                            group.asks.append(ask)
-                            group.keys.append(key)
-                        group.marks.update(marks)
+                    place = (id(ask.llm), id(ask.request))
+                    if key in self._on_way or group_of.setdefault(key, place) != place:
+                        continue
+                    group = groups.setdefault(place, Wanted([], [], {}, backup))
+                    if key not in group.keys:
+                        group.asks.append(ask)
+                        group.keys.append(key)
+                        self.asks[key] = ask
+                    group.marks.update(marks)
         if errors:
             if not self._on_way:
                 raise next((error for error in errors if error.fatal), errors[0])
@@ -185,7 +194,8 @@ class Course(Generic[M]):
     def ended(self, wanted: Wanted[M], error: ModelError | None = None) -> None:
         """Tell that what was wanted was answered, or what it failed with for good."""
         self._on_way.difference_update(wanted.keys)
-        missing = [key for key in wanted.keys if key not in self.replies]
+        asks = zip(wanted.asks, wanted.keys, strict=True)
+        missing = [(id(ask.llm), key) for ask, key in asks if key not in self.replies]
         if error is None:
             self._withheld.update(missing)
         else:
@@ -196,17 +206,19 @@ class Course(Generic[M]):
     def _look(self, part: Part[M], attempt: int) -> Standing[M] | _Open[M] | ModelError:
         if isinstance(part, Ask):
             key = self._key(part, attempt)
-            if key in self.failures:
-                return self.failures[key]
+            place = (id(part.llm), key)
+            if place in self.failures:
+                return self.failures[place]
             if key in self.replies:
                 return Standing(part, key, self.replies[key])
-            return _Open([] if key in self._withheld else [(part, key, (), "")])
+            return _Open([] if place in self._withheld else [(part, key, (), "")])
         return (
             self._look_first(part, attempt) if isinstance(part, FirstOf) else self._look_made(part, attempt)
         )
 
     def _look_first(self, part: FirstOf[M], attempt: int) -> Standing[M] | _Open[M] | ModelError:
-        for choice, mark in zip(part.choices[1:], self._marks_of(part, attempt), strict=True):
+        notes = self._marks_of(part, attempt)
+        for choice, mark in zip(part.choices[1:], notes, strict=True):
             if mark in self.marks:
                 found = self._look(choice, attempt)
                 if isinstance(found, Standing):
@@ -222,13 +234,12 @@ class Course(Generic[M]):
                 failures.append((label_of(choice), found))
                 continue
             why = "; ".join(f"{label}: {error.what}" for label, error in failures)
-            marks = ((self._marks_of(part, attempt)[number - 1], why),) if number else ()
+            marks = ((notes[number - 1], why),) if number else ()
             if isinstance(found, Standing):
                 return Standing(found.ask, found.key, found.reply, why or found.why, (*found.marks, *marks))
             later = "" if is_last else label_of(part.choices[number + 1])
-            return _Open(
-                [(ask, key, (*old, *marks), backup or later) for ask, key, old, backup in found.asks]
-            )
+            told = (*marks, *((mark, "") for mark in notes[number:]))
+            return _Open([(ask, key, (*old, *told), backup or later) for ask, key, old, backup in found.asks])
         return _all_failed(failures)
 
     def _look_made(self, part: MadeOf[M], attempt: int) -> Standing[M] | _Open[M] | ModelError:
@@ -257,7 +268,7 @@ class Course(Generic[M]):
     def _unknown(self, part: Part[M], attempt: int) -> Iterator[Any]:
         if isinstance(part, Ask):
             key = self._key(part, attempt)
-            if key not in self.replies and key not in self.failures:
+            if key not in self.replies and (id(part.llm), key) not in self.failures:
                 yield key
         elif isinstance(part, FirstOf):
             marks = self._marks_of(part, attempt)
@@ -295,7 +306,7 @@ class Course(Generic[M]):
         place = (id(ask), attempt)
         if place not in self._keys:
             key = self._keys[place] = self.key_of(ask, attempt)
-            self.asks[key] = ask
+            self.asks.setdefault(key, ask)
         return self._keys[place]
 
     def _marks_of(self, part: FirstOf[M], attempt: int) -> list[Any]:
