@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
 from argparse import Namespace
@@ -75,7 +76,22 @@ def _show_code(session: Session, text: str) -> None:
 def _keep(session: Session, pipeline: Pipeline, name: str | None) -> Pipeline:
     if name and not is_variable(name):
         raise UsageError(f"{name!r} is no name for a variable.")
-    return session.assign(name or variable_of(pipeline.name), pipeline)
+    return session.assign(name or _own_variable(session, pipeline.name), pipeline)
+
+
+def _own_variable(session: Session, name: str) -> str:
+    """Return the variable for a pipeline of that name, which its author chose: it may be that of something else here.
+
+    Raises UsageError where the variable holds no pipeline, or is a builtin.
+    """
+    variable = variable_of(name)
+    held = session.namespace.get(variable)
+    if hasattr(builtins, variable) or not (held is None or variable in session.pipelines()):
+        kind = type(held).__name__ if held is not None else "builtin"
+        raise UsageError(
+            f"The pipeline is called {name!r}, and {variable} is a {kind} here. Name a variable for it."
+        )
+    return variable
 
 
 def is_variable(name: str) -> bool:

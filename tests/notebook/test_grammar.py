@@ -274,6 +274,22 @@ def test_yaml_is_a_cell_and_its_places_are_allowed_by_name(notebook: Notebook) -
     )
 
 
+@pytest.mark.parametrize(
+    "name, variable, kind",
+    [("dn", "dn", "module"), ("print", "print", "builtin"), ("rows", "rows", "list")],
+)
+def test_a_file_takes_no_variable_of_something_else(
+    notebook: Notebook, name: str, variable: str, kind: str
+) -> None:
+    before = notebook.names.get(variable)
+    Path("p.yaml").write_text(notebook.names["prefs"].to_yaml().replace("name: prefs", f"name: {name}"))
+    said = f"UsageError: The pipeline is called '{name}', and {variable} is a {kind} here. Name a variable for it."
+    assert notebook.error("%distil open p.yaml") == said
+    assert notebook.names.get(variable) is before
+    assert notebook.cell("%distil open p.yaml opened").name == name
+    assert notebook.names["opened"].name == name
+
+
 def test_push_takes_the_result_to_the_hub(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     pushed: list[Any] = []
 
