@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from distilnb.notebook.bounds import costs_nothing, most_of_preview, most_of_retry
 from distilnb.notebook.session import Session
@@ -116,6 +116,11 @@ class Waiting(Generic[T]):
 
     def __repr__(self) -> str:
         return f"{self.quote}\n{self._line()}"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Tell a cell that wants the result, as in a notebook that nobody watches, why it is not there."""
+        told = f"there is no {name!r} yet. {self._line()}" if not name.startswith("_") else repr(name)
+        raise AttributeError(told)
 
     def _ipython_display_(self) -> None:
         self._session.show_waiting(self)

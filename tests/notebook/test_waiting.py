@@ -295,3 +295,11 @@ def test_a_retry_by_an_edited_pipeline_is_bounded_by_the_model_that_does_it(dear
     assert "8 rows to be done again · 8 requests at most" in visible(shown)
     assert "it may come to up to $640.00" in visible(shown)
     assert isinstance(dear.cell("%distil retry --wait"), Run)  # by the run's own model, which is free
+
+
+def test_what_waits_says_so_to_a_cell_that_wants_its_result(dear: Notebook) -> None:
+    dear.cell("run = %distil run")
+    said = dear.error("run.rows('answer')")
+    assert "AttributeError: there is no 'rows' yet. A run of prefs waits: it may come to a cost" in said
+    assert "run the line again with -y" in said
+    assert not hasattr(dear.names["run"], "_repr_html_")
