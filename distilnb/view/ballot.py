@@ -14,7 +14,6 @@ from distilnb.view.html import Bundle, muted, page
 from distilnb.view.text import one_line
 
 NextRow = Callable[[Sequence[int]], "tuple[GridRow | None, int, int]"]
-HOW = 'vote with .vote(row, "A"), .vote(row, "tie"); .show() has the next row'
 _AS_WIDE_AS_ITS_WORDS = {"width": "auto", "flex": "0 0 auto"}
 
 
@@ -55,7 +54,7 @@ class Ballot:
         if (self._form or best_form()) != "widgets":
             row, n_voted, n_rows = self._next_row(())
             if row is not None:
-                sys.stdout.write(f"{_told(n_voted, n_rows)} · {HOW}\n{row_text(row)}\n")
+                sys.stdout.write(f"{_told(n_voted, n_rows)} · {_how(row)}\n{row_text(row)}\n")
             return False
         with optional("lab", what="Voting by buttons"):
             import ipywidgets
@@ -141,6 +140,12 @@ class Ballot:
 
     def _tell(self, text: str) -> None:
         self._said.value = page(muted(one_line(text, 300)))
+
+
+def _how(row: GridRow) -> str:
+    """Return how a row is voted on without buttons, by a name that it has now: a letter only while names are hidden."""
+    named = f"vote with .vote({row.ordinal}, {one_line(row.names[0], 60)!r})"
+    return f'{named}, .vote({row.ordinal}, "tie"); .show() has the next row'
 
 
 def _told(n_voted: int, n_rows: int) -> str:

@@ -5,6 +5,7 @@ The mock server counts every request, so the numbers are its word, not ours.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -190,6 +191,18 @@ def test_a_later_vote_replaces_an_earlier_one_and_can_be_taken_back(server: Mock
     assert found.next() == row
 
 
+@pytest.mark.parametrize("is_blind", [True, False])
+def test_without_buttons_a_ballot_says_how_to_vote_and_that_works(
+    server: MockLLM, is_blind: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = compared(server, 2, blind=is_blind)
+    assert not found.ballot().show()
+    told = re.search(r"vote with \.vote\((\d+), '(.+?)'\)", capsys.readouterr().out)
+    assert told is not None
+    assert told[2] == ("A" if is_blind else "answer@1 × writer")
+    assert found.vote(int(told[1]), told[2]).next() == found.rows[1]
+
+
 def test_votes_are_there_after_a_restart(server: MockLLM) -> None:
     found = compared(server, 4)
     for row in found.rows[:3]:
@@ -234,7 +247,8 @@ def test_blind_names_are_hidden_until_all_rows_have_a_vote(server: MockLLM) -> N
         found.vote(row, letter)
     assert not found.is_hidden
     assert found.pairs[0][:5] == ("answer@1 × writer", "answer@2 × writer", 8, 0, 0)
-    assert "clear" not in found.pairs[0]
+    assert "sign test p = 0.0078" in repr(found)
+    assert "no clear difference" not in repr(found)
     assert found.best == "answer@1 × writer"
     again = compared(server, blind=True, seed=3)
     assert again.pairs[0].wins == 8
