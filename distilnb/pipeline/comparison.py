@@ -39,7 +39,6 @@ from distilnb.view.html import Shown, page
 if TYPE_CHECKING:
     import pandas as pd
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TIE = "tie"
 _PERSON = ""
 
@@ -343,7 +342,7 @@ class Comparison:
         return Cell(measured.texts.get(row_id, {}), measured.failures.get(row_id, ""), rating)
 
     def _names(self, keys: Sequence[str], is_hidden: bool) -> list[str]:
-        return list(_LETTERS[: len(keys)]) if is_hidden else [self._candidates[key].name for key in keys]
+        return _letters(len(keys)) if is_hidden else [self._candidates[key].name for key in keys]
 
     def _order(self, row_id: str) -> list[str]:
         """Return the candidates in the order in which a row shows them; by chance where it is blind."""
@@ -354,8 +353,8 @@ class Comparison:
 
     def _chosen(self, keys: Sequence[str], word: str) -> str:
         if self.is_hidden:
-            letters = _LETTERS[: len(keys)]
-            if word.upper() not in letters or len(word) != 1:
+            letters = _letters(len(keys))
+            if word.upper() not in letters:
                 raise InputError(
                     f"{word!r} is no answer here; there are {', '.join(letters)}, or {TIE!r}.",
                     "Names are hidden until every row has a vote.",
@@ -396,6 +395,11 @@ class Comparison:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return dict(comparison_bundle(self.data()))
+
+
+def _letters(n: int) -> list[str]:
+    """Return what n answers are called while their names are hidden: A to Z, then AA to ZZ, and so on."""
+    return [chr(ord("A") + place % 26) * (1 + place // 26) for place in range(n)]
 
 
 def make_comparison(

@@ -257,6 +257,16 @@ def test_blind_names_are_hidden_until_all_rows_have_a_vote(server: MockLLM) -> N
     assert not hidden.reveal().is_hidden
 
 
+def test_there_are_letters_for_more_candidates_than_the_alphabet_has(server: MockLLM) -> None:
+    llms = [model(server, f"writer-{number}") for number in range(27)]
+    found = two_versions(server).compare("answer", llms=llms, n=1, blind=True)
+    assert "    Z: " in repr(found)
+    assert "    AA: " in repr(found)
+    found.vote(found.rows[0], "AA")
+    assert found.best is not None
+    assert sum(pair.wins + pair.losses for pair in found.pairs) == 26
+
+
 def test_of_several_candidates_a_vote_is_for_the_best(server: MockLLM) -> None:
     p = two_versions(server)
     found = p.compare("answer@1", "answer@2", llms=[model(server), model(server, "other")], n=6)
