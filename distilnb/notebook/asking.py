@@ -39,4 +39,4 @@ def quoted_when_dear(
         return do()
     cost = "" if quote.cost_usd is None else f", about {money(quote.cost_usd)}"
     told = f"{what}: {plural(quote.requests, 'request')}{cost}"
-    return session.let_wait(key, Waiting(session, what, told, quote.cost_usd, do))
+    return session.let_wait(key, Waiting(session, what, told, quote.cost_usd, do, is_bound=False))

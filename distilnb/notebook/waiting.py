@@ -32,17 +32,26 @@ MOVED = "The question moved to a later cell."
 class Waiting(Generic[T]):
     """What was not done because of what it may cost: `quote` tells that, `go()` does it.
 
+    Its `cost` is the most that it should come to, or what is expected where that is no bound.
     Done once, however often it is asked for: by the button, by `go()`, or by both. Variables that hold it hold the
     result then.
     """
 
     def __init__(
-        self, session: Session, what: str, quote: str | object, cost: float | None, do: Callable[[], T]
+        self,
+        session: Session,
+        what: str,
+        quote: str | object,
+        cost: float | None,
+        do: Callable[[], T],
+        *,
+        is_bound: bool = True,
     ) -> None:
         self.quote = quote
         self._session = session
         self._what = what
         self._cost = cost
+        self._is_bound = is_bound
         self._do = do
         self._lock = threading.Lock()
         self._results: list[T] = []
@@ -110,7 +119,8 @@ class Waiting(Generic[T]):
             told = f" · attach from anywhere: %distil attach {run_id}" if run_id else ""
             return f"{self._what}: confirmed{told}"
         limit = money(self._session.settings.confirm_cost_over)
-        cost = "a cost that is not known" if self._cost is None else f"up to {money(self._cost)}"
+        most = "up to" if self._is_bound else "about"
+        cost = "a cost that is not known" if self._cost is None else f"{most} {money(self._cost)}"
         over = "" if self._cost is None else f", more than {limit}"
         return f"{self._what} waits: it may come to {cost}{over}. Nothing was done yet; run the line again with -y."
 

@@ -303,3 +303,11 @@ def test_what_waits_says_so_to_a_cell_that_wants_its_result(dear: Notebook) -> N
     assert "AttributeError: there is no 'rows' yet. A run of prefs waits: it may come to a cost" in said
     assert "run the line again with -y" in said
     assert not hasattr(dear.names["run"], "_repr_html_")
+
+
+def test_what_is_expected_is_not_called_the_most(dear: Notebook) -> None:
+    dear.cell("prefs['answer'].version\nprefs = prefs.generate('answer', 'Now {{ text }}')")
+    _, shown = dear.shown("%distil diff answer@1 answer@2")
+    assert "A diff of answer@1 and answer@2 waits: it may come to about $" in visible(shown)
+    _, shown = dear.shown("%distil preview")
+    assert "A preview of prefs waits: it may come to up to $" in visible(shown)
