@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from distilnb.engine.foresee import CHARACTERS_PER_TOKEN
 from distilnb.engine.preview import preview_graph
 from distilnb.engine.sample import pinned_sample
 from distilnb.llms.parts import n_requests
 from distilnb.llms.prices import price_of
 from distilnb.llms.request import Request
+from distilnb.rows import Row
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep
 from distilnb.tasks.base import Task
@@ -41,6 +43,8 @@ def most_of_preview(name: str, graph: Graph, n: int | None, *, enough: float) ->
         return Bound(0.0)
     sources = {source: step for source, step in graph.steps.items() if isinstance(step, GeneratorStep)}
     samples = {source: pinned_sample(name, step, n) for source, step in sources.items()}
+    longest = max((_length(row) for sample in samples.values() for row in sample.rows), default=0)
+    prices = {task.name: _price_each(task, int(longest / CHARACTERS_PER_TOKEN)) for task in tasks}
     n_rows = max((len(sample) for sample in samples.values()), default=0)
     cost, requests = _sum(tasks, prices, {task.name: n_rows for task in tasks})
     if cost is not None and cost <= enough:
@@ -50,6 +54,12 @@ def most_of_preview(name: str, graph: Graph, n: int | None, *, enough: float) ->
         behind = max((open_rows.get(before, 0) for before in graph.predecessors(result.name)), default=0)
         open_rows[result.name] = min(n_rows, len(result.missing) + behind)
     return Bound(*_sum(tasks, prices, open_rows), n_rows)
+
+
+def _length(row: Row) -> int:
+    """Return the bytes of text in a row: about four a token in English, and three, a character, in Chinese."""
+    texts = (str(value) for value in row.values() if not isinstance(value, bytes))
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
 def most_of_retry(run: Run, step: str | None = None, using: Graph | None = None) -> Bound:
@@ -98,14 +108,19 @@ def _tasks(graph: Graph) -> list[Task]:
     return [step for step in graph.steps.values() if isinstance(step, Task)]
 
 
-def _price_each(task: Task) -> float | None:
-    """Return about the most that a reply costs: of several models, so many requests as it takes to the dearest one."""
+def _price_each(task: Task, tokens_of_row: int = 0) -> float | None:
+    """Return about the most that a reply costs: of several models, so many requests as it takes to the dearest one.
+
+    A prompt that holds a whole row is as long as that, where this is more than what is usual.
+    """
     dearest = 0.0
     for llm in task.llm.senders() if task.llm else ():
         price = price_of(llm)
         if price is None:
             return None
         longest = llm.generation_kwargs.get("max_new_tokens")
-        cost = price.cost_usd(TOKENS_EACH, longest if isinstance(longest, int) else TOKENS_EACH)
+        cost = price.cost_usd(
+            max(TOKENS_EACH, tokens_of_row), longest if isinstance(longest, int) else TOKENS_EACH
+        )
         dearest = max(dearest, cost)
     return dearest * n_requests(task.llm.parts(Request(()))[0]) if task.llm else None

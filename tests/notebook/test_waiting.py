@@ -311,3 +311,13 @@ def test_what_is_expected_is_not_called_the_most(dear: Notebook) -> None:
     assert "A diff of answer@1 and answer@2 waits: it may come to about $" in visible(shown)
     _, shown = dear.shown("%distil preview")
     assert "A preview of prefs waits: it may come to up to $" in visible(shown)
+
+
+def test_long_rows_are_not_taken_for_usual_ones(notebook: Notebook) -> None:
+    notebook.cell("usual = dn.llm('rehearsal', price=(10, 10))\nbooks = [{'text': 'word ' * 200_000}]")
+    notebook.cell("short = dn.Pipeline('short', llm=usual).from_dicts(rows).generate(prompt='{{ text }}')")
+    assert isinstance(notebook.cell("%distil preview -p short"), Preview)
+    notebook.cell("long = dn.Pipeline('long', llm=usual).from_dicts(books).generate(prompt='{{ text }}')")
+    waiting, shown = notebook.shown("%distil preview -p long")
+    assert isinstance(waiting, Waiting)
+    assert "1 request at most" in visible(shown)
