@@ -46,9 +46,9 @@ _SPACELESS = (
 _SIGNS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0900-\u0963\u0966-\u0dff"
 
 # A sentence, or a line; in a long one a stretch that ends in a letter or a word where it may be cut: the same text is
-# cut at the same places wherever it stands.
+# cut at the same places wherever it stands. No part looks far ahead in vain: a model that has broken down says "!!!!…".
 _CHUNK = re.compile(
-    r"[^\n.!?。！？]{0,300}(?:[.!?]+(?:\s+|$)|[。！？]+\s*|\n+)"
+    r"[^\n.!?。！？]{0,300}(?:[.!?]{1,20}(?:\s+|$)|[。！？]+\s*|\n+)"
     r"|[^\n]{40,300}?(?:[dgkst37,;:]\s|[的是不了在有我他这们和也说就のはをにがでとも，、；：])"
     r"|[^\n]{300}|[^\n]+\n*|\n+"
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilnb.view.worddiff import MAX_REFINED, Budget, Piece, diff, words
+from distilnb.view.worddiff import _CHUNK, MAX_REFINED, Budget, Piece, diff, words
 
 TEXTS = st.one_of(
     st.text(alphabet="ab \n.", max_size=80),
@@ -93,3 +93,12 @@ def test_a_long_line_without_sentences_is_compared_from_both_ends() -> None:
     right = "x" * MAX_REFINED + "b" + "y" * MAX_REFINED
     changed = [piece for piece in diff(left, right) if piece.kind != "same"]
     assert sum(len(piece.text) for piece in changed) <= 2 * 301
+
+
+@pytest.mark.parametrize("sign", "!?.")
+def test_a_long_run_of_one_sign_is_taken_in_short_stretches(sign: str) -> None:
+    # A stretch looks for a blank behind its signs: were it to look to their end, each would look at all that follow.
+    text = "Well" + sign * 5_000 + " x"
+    chunks = _CHUNK.findall(text)
+    assert "".join(chunks) == text
+    assert max(map(len, chunks)) <= 330
