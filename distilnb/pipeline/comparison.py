@@ -88,6 +88,7 @@ class Comparison:
         self._judge = judge
         self._verdicts = verdicts
         self._is_blind = is_blind and judge is None
+        self._has_blind_judge = is_blind and judge is not None
         self._is_revealed = False
         self._is_on_ballot = False
         self._seed = seed
@@ -299,6 +300,10 @@ class Comparison:
 
     def _notes(self) -> list[str]:
         notes = []
+        if self._has_blind_judge:
+            notes.append(
+                "a judge is never told names, so nothing is hidden here; without one, people vote blind"
+            )
         if self._verdicts.n_swayed:
             notes.append(
                 f"in {plural(self._verdicts.n_swayed, 'pair')} the judge chose by the place of the answer: ties"

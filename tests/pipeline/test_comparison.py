@@ -128,6 +128,12 @@ def test_a_judge_that_says_nothing_of_use_has_no_vote(server: MockLLM) -> None:
     assert found.pairs[0].rate is None
 
 
+def test_it_says_that_a_judge_sees_no_names_where_blind_was_asked_for(server: MockLLM) -> None:
+    told = "a judge is never told names"
+    assert told in repr(compared(server, 2, judge=model(server, "first"), blind=True))
+    assert told not in repr(compared(server, 2, judge=model(server, "first")))
+
+
 def test_a_judge_step_of_the_pipeline_votes_by_its_ratings(server: MockLLM) -> None:
     p = two_versions(server).judge(llm=model(server, "rater"))
     p.preview(5)
