@@ -7,11 +7,11 @@ number.
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
-import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,45 +74,47 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()  # one connection: a transaction is of one thread
-        with self._telling("opened"):
-            self._db = open_database(path, _TABLES)
+        self._lock = threading.Lock()
+        with self._opened("opened"):
             path.chmod(0o600)
-        weakref.finalize(self, self._db.close)
 
     # --- versions ---
 
     def numbers(self, wordings: Mapping[str, Wording]) -> dict[str, int]:
         """Return the number of each step's wording; one that was never seen gets the next."""
         found: dict[str, int] = {}
-        with self._lock, self._telling("written"):
+        with self._opened("written") as db:
             for step, wording in wordings.items():
-                number = self._number(step, wording.digest)
+                number = self._number(db, step, wording.digest)
                 if number is None:
-                    with transaction(self._db):
-                        number = self._number(step, wording.digest) or self._add(step, wording, time.time())
+                    with transaction(db):
+                        number = self._number(db, step, wording.digest) or self._add(
+                            db, step, wording, time.time()
+                        )
                 found[step] = number
         return found
 
-    def _number(self, step: str, digest: str) -> int | None:
+    def _number(self, db: sqlite3.Connection, step: str, digest: str) -> int | None:
         query = "SELECT number FROM versions WHERE step = ? AND digest = ?"
-        found = self._db.execute(query, (step, digest)).fetchone()
+        found = db.execute(query, (step, digest)).fetchone()
         return found and int(found[0])
 
-    def _add(self, step: str, wording: Wording, at: float, number: int | None = None) -> int:
+    def _add(
+        self, db: sqlite3.Connection, step: str, wording: Wording, at: float, number: int | None = None
+    ) -> int:
         if number is None:
             query = "SELECT COALESCE(MAX(number), 0) + 1 FROM versions WHERE step = ?"
-            number = int(self._db.execute(query, (step,)).fetchone()[0])
+            number = int(db.execute(query, (step,)).fetchone()[0])
         fields = json.dumps(wording.fields, ensure_ascii=True)  # half of a surrogate pair is text too
         values = (step, number, wording.digest, wording.kind, fields, at)
-        self._db.execute("INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?)", values)
+        db.execute("INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?)", values)
         return number
 
     def versions(self, step: str) -> list[Version]:
         """Return the versions of a step's prompt in their order."""
         query = "SELECT number, digest, kind, fields, at FROM versions WHERE step = ? ORDER BY number"
-        with self._lock, self._telling("read"):
-            rows = self._db.execute(query, (step,)).fetchall()
+        with self._opened("read") as db:
+            rows = db.execute(query, (step,)).fetchall()
         return [
             Version(number, Wording(digest, kind, json.loads(fields)), at)
             for number, digest, kind, fields, at in rows
@@ -120,28 +122,28 @@ class History:
 
     def adopt(self, step: str, versions: Iterable[Version]) -> None:
         """Take over versions that a file brings, with their numbers as far as these are free."""
-        with self._lock, self._telling("written"), transaction(self._db):
+        with self._opened("written") as db, transaction(db):
             query = "SELECT number FROM versions WHERE step = ?"
-            known = {number for (number,) in self._db.execute(query, (step,))}
+            known = {number for (number,) in db.execute(query, (step,))}
             late = []
             for version in versions:
-                if self._number(step, version.wording.digest) is not None:
+                if self._number(db, step, version.wording.digest) is not None:
                     continue
                 if version.number > 0 and version.number not in known:
-                    known.add(self._add(step, version.wording, version.at, version.number))
+                    known.add(self._add(db, step, version.wording, version.at, version.number))
                 else:
                     late.append(version)
             for version in late:
-                if self._number(step, version.wording.digest) is None:
-                    self._add(step, version.wording, version.at)
+                if self._number(db, step, version.wording.digest) is None:
+                    self._add(db, step, version.wording, version.at)
 
     # --- who saw them ---
 
     def note_preview(self, numbers: Mapping[str, int]) -> None:
         """Count one more preview of these versions (step → number)."""
-        with self._lock, self._telling("written"), transaction(self._db):
+        with self._opened("written") as db, transaction(db):
             for step, number in numbers.items():
-                self._db.execute(
+                db.execute(
                     "INSERT INTO seen VALUES (?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET n = n + 1, at = excluded.at",
                     (step, number, _PREVIEW, time.time()),
                 )
@@ -149,15 +151,15 @@ class History:
     def note_run(self, numbers: Mapping[str, int], run_id: str) -> None:
         """Note that a run uses these versions."""
         rows = [(step, number, run_id, time.time()) for step, number in numbers.items()]
-        with self._lock, self._telling("written"), transaction(self._db):
-            self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?, ?, 1, ?)", rows)
+        with self._opened("written") as db, transaction(db):
+            db.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?, ?, 1, ?)", rows)
 
     def seen(self, step: str) -> dict[int, Seen]:
         """Return who saw the versions of a step, by number."""
         found: dict[int, Seen] = {}
         query = "SELECT number, run, n, at FROM seen WHERE step = ?"
-        with self._lock, self._telling("read"):
-            rows = self._db.execute(query, (step,)).fetchall()
+        with self._opened("read") as db:
+            rows = db.execute(query, (step,)).fetchall()
         for number, run, n, at in rows:
             old = found.get(number, Seen())
             is_run = run != _PREVIEW
@@ -171,40 +173,45 @@ class History:
             "DELETE FROM timings WHERE step = ? AND number = ? AND model = ? AND rowid NOT IN (SELECT rowid FROM "
             "timings WHERE step = ? AND number = ? AND model = ? ORDER BY rowid DESC LIMIT ?)"
         )
-        with self._lock, self._telling("written"), transaction(self._db):
-            self._db.executemany("INSERT INTO timings VALUES (?, ?, ?, ?, ?)", rows)
-            self._db.execute(keep, (*(step, number, model) * 2, _MAX_TIMINGS))
+        with self._opened("written") as db, transaction(db):
+            db.executemany("INSERT INTO timings VALUES (?, ?, ?, ?, ?)", rows)
+            db.execute(keep, (*(step, number, model) * 2, _MAX_TIMINGS))
 
     def seconds(self, step: str, number: int, models: Iterable[str]) -> list[float]:
         """Return how long requests of a version to these models took."""
         query = "SELECT seconds FROM timings WHERE step = ? AND number = ? AND model = ?"
-        with self._lock, self._telling("read"):
-            return [
-                float(one) for model in models for (one,) in self._db.execute(query, (step, number, model))
-            ]
+        with self._opened("read") as db:
+            return [float(one) for model in models for (one,) in db.execute(query, (step, number, model))]
 
     # --- votes ---
 
     def vote(self, comparison: str, votes: Iterable[Vote]) -> None:
         """Keep votes; a voter's earlier vote on the same row and pair is replaced."""
         rows = [(comparison, *vote, time.time()) for vote in votes]
-        with self._lock, self._telling("written"), transaction(self._db):
-            self._db.executemany("INSERT OR REPLACE INTO votes VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        with self._opened("written") as db, transaction(db):
+            db.executemany("INSERT OR REPLACE INTO votes VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def votes(self, comparison: str) -> list[Vote]:
         """Return the votes of a comparison, the oldest first."""
         query = "SELECT row_id, one, other, winner, voter FROM votes WHERE comparison = ? ORDER BY at"
-        with self._lock, self._telling("read"):
-            return [Vote(*row) for row in self._db.execute(query, (comparison,))]
+        with self._opened("read") as db:
+            return [Vote(*row) for row in db.execute(query, (comparison,))]
 
     def unvote(self, comparison: str, row_id: str, voter: str) -> None:
         """Take back what a voter said of a row."""
         query = "DELETE FROM votes WHERE comparison = ? AND row_id = ? AND voter = ?"
-        with self._lock, self._telling("written"), transaction(self._db):
-            self._db.execute(query, (comparison, row_id, voter))
+        with self._opened("written") as db, transaction(db):
+            db.execute(query, (comparison, row_id, voter))
 
-    def _telling(self, done: str) -> AbstractContextManager[None]:
-        return telling(f"The history {str(self.path)!r} cannot be {done}", _FIX)
+    @contextmanager
+    def _opened(self, done: str) -> Iterator[sqlite3.Connection]:
+        """Give the database for one operation: a file that a kernel kept open would keep its disk busy."""
+        with self._lock, telling(f"The history {str(self.path)!r} cannot be {done}", _FIX):
+            db = open_database(self.path, _TABLES)
+            try:
+                yield db
+            finally:
+                db.close()
 
 
 def history_of(pipeline: str) -> History:

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distilnb.engine.history import Vote, as_data, from_data, has_history, history_of
@@ -100,3 +101,11 @@ def test_a_damaged_history_is_told() -> None:
 
     with pytest.raises(StoreError, match="cannot be opened"):
         History(other)
+
+
+def test_no_file_stays_open_in_between(home: Path) -> None:
+    """A kernel lives for days: its disk must be free to be unmounted or made read-only."""
+    assert number("Say {{ a }}.") == 1
+    history_of("p").note_preview({"answer": 1})
+    opened = [file.path for file in psutil.Process().open_files()]
+    assert not [path for path in opened if path.startswith(str(home))]
