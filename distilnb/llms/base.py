@@ -106,7 +106,9 @@ class LLM(Spec):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the replies this model's own: provider, endpoint, model, sampling parameters."""
-        return {"provider": self.provider, "model": self.model, "parameters": dict(self.generation_kwargs)}
+        told = {"provider": self.provider, "model": self.model, "parameters": dict(self.generation_kwargs)}
+        # Models that write have no word of it: replies that were paid for before others could be asked keep their keys.
+        return told if self.makes == "text" else {**told, "makes": self.makes}
 
     @property
     def members(self) -> tuple[LLM, ...]:

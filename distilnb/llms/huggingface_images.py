@@ -43,10 +43,6 @@ class InferenceEndpointsImageGeneration(InferenceEndpointsLLM):
         """The address that the model's name, or nothing, follows: an endpoint has one model."""
         return self.server.removesuffix("/v1")
 
-    def identity(self) -> dict[str, Any]:
-        """Return what the images depend on."""
-        return {**super().identity(), "makes": self.makes}
-
     def make_client(self) -> Client:
         """Return a client; that of an endpoint looks its address up before the first request."""
         if self.endpoint_name and not self.base_url:

@@ -37,7 +37,7 @@ class LocalEmbeddings(LocalLLM):
     def identity(self) -> dict[str, Any]:
         """Return what the vectors depend on."""
         chosen = {"dimensions": self.dimensions, "normalized": self.normalize_embeddings}
-        return {**super().identity(), "makes": self.makes, **chosen}
+        return {**super().identity(), **chosen}
 
     def engine_settings(self) -> dict[str, Any]:
         """Return what the host loads."""

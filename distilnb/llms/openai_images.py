@@ -45,10 +45,6 @@ class OpenAIImageGeneration(OpenAILLM):
     max_concurrency: int = Field(default=8, ge=1)
     timeout: float = Field(default=300.0, gt=0)
 
-    def identity(self) -> dict[str, Any]:
-        """Return what the images depend on."""
-        return {**super().identity(), "makes": self.makes}
-
     def make_client(self) -> Client:
         """Return a client over the chosen transport."""
         if (spread := self.spread()) is not None:

@@ -37,7 +37,7 @@ class RehearsalEmbeddings(LLM):
 
     def identity(self) -> dict[str, Any]:
         """Return what the vectors depend on."""
-        return {**super().identity(), "makes": self.makes, "dimensions": self.dimensions}
+        return {**super().identity(), "dimensions": self.dimensions}
 
     def make_client(self) -> Client:
         """Return a client that answers in this process."""

@@ -7,7 +7,7 @@ import base64
 import struct
 import zlib
 from hashlib import blake2b
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from distilnb.llms.base import LLM
 from distilnb.llms.request import Answer, Client, Reply, Request
@@ -32,10 +32,6 @@ class RehearsalImages(LLM):
     def label(self) -> str:
         """The short name in tables; every row carries it as the name of its model."""
         return self.provider
-
-    def identity(self) -> dict[str, Any]:
-        """Return what the images depend on."""
-        return {**super().identity(), "makes": self.makes}
 
     def make_client(self) -> Client:
         """Return a client that answers in this process."""

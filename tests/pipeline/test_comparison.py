@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,41 +15,13 @@ import pytest
 from distilnb import Pipeline
 from distilnb.engine.history import Vote
 from distilnb.errors import InputError, SpecError, UnknownStepError, UnknownVersionError
-from distilnb.llms import OpenAILLM
 from distilnb.pipeline.comparison import Comparison
 from distilnb.pipeline.odds import sign_test
 from distilnb.pipeline.scoring import pair_results, winner
 from distilnb.tasks import PrometheusEval, UltraFeedback
 from tests.pipeline.test_odds import SCIPY
-from tests.servers import MockLLM, mock_llm
-
-HOSTILE = "<script>alert(1)</script></style><img src=x onerror=alert(1)> \x1b[31m \u202eevil {digest}"
-RATER = "{each}## Text {i}\nRating: {score}\nRationale: {words}\n\n{/each}"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockLLM]:
-    templates = {"rater": RATER, "first": "Feedback: It is first. [RESULT] A", "mute": "Who knows?"}
-    templates["hostile"] = HOSTILE
-    with mock_llm(vary=True, templates=templates) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: MockLLM) -> MockLLM:
-    running.reset()
-    return running
-
-
-def model(server: MockLLM, name: str = "writer", **options: Any) -> OpenAILLM:
-    return OpenAILLM(model=name, base_url=server.base_url, **{"max_retries": 0, "price": (1, 10), **options})
-
-
-def asked(server: MockLLM) -> dict[str, int]:
-    """Return the requests by model since the last look."""
-    seen = dict(server.stats()["by_model"])
-    server.reset()
-    return seen
+from tests.pipeline.writers import HOSTILE, asked, model
+from tests.servers import MockLLM
 
 
 def two_versions(server: MockLLM, n: int = 12) -> Pipeline:

@@ -5,41 +5,14 @@ The mock server counts every request.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from distilnb import Pipeline
 from distilnb.errors import InputError
-from distilnb.llms import OpenAILLM
-from tests.servers import MockLLM, mock_llm
-
-HOSTILE = "<script>alert(1)</script></style><img src=x onerror=alert(1)> \x1b[31m \u202eevil {digest}"
-RATER = "{each}## Text {i}\nRating: {score}\nRationale: {words}\n\n{/each}"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockLLM]:
-    with mock_llm(vary=True, templates={"rater": RATER, "hostile": HOSTILE}) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: MockLLM) -> MockLLM:
-    running.reset()
-    return running
-
-
-def model(server: MockLLM, name: str = "writer", **options: Any) -> OpenAILLM:
-    return OpenAILLM(model=name, base_url=server.base_url, **{"max_retries": 0, "price": (1, 10), **options})
-
-
-def asked(server: MockLLM) -> dict[str, int]:
-    """Return the requests by model since the last look."""
-    seen = dict(server.stats()["by_model"])
-    server.reset()
-    return seen
+from tests.pipeline.writers import HOSTILE, asked, model
+from tests.servers import MockLLM
 
 
 def rows(n: int) -> list[dict[str, Any]]:

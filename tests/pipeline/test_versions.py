@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +15,12 @@ import pytest
 import distilnb as dn
 from distilnb import Pipeline, task
 from distilnb.errors import InputError, SpecError, UnknownStepError, UnknownVersionError
-from distilnb.llms import OpenAILLM
-from tests.servers import MockLLM, mock_llm
+from tests.pipeline.writers import HOSTILE, asked, model
+from tests.servers import MockLLM
 
-HOSTILE = "<script>alert(1)</script></style><img src=x onerror=alert(1)> \x1b[31m \u202eevil {digest}"
-JUDGE = "{each}## Text {i}\nRating: {score}\nRationale: {words}\n\n{/each}"
 FIRST = "{{ instruction }}"
 SECOND = "Be terse.\n{{ instruction }}"
 THIRD = "system:\nBe terse.\nuser:\n{{ instruction }}"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[MockLLM]:
-    with mock_llm(vary=True, templates={"judge": JUDGE, "hostile": HOSTILE}) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: MockLLM) -> MockLLM:
-    running.reset()
-    return running
-
-
-def model(server: MockLLM, name: str = "writer", **options: Any) -> OpenAILLM:
-    return OpenAILLM(
-        model=name, base_url=server.base_url, **{"max_retries": 0, "price": (1.0, 10.0), **options}
-    )
-
-
-def asked(server: MockLLM) -> dict[str, int]:
-    """Return the requests by model since the last look."""
-    seen = dict(server.stats()["by_model"])
-    server.reset()
-    return seen
 
 
 def rows(n: int) -> list[dict[str, Any]]:
