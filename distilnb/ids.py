@@ -7,7 +7,7 @@ the digests of all rows so far: the last ones in memory, and the others on disk,
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from distilnb.values import dump, is_plain
@@ -71,7 +71,7 @@ class DigestStore(Protocol):
     def find(self, digests: array[int]) -> Mapping[int, int]:
         """Return how often those of the digests that are here were seen."""
 
-    def put(self, digests: Collection[int], counts: Mapping[int, int]) -> None:
+    def put(self, digests: array[int], counts: Mapping[int, int]) -> None:
         """Keep different digests, each seen once or as often as `counts` says, in place of what is here of them."""
 
 
@@ -108,10 +108,10 @@ class DigestCounter:
             piece = digests[first : first + _COUNTED_AT_ONCE]
             earlier = self._store.find(piece) if self._store is not None else {}
             again += [(first + place, k) for place, k in self._kept.add(piece, earlier)]
-            if self._make_store is not None and len(self._kept.seen) >= KEPT_DIGESTS:
+            if self._make_store is not None and len(self._kept.different) >= KEPT_DIGESTS:
                 self._store = self._make_store() if self._store is None else self._store
-                self._store.put(self._kept.seen, self._kept.counts)
-                self._kept = _Digests()
+                self._store.put(self._kept.different, self._kept.counts)
+                self._kept = _Digests(has_repeats=bool(self._kept.counts))
         return again
 
 
@@ -151,22 +151,35 @@ class Counter(Protocol):
 class _Digests:
     """Digests in memory, with a count of those that came again."""
 
-    def __init__(self) -> None:
-        self.seen: set[int] = set()
+    def __init__(self, *, has_repeats: bool = False) -> None:
+        """Begin with none; `has_repeats` says that equal rows were met before, so that more are to be expected."""
+        self.different = array("q")  # in the order in which each came first
         self.counts: dict[int, int] = {}  # of what came more than once
+        self.has_repeats = has_repeats
+        self._seen: set[int] = set()
 
-    def add(self, digests: Sequence[int], earlier: Mapping[int, int]) -> list[tuple[int, int]]:
+    def add(self, digests: array[int], earlier: Mapping[int, int]) -> list[tuple[int, int]]:
         """Add digests in their order; returns the place of each that came before, here or `earlier`, and its count."""
-        new = set(digests)
-        if len(new) == len(digests) and not earlier and self.seen.isdisjoint(new):
-            self.seen |= (
-                new  # as it mostly is: told by two operations on sets, a tenth of a loop over the rows
-            )
-            return []
+        if not self.has_repeats and not earlier:
+            self._seen.update(digests)
+            if len(self._seen) == len(self.different) + len(digests):
+                self.different.extend(digests)
+                return []  # as it mostly is: told by one operation on a set, a tenth of a loop over the rows
+            self._seen = set(
+                self.different
+            )  # which of them came before is told by what was there without them
+            self.has_repeats = True
+        return self._add_one_by_one(digests, earlier)
+
+    def _add_one_by_one(self, digests: array[int], earlier: Mapping[int, int]) -> list[tuple[int, int]]:
         again = []
         for place, digest in enumerate(digests):
-            count = self.counts.get(digest, 1) if digest in self.seen else earlier.get(digest, 0)
-            self.seen.add(digest)
+            if digest in self._seen:
+                count = self.counts.get(digest, 1)
+            else:
+                count = earlier.get(digest, 0)
+                self._seen.add(digest)
+                self.different.append(digest)
             if count:
                 self.counts[digest] = count + 1
                 again.append((place, count))

@@ -229,7 +229,7 @@ def test_pages_have_what_was_put_on_them(
             found = pages.find(array("q", [*seen, 17]))
             assert found == {digest: expected[digest] for digest in {*seen, 17} & expected.keys()}
             new = {digest: n_seen + found.get(digest, 0) for digest, n_seen in seen.items()}
-            pages.put(new, {digest: count for digest, count in new.items() if count > 1})
+            pages.put(array("q", new), {digest: count for digest, count in new.items() if count > 1})
             expected |= new
         assert pages.find(array("q", expected)) == expected
 

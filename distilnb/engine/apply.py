@@ -54,6 +54,7 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
     counts: dict[str, dict[str, float]] = field(default_factory=dict)
     drop_reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    names_dropped: bool = True  # else rows that are left out are only counted: nobody waits for them by id
 
     def count(self, step: str, **amounts: float) -> None:
         """Add to the figures of a step."""
@@ -94,12 +95,17 @@ class Outcome:
     def drop_all(self, ids: Sequence[RowId], orders: Iterable[Order], step: str, reason: str) -> None:
         """Leave several rows out for one reason."""
         each = itertools.repeat
-        self.batch.gone += map(
-            Gone._make, zip(ids, orders, each(step), each(reason), each(False), strict=False)
-        )
-        self.count(step, dropped=len(ids))
+        if self.names_dropped:
+            self.batch.gone += map(
+                Gone._make, zip(ids, orders, each(step), each(reason), each(False), strict=False)
+            )
+        self.count_dropped(len(ids), step, reason)
+
+    def count_dropped(self, n_rows: int, step: str, reason: str) -> None:
+        """Count rows that were left out."""
+        self.count(step, dropped=n_rows)
         reasons = self.drop_reasons.setdefault(step, {})
-        reasons[reason] = reasons.get(reason, 0) + len(ids)
+        reasons[reason] = reasons.get(reason, 0) + n_rows
 
 
 @dataclass(frozen=True)
@@ -130,13 +136,18 @@ FILTERED = "left out by the step"
 
 
 def apply_step(
-    step: Step, batch: Batch, moved: Callable[[], None] = lambda: None, keep: KeepFailed | None = None
+    step: Step,
+    batch: Batch,
+    moved: Callable[[], None] = lambda: None,
+    keep: KeepFailed | None = None,
+    *,
+    names_dropped: bool = True,
 ) -> Outcome:
     """Run a row step on a batch and say what became of each row; failed ones are quarantined, or go on by `keep`.
 
-    `moved` is called whenever some rows are through.
+    `moved` is called whenever some rows are through. Without `names_dropped`, rows that are left out are only counted.
     """
-    outcome = Outcome(Batch(gone=list(batch.gone)))
+    outcome = Outcome(Batch(gone=list(batch.gone)), names_dropped=names_dropped)
     if not batch.ids:
         return outcome
     is_ours = step.kind() in KINDS
@@ -238,11 +249,14 @@ def _keep_columns(step: Step, batch: Batch, made: MadeColumns, outcome: Outcome)
     ids, columns = batch.ids, made.columns
     orders: list[Any] = batch.order_keys
     is_kept = made.keep if made.keep is not None else made.n_children
-    if is_kept is not None and not all(is_kept):
+    reason = made.reason or FILTERED
+    if is_kept is not None and not all(is_kept) and not outcome.names_dropped:
+        outcome.count_dropped(len(ids) - sum(map(bool, is_kept)), step.name, reason)
+    elif is_kept is not None and not all(is_kept):
         lost = list(map(operator.not_, is_kept))
         lost_ids, lost_orders = [*itertools.compress(ids, lost)], itertools.compress(orders, lost)
         told = ([order] for order in lost_orders) if batch.is_flat else lost_orders
-        outcome.drop_all(lost_ids, told, step.name, made.reason or FILTERED)
+        outcome.drop_all(lost_ids, told, step.name, reason)
     n_done = len(ids)
     if made.n_children is not None:
         n_done = sum(map(bool, made.n_children))
@@ -258,11 +272,26 @@ def _keep_columns(step: Step, batch: Batch, made: MadeColumns, outcome: Outcome)
 
 def _family(batch: Batch, n_children: Sequence[int]) -> tuple[list[RowId], list[Order]]:
     """Return ids and orders of so many children of each row."""
+    n_each = n_children[0]
+    if batch.is_flat and n_each and n_children.count(n_each) == len(n_children):
+        return _family_of_equals(batch.ids, batch.order_keys, n_each)
     ids = [f"{parent}.{i}" for parent, n in zip(batch.ids, n_children, strict=True) for i in range(n)]
     orders: Iterable[tuple[Any, int]] = zip(batch.order_keys, n_children, strict=True)
     if batch.is_flat:
         return ids, [[order, i] for order, n in orders for i in range(n)]
     return ids, [[*order, i] for order, n in orders for i in range(n)]
+
+
+def _family_of_equals(
+    parents: Sequence[RowId], numbers: Sequence[Any], n_each: int
+) -> tuple[list[RowId], list[Order]]:
+    """Return ids and orders of as many children of each row: by their place among them, not row by row."""
+    ids, orders = [""] * (n_each * len(parents)), [list[int]()] * (n_each * len(parents))
+    for i in range(n_each):
+        end = f".{i}"
+        ids[i::n_each] = [parent + end for parent in parents]
+        orders[i::n_each] = [[number, i] for number in numbers]
+    return ids, orders
 
 
 # --- one step on rows ----------------------------------------------------------

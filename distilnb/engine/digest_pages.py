@@ -10,7 +10,7 @@ import sys
 import tempfile
 import weakref
 from array import array
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NamedTuple, TypeAlias
 
@@ -61,13 +61,12 @@ class DigestPages(DigestStore):
         wanted = np.frombuffer(digests, np.int64)
         return {digest: entry.n_seen for digest, entry in self._entries(wanted).items()}
 
-    def put(self, digests: Collection[int], counts: Mapping[int, int]) -> None:
+    def put(self, digests: array[int], counts: Mapping[int, int]) -> None:
         """Keep different digests, each seen once or as often as `counts` says, in place of what is here of them."""
         if self._file is None:
             self._filter = np.zeros(_FILTER_BYTES, np.uint8)
             self._begin()
-        new = np.fromiter(digests, np.int64, len(digests))
-        new.sort()
+        new = np.sort(np.frombuffer(digests, np.int64))
         # Whoever puts one that is here has found it before, and counted on.
         there = self._entries(np.fromiter(counts, np.int64, len(counts)))
         for digest, entry in there.items():

@@ -240,7 +240,8 @@ class RowWorker:
         if marks is None:
             steps = [self._load(name) for name in stage.steps]
             rows = batch if len(entries) == len(batch) + len(batch.gone) else batch.select(entries)
-            return self._run(steps, rows.taken_by(stage.steps[0]), poison)
+            rows = rows.taken_by(stage.steps[0])
+            return self._run(steps, rows, poison, stage.tells_gone)
         beyond: list[tuple[str, str]] = []
         if poison and entries[0] in marks.redo:
             marks, beyond = marks.up_to(stage.steps[: poison.step + 1], entries[0])
@@ -258,27 +259,27 @@ class RowWorker:
                 outcome.fail(failure_of(row_id, name, poison), batch.orders[entries[0]])
         return outcome
 
-    def _run(self, steps: list[Step], batch: Batch, poison: Poison | None = None) -> Outcome:
+    def _run(self, steps: list[Step], batch: Batch, poison: Poison | None, names_dropped: bool) -> Outcome:
         """Run fused steps on a batch, one after the other, as far as the one at which a row is poison."""
         total = Outcome(batch)
         for number, step in enumerate(steps):
             self.vitals.at_step(number)
             if poison and number == poison.step:
                 return quarantine(total, step.name, poison)
-            outcome = self._apply(step, total.batch)
+            outcome = self._apply(step, total.batch, names_dropped=names_dropped)
             merge(total, outcome)
             total.batch = outcome.batch
         return total
 
-    def _apply(self, step: Step, batch: Batch) -> Outcome:
+    def _apply(self, step: Step, batch: Batch, *, names_dropped: bool = True) -> Outcome:
         if isinstance(step, RouteRows):
             return route_rows(step, batch, self.vitals.moved)
+        if not step.cache:
+            return apply_step(step, batch, self.vitals.moved, self.keep, names_dropped=names_dropped)
 
         def apply(step: Step, batch: Batch) -> Outcome:
             return apply_step(step, batch, self.vitals.moved, self.keep)
 
-        if not step.cache:
-            return apply(step, batch)
         if self._row_cache is None:
             self._row_cache = RowCache(mode=self.plan.options.get("cache", "on"))
         return self._row_cache.apply(step, batch, apply)

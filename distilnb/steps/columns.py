@@ -207,6 +207,17 @@ def _joined(values: Iterable[Any]) -> list[Any]:
     return joined
 
 
+def _repeated(values: list[Any], n_times: list[int]) -> list[Any]:
+    """Return each value as often as is said beside it."""
+    n_each = n_times[0]
+    if n_times.count(n_each) < len(n_times):
+        return list(chain.from_iterable(map(repeat, values, n_times)))
+    repeated = [None] * (n_each * len(values))
+    for place in range(n_each):
+        repeated[place::n_each] = values
+    return repeated
+
+
 def _as_renames(value: object) -> object:
     """Accept a list of columns where a mapping of old to new names is stored."""
     if isinstance(value, str):
@@ -257,7 +268,7 @@ class ExpandColumns(Step):
             if set(map(type, cells)) != {list} or list(map(len, cells)) != n_items:
                 return None  # JSON text, or a row to complain of
         made = {
-            name: list(chain.from_iterable(map(repeat, values, n_items)))
+            name: _repeated(values, n_items)
             for name, values in columns.items()
             if self.columns.get(name, name) == name
         }
