@@ -9,6 +9,7 @@ from distilnb.notebook.session import Session
 from distilnb.notebook.waiting import USUAL_ROWS, Waiting
 from distilnb.spec.base import Spec
 from distilnb.spec.digest import digest_of
+from distilnb.view.display import Output
 from distilnb.view.figures import money, plural
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ def as_key(value: Any) -> Hashable:
 
 
 def quoted_when_dear(
-    session: Session, key: Hashable, what: str, quote: Quote, n_rows: int | None, do: Callable[[], T]
+    session: Session,
+    key: Hashable,
+    what: str,
+    quote: Quote,
+    n_rows: int | None,
+    do: Callable[[], T],
+    show_at: Callable[[T, Output], bool] = lambda result, output: False,
 ) -> T | Waiting[T]:
     """Do what asks the requests of a quote, or show the quote and let it wait.
 
@@ -39,4 +46,6 @@ def quoted_when_dear(
         return do()
     cost = "" if quote.cost_usd is None else f", about {money(quote.cost_usd)}"
     told = f"{what}: {plural(quote.requests, 'request')}{cost}"
-    return session.let_wait(key, Waiting(session, what, told, quote.cost_usd, do, is_bound=False))
+    return session.let_wait(
+        key, Waiting(session, what, told, quote.cost_usd, do, is_bound=False, show_at=show_at)
+    )

@@ -12,6 +12,7 @@ from distilnb.notebook.asking import as_key, quoted_when_dear
 from distilnb.notebook.options import LLM, PIPELINE, ROWS, YES, Command, argument
 from distilnb.notebook.session import Session, Target
 from distilnb.notebook.waiting import Waiting
+from distilnb.view.display import Output
 
 if TYPE_CHECKING:
     from distilnb.pipeline.checking import Check
@@ -48,7 +49,7 @@ def compare(session: Session, options: Namespace) -> Comparison | Waiting[Compar
     """Ask versions of a prompt, of several models, on the same pinned rows: who wins, and how sure that is.
 
     What was not answered yet is asked; above confirm_cost_over it is quoted first. Without --judge there are buttons to
-    vote with, or vote by .vote(row, name).
+    vote with, or vote by .vote(row, name); at the end, buttons make a candidate the step.
     """
     target = _step(session, options.versions[0], options, "compare")
     whole = session.pipeline(target.variable).pipeline
@@ -57,18 +58,22 @@ def compare(session: Session, options: Namespace) -> Comparison | Waiting[Compar
     how = {"llms": llms if isinstance(llms, list) or llms is None else [llms], "n": options.rows}
     how |= {"judge": _judge(session, options.judge), "blind": options.blind, "seed": options.seed}
     do = partial(whole.compare, *words, **how)
+
+    def show(compared: Comparison, at: Output | None = None) -> bool:
+        ballot = compared.ballot(on_use=lambda name: session.assign(target.variable, compared.use(name)))
+        return ballot.show(at, with_row=False)
+
     found: Comparison | Waiting[Comparison]
     if options.yes:
         found = do()
     else:
         quote = do(ask=False).quote
         key = ("compare", whole.digest, *words, *map(as_key, how.values()))
-        found = quoted_when_dear(session, key, f"A comparison of {', '.join(words)}", quote, options.rows, do)
-    if options.judge is None and not isinstance(found, Waiting):
-        compared = found
-        ballot = compared.ballot(on_use=lambda name: session.assign(target.variable, compared.use(name)))
-        if ballot.show():
-            compared.leave_to_ballot()
+        found = quoted_when_dear(
+            session, key, f"A comparison of {', '.join(words)}", quote, options.rows, do, show
+        )
+    if not isinstance(found, Waiting) and show(found):
+        found.leave_to_ballot()
     return found
 
 

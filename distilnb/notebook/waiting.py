@@ -34,7 +34,8 @@ class Waiting(Generic[T]):
 
     Its `cost` is the most that it should come to, or what is expected where that is no bound.
     Done once, however often it is asked for: by the button, by `go()`, or by both. Variables that hold it hold the
-    result then.
+    result then. `show_at` shows a result that has buttons of its own where the button showed it, as its cell would
+    have done, and returns whether it did.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Waiting(Generic[T]):
         do: Callable[[], T],
         *,
         is_bound: bool = True,
+        show_at: Callable[[T, Output], bool] = lambda result, output: False,
     ) -> None:
         self.quote = quote
         self._session = session
@@ -53,6 +55,7 @@ class Waiting(Generic[T]):
         self._cost = cost
         self._is_bound = is_bound
         self._do = do
+        self._show_at = show_at
         self._lock = threading.Lock()
         self._results: list[T] = []
         self._output: Output | None = None
@@ -92,6 +95,8 @@ class Waiting(Generic[T]):
         """Do it, and show the result here: what is displayed by a button has no cell of its own."""
         below = self._below
         result: Any = self.go()
+        if self._show_at(result, below):
+            return
         if hasattr(result, "panel"):
             self._session.show_run(result, at=below)
         elif hasattr(result, "_repr_mimebundle_"):

@@ -96,6 +96,11 @@ def find_candidate(candidates: Sequence[Candidate], word: str) -> Candidate:
     raise UnknownStepError(f"There is no candidate {word!r}; there are {names}.", did_you_mean(word, names))
 
 
+def letters(n: int) -> list[str]:
+    """Return what n answers are called while their names are hidden: A to Z, then AA to ZZ, and so on."""
+    return [chr(ord("A") + place % 26) * (1 + place // 26) for place in range(n)]
+
+
 def _named(llms: Sequence[LLM]) -> dict[str, LLM]:
     """Return models by a short name that no other one has."""
     short = Counter(llm.model for llm in llms)

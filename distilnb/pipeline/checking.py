@@ -88,7 +88,14 @@ def accept(pipeline: str, graph: Graph, samples: Mapping[str, Batch]) -> Check:
     found = make_check(pipeline, graph, samples, ask=True)
     write_accepted(pipeline, found._now)
     same = make_check(pipeline, graph, samples, ask=False)
-    told = replace(same._data, asked=found.asked, reused=found.reused, cost_usd=found._data.cost_usd)
+    asked = found._data
+    told = replace(
+        same._data,
+        asked=asked.asked,
+        retries=asked.retries,
+        reused=asked.reused,
+        cost_usd=asked.cost_usd,
+    )
     return Check(told, found._now, Quote())
 
 
@@ -110,6 +117,7 @@ def make_check(pipeline: str, graph: Graph, samples: Mapping[str, Batch], *, ask
         accepted_at=before.at if before else None,
         version=_names(now),
         asked=int(sum(result.counts.get("asked", 0) for result in results.values())),
+        retries=int(sum(result.counts.get("retries", 0) for result in results.values())),
         reused=int(sum(result.counts.get("cached", 0) for result in results.values())),
         cost_usd=None if None in costs else sum(cost or 0.0 for cost in costs),
         n_missing=len({row_id for result in results.values() for row_id in result.missing}),

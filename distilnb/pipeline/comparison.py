@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from random import Random
@@ -11,7 +12,7 @@ from distilnb.engine.history import History, Vote, history_of
 from distilnb.engine.launch import is_rehearsed
 from distilnb.errors import InputError, did_you_mean
 from distilnb.llms.base import LLM
-from distilnb.pipeline.candidates import Candidate, find_candidate
+from distilnb.pipeline.candidates import Candidate, find_candidate, letters
 from distilnb.pipeline.judging import (
     Judge,
     Verdicts,
@@ -19,11 +20,20 @@ from distilnb.pipeline.judging import (
     by_rating,
     find_judge,
     judge_step,
+    notes_on,
     with_judge,
 )
-from distilnb.pipeline.measure import Measured, Quote, measure
+from distilnb.pipeline.measure import NOT_ASKED, Measured, Quote, measure
 from distilnb.pipeline.odds import win_rate
-from distilnb.pipeline.scoring import PairResult, in_words, pair_results, percent, points, winner
+from distilnb.pipeline.scoring import (
+    PairResult,
+    in_words,
+    pair_results,
+    percent,
+    points,
+    telling_first,
+    winner,
+)
 from distilnb.pipeline.timing import Timed
 from distilnb.pipeline.version_list import figures_of
 from distilnb.pipeline.versions import number_tasks, tasks_of
@@ -33,7 +43,7 @@ from distilnb.spec.graph import Graph
 from distilnb.tasks.base import Task
 from distilnb.view.ballot import Ballot
 from distilnb.view.comparison import Cell, ComparisonData, GridRow, Tally, comparison_bundle, row_text
-from distilnb.view.figures import plural
+from distilnb.view.display import cell_number
 from distilnb.view.html import Shown, page
 
 if TYPE_CHECKING:
@@ -41,6 +51,7 @@ if TYPE_CHECKING:
 
 TIE = "tie"
 _PERSON = ""
+_FAILED = "failed; why is told with the names"
 
 
 class Compared(Protocol):
@@ -90,11 +101,12 @@ class Comparison:
         self._is_blind = is_blind and judge is None
         self._has_blind_judge = is_blind and judge is not None
         self._is_revealed = False
-        self._is_on_ballot = False
+        self._ballot_cell: int | None = None
         self._seed = seed
         self._id = digest_of({"step": step, "candidates": sorted(self._candidates)}, size_bytes=8)
         first = measured[candidates[0].key].incoming
         self._ordinals = {row_id: order[0] for row_id, order in zip(first.ids, first.orders, strict=True)}
+        self._sharing = Counter(self._ordinals.values())
         self._came_in = dict(zip(first.ids, first.rows, strict=True))
 
     # --- what was asked ---
@@ -105,13 +117,17 @@ class Comparison:
         return [candidate.name for candidate in self._candidates.values()]
 
     @property
-    def rows(self) -> list[int]:
-        """The numbers of the rows in their source."""
-        return list(self._ordinals.values())
+    def rows(self) -> list[int | str]:
+        """The numbers of the rows in their source; the id of a row whose number is that of others too."""
+        return [self._called(row_id) for row_id in self._ordinals]
+
+    def _called(self, row_id: str) -> int | str:
+        ordinal = self._ordinals[row_id]
+        return ordinal if self._sharing[ordinal] == 1 else row_id
 
     @property
     def asked(self) -> int:
-        """Requests that were sent, those of the judge among them."""
+        """Requests that were sent, those of the judge and retries of failed ones among them."""
         return sum(one.asked for one in self._measured.values()) + self._verdicts.asked
 
     @property
@@ -151,12 +167,13 @@ class Comparison:
         self._history().unvote(self._id, self._row_id(row), _PERSON)
         return self
 
-    def next(self) -> int | None:
-        """Return the number of the first row without a vote, None when all have one."""
-        return self._open_row({vote.row_id for vote in self._votes()})
+    def next(self) -> int | str | None:
+        """Return the first row without a vote, as `rows` calls it; None when all have one."""
+        row_id = self._open_row({vote.row_id for vote in self._votes()})
+        return None if row_id is None else self._called(row_id)
 
-    def _open_row(self, voted: Collection[str]) -> int | None:
-        return next((ordinal for row_id, ordinal in self._ordinals.items() if row_id not in voted), None)
+    def _open_row(self, voted: Collection[str]) -> str | None:
+        return next((row_id for row_id in self._ordinals if row_id not in voted), None)
 
     def show(self, row: int | str | None = None) -> Shown:
         """Return one row with all answers; the next one to vote on when it is left out."""
@@ -187,7 +204,8 @@ class Comparison:
     def ballot(self, *, on_use: Any = None) -> Ballot:
         """Show buttons to vote with, row by row; where none can be drawn, say how to vote by `.vote`.
 
-        `on_use` is called with the name of the candidate whose [Use …] is pressed at the end.
+        Of a judge's votes the result is shown. `on_use` is called with the name of the candidate whose [Use …] is
+        pressed at the end.
         """
         return Ballot(
             next_row=self._next_grid_row,
@@ -198,14 +216,20 @@ class Comparison:
         )
 
     def leave_to_ballot(self) -> None:
-        """Show nothing the next time that a cell ends with it: a ballot with buttons shows it there."""
-        self._is_on_ballot = True
+        """Show nothing where this cell ends with it: a ballot with buttons shows it there."""
+        self._ballot_cell = cell_number()
 
-    def _next_grid_row(self, skipped: Sequence[int]) -> tuple[GridRow | None, int, int]:
-        """Return the next row to vote on, of those that were not skipped, how many have a vote, and of how many."""
+    def _next_grid_row(self, skipped: Sequence[str]) -> tuple[GridRow | None, int, int]:
+        """Return the next row to vote on, how many have a vote, and of how many.
+
+        Rows that were skipped come last, the one skipped first before the others. Where a judge votes there is none.
+        """
         seen = self._seen()
         open_rows = [row_id for row_id in self._ordinals if row_id not in seen.by_row]
-        fresh = [row_id for row_id in open_rows if self._ordinals[row_id] not in skipped] or open_rows
+        if self._judge is not None:
+            return None, len(seen.by_row), len(self._ordinals)
+        again = [row_id for row_id in dict.fromkeys(reversed(skipped)) if row_id in open_rows][::-1]
+        fresh = [row_id for row_id in open_rows if row_id not in again] + again
         row = self._grid_row(fresh[0], seen) if fresh else None
         return row, len(self._ordinals) - len(open_rows), len(self._ordinals)
 
@@ -270,14 +294,14 @@ class Comparison:
             if seen.is_hidden
             else tuple(
                 in_words(pair, len(self._candidates))
-                for pair in pair_results(self._names_by_key(), votes)
-                if pair.rate is not None
+                for pair in telling_first(pair_results(self._names_by_key(), votes))
             ),
             notes=tuple(self._notes()),
             voter=self._judge.name if self._judge else "",
             n_voted=len(seen.by_row),
             is_hidden=seen.is_hidden,
             asked=self.asked,
+            retries=sum(one.retries for one in self._measured.values()) + self._verdicts.retries,
             reused=self.reused,
             cost_usd=None if None in costs else sum(cost or 0.0 for cost in costs),
             n_missing=sum(one.n_missing for one in self._measured.values()),
@@ -299,24 +323,10 @@ class Comparison:
         return found
 
     def _notes(self) -> list[str]:
-        notes = []
-        if self._has_blind_judge:
-            notes.append(
-                "a judge is never told names, so nothing is hidden here; without one, people vote blind"
-            )
-        if self._verdicts.n_swayed:
-            notes.append(
-                f"in {plural(self._verdicts.n_swayed, 'pair')} the judge chose by the place of the answer: ties"
-            )
-        if self._verdicts.n_failed:
-            notes.append(
-                f"of {plural(self._verdicts.n_failed, 'pair')} the judge said nothing that can be used"
-            )
-        if self._judge is not None and self._judge.name.rpartition(" ")[2] in {
-            candidate.llm.label for candidate in self._candidates.values()
-        }:
-            notes.append("the judge is one of the models compared; it may prefer its own answers")
-        return notes
+        if self._judge is None:
+            return []
+        candidates = list(self._candidates.values())
+        return notes_on(self._judge, self._verdicts, candidates, was_blind=self._has_blind_judge)
 
     def _names_by_key(self) -> dict[str, str]:
         return {key: candidate.name for key, candidate in self._candidates.items()}
@@ -339,15 +349,18 @@ class Comparison:
             winner=best,
             is_tie=bool(own) and best is None,
             names=tuple(self._names(keys, seen.is_hidden)),
+            called=self._called(row_id),
         )
 
     def _cell(self, key: str, row_id: str, is_hidden: bool) -> Cell:
         measured = self._measured[key]
-        rating = None if is_hidden else measured.ratings.get(row_id)
-        return Cell(measured.texts.get(row_id, {}), measured.failures.get(row_id, ""), rating)
+        texts, failure = measured.texts.get(row_id, {}), measured.failures.get(row_id, "")
+        if is_hidden:  # a reason may name the model, and a rating is a hint
+            return Cell(texts, _FAILED if failure not in ("", NOT_ASKED) else failure)
+        return Cell(texts, failure, measured.ratings.get(row_id))
 
     def _names(self, keys: Sequence[str], is_hidden: bool) -> list[str]:
-        return _letters(len(keys)) if is_hidden else [self._candidates[key].name for key in keys]
+        return letters(len(keys)) if is_hidden else [self._candidates[key].name for key in keys]
 
     def _order(self, row_id: str) -> list[str]:
         """Return the candidates in the order in which a row shows them; by chance where it is blind."""
@@ -358,19 +371,21 @@ class Comparison:
 
     def _chosen(self, keys: Sequence[str], word: str) -> str:
         if self.is_hidden:
-            letters = _letters(len(keys))
-            if word.upper() not in letters:
+            there = letters(len(keys))
+            if word.upper() not in there:
                 raise InputError(
-                    f"{word!r} is no answer here; there are {', '.join(letters)}, or {TIE!r}.",
+                    f"{word!r} is no answer here; there are {', '.join(there)}, or {TIE!r}.",
                     "Names are hidden until every row has a vote.",
                 )
-            return keys[letters.index(word.upper())]
+            return keys[there.index(word.upper())]
         return find_candidate(list(self._candidates.values()), word).key
 
     def _row_id(self, row: int | str) -> str:
-        for row_id, ordinal in self._ordinals.items():
-            if row in (row_id, ordinal):
-                return row_id
+        found = [row_id for row_id, ordinal in self._ordinals.items() if row in (row_id, ordinal)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise InputError(f"{len(found)} rows have the number {row}.", f"Name one by its id: {found}.")
         raise InputError(
             f"Row {row!r} is not compared; these are: {self.rows}.",
             did_you_mean(str(row), map(str, self.rows), "Name one of them."),
@@ -394,17 +409,11 @@ class Comparison:
         return comparison_bundle(self.data())["text/plain"]
 
     def _ipython_display_(self) -> None:
-        if not self._is_on_ballot:
+        if self._ballot_cell is None or self._ballot_cell != cell_number():
             raise NotImplementedError  # how IPython is told to show it as it shows anything else
-        self._is_on_ballot = False
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return dict(comparison_bundle(self.data()))
-
-
-def _letters(n: int) -> list[str]:
-    """Return what n answers are called while their names are hidden: A to Z, then AA to ZZ, and so on."""
-    return [chr(ord("A") + place % 26) * (1 + place // 26) for place in range(n)]
 
 
 def make_comparison(

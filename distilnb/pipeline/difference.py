@@ -58,7 +58,7 @@ class Diff:
 
     @property
     def asked(self) -> int:
-        """Requests that were sent for it."""
+        """Requests that were sent for it, retries of failed ones among them."""
         return sum(one.asked for one in self._measured)
 
     @property
@@ -138,11 +138,17 @@ def make_diff(
         )
         for one in graphs
     )
+    # A version that fails on more rows would look cheaper, and one whose weak rows nobody rated better.
+    answered = left.answered & right.answered
+    both = [row_id for row_id in left.ratings if row_id in right.ratings]
     sides = tuple(
-        _side(pipeline, one, reference, measured)
+        Side(
+            str(reference),
+            wording_of(tasks_of(one, step)[0]).text,
+            figures_of(pipeline, one, reference, measured, answered=answered, rated=both),
+        )
         for one, reference, measured in zip(graphs, pair, (left, right), strict=True)
     )
-    both = [row_id for row_id in left.ratings if row_id in right.ratings]
     wins = sum(right.ratings[row_id] > left.ratings[row_id] for row_id in both)
     losses = sum(right.ratings[row_id] < left.ratings[row_id] for row_id in both)
     ties = len(both) - wins - losses
@@ -153,18 +159,13 @@ def make_diff(
         rows=tuple(_rows(left, right)),
         verdict=verdict(wins, losses, ties) if both else "",
         asked=left.asked + right.asked,
+        retries=left.retries + right.retries,
         reused=left.reused + right.reused,
         cost_usd=None if left.cost_usd is None or right.cost_usd is None else left.cost_usd + right.cost_usd,
         n_missing=left.n_missing + right.n_missing,
         is_rehearsed=any(is_rehearsed(task) for task in tasks_of(graph, step)),
     )
     return Diff(data, (left, right), left.quote.plus(right.quote), (wins, losses, ties))
-
-
-def _side(pipeline: str, graph: Graph, reference: Reference, measured: Measured) -> Side:
-    figures = figures_of(pipeline, graph, reference, measured)
-    wording = wording_of(tasks_of(graph, reference.step)[0])
-    return Side(str(reference), wording.text, figures)
 
 
 def _rows(left: Measured, right: Measured) -> list[DiffRow]:

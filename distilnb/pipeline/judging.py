@@ -21,18 +21,24 @@ from distilnb.spec.inline import Inline
 from distilnb.steps.sources import LoadDataFromDicts
 from distilnb.tasks.base import Task
 from distilnb.tasks.prometheus import PrometheusEval
+from distilnb.view.figures import plural
 from distilnb.view.text import value_text
 
 _PAIRS, _JUDGE = "pairs", "judge"
+_Pair = tuple[str, str, str]  # a row, and the candidates that answered it
 
 
 class Judge(NamedTuple):
-    """Who votes. A `step` of the pipeline or a task that rates sees one answer, a pairwise task two."""
+    """Who votes. A `step` of the pipeline or a task that rates sees one answer, a pairwise task two.
+
+    `models` are the labels of all models that it asks.
+    """
 
     name: str
     step: str = ""
     task: Task | None = None
     is_pairwise: bool = False
+    models: frozenset[str] = frozenset()
 
 
 class Verdicts(NamedTuple):
@@ -41,7 +47,9 @@ class Verdicts(NamedTuple):
     votes: list[Vote]
     n_swayed: int = 0  # pairs where the other order brought the other winner; they count as ties
     n_failed: int = 0
+    n_alike: int = 0  # pairs of equal answers; they are ties, and nobody is asked
     asked: int = 0
+    retries: int = 0  # of those asked
     reused: int = 0
     cost_usd: float | None = 0.0
     quote: Quote = Quote()
@@ -58,24 +66,53 @@ def find_judge(graph: Graph, step: str, judge: LLM | Task | str) -> Judge:
                 f"Step {judge!r} does not rate what {step!r} makes.",
                 f"These do: {list(judges_of(graph, step))}; or name a model.",
             )
-        return Judge(judge, step=judge)
+        return Judge(judge, step=judge, models=_labels(*tasks_of(graph, judge)))
     if isinstance(judge, Task):
+        name, models = f"{judge.kind()} {_label(judge)}", _labels(judge)
         if isinstance(judge, PrometheusEval) and judge.mode == "relative":
-            return Judge(f"{judge.kind()} {_label(judge)}", task=judge, is_pairwise=True)
+            return Judge(name, task=judge, is_pairwise=True, models=models)
         if not rating_columns(judge):
             raise SpecError(
                 f"{judge.kind()} makes {judge.made()}, which are no ratings.",
                 "Give a task that rates (UltraFeedback, PrometheusEval), or a model.",
             )
-        return Judge(f"{judge.kind()} {_label(judge)}", task=judge)
+        return Judge(name, task=judge, models=models)
     llm = as_llm(judge)
     with drafting(None):
         pairwise = PrometheusEval(mode="relative", rubric="helpfulness", llm=llm)
-    return Judge(llm.label, task=pairwise, is_pairwise=True)
+    return Judge(llm.label, task=pairwise, is_pairwise=True, models=_labels(pairwise))
 
 
 def _label(task: Task) -> str:
     return task.llm.label if task.llm is not None else ""
+
+
+def _labels(*tasks: Task) -> frozenset[str]:
+    return frozenset(llm.label for task in tasks if task.llm is not None for llm in _all_of(task.llm))
+
+
+def _all_of(llm: LLM) -> list[LLM]:
+    return [llm, *llm.senders()]
+
+
+def notes_on(
+    judge: Judge, verdicts: Verdicts, candidates: Sequence[Candidate], *, was_blind: bool
+) -> list[str]:
+    """Return what a reader of the votes of a judge must know."""
+    notes = []
+    if was_blind:
+        notes.append("a judge is never told names, so nothing is hidden here; without one, people vote blind")
+    if verdicts.n_swayed:
+        notes.append(
+            f"in {plural(verdicts.n_swayed, 'pair')} the judge chose by the place of the answer: ties"
+        )
+    if verdicts.n_alike:
+        notes.append(f"in {plural(verdicts.n_alike, 'pair')} both answers are the same: ties, without asking")
+    if verdicts.n_failed:
+        notes.append(f"of {plural(verdicts.n_failed, 'pair')} the judge said nothing that can be used")
+    if judge.models & {one.label for candidate in candidates for one in _all_of(candidate.llm)}:
+        notes.append("the judge is one of the models compared; it may prefer its own answers")
+    return notes
 
 
 def with_judge(candidate: Candidate, step: str, judge: Judge | None) -> Graph:
@@ -112,11 +149,12 @@ def by_pairs(
 ) -> Verdicts:
     """Show each pair of answers to a judge in both orders; who wins in both has won, else it is a tie."""
     assert judge.task is not None
-    rows, ids, pairs = _rows(candidates, step, measured)
+    rows, ids, pairs, alike = _rows(candidates, step, measured)
+    votes = [Vote(*pair, "", judge.name) for pair in alike]
     n_waiting = _n_waiting(candidates, measured)
     if not rows:
         task = judge.task
-        return Verdicts([], quote=quote_missing(task, {}, [], 2 * n_waiting))
+        return Verdicts(votes, n_alike=len(alike), quote=quote_missing(task, {}, [], 2 * n_waiting))
     with drafting(None):
         source = LoadDataFromDicts(data=Inline.of(rows[:1]), name=_PAIRS)
         task = judge.task.updated(name=_JUDGE)
@@ -127,7 +165,7 @@ def by_pairs(
     said = {
         row_id: row.get(column) for row, row_id in zip(result.outgoing.rows, result.outgoing.ids, strict=True)
     }
-    votes, n_swayed, n_failed = [], 0, 0
+    n_swayed = n_failed = 0
     for number, (row_id, one, other) in enumerate(pairs):
         winners = (
             {"A": one, "B": other}.get(str(said.get(f"{number}+"))),
@@ -145,7 +183,9 @@ def by_pairs(
         votes,
         n_swayed,
         n_failed,
+        len(alike),
         int(counts.get("asked", 0)),
+        int(counts.get("retries", 0)),
         int(counts.get("cached", 0)),
         float(counts.get("cost_usd", 0.0)) if result.is_priced else None,
         Quote()
@@ -156,10 +196,12 @@ def by_pairs(
 
 def _rows(
     candidates: Sequence[Candidate], step: str, measured: Mapping[str, Measured]
-) -> tuple[list[Row], list[str], list[tuple[str, str, str]]]:
+) -> tuple[list[Row], list[str], list[_Pair], list[_Pair]]:
+    """Return what the judge is shown, with ids, and of which pairs; and the pairs whose answers are the same."""
     rows: list[Row] = []
     ids: list[str] = []
-    pairs: list[tuple[str, str, str]] = []
+    pairs: list[_Pair] = []
+    alike: list[_Pair] = []
     needed = [dict.fromkeys(tasks_of(candidate.graph, step)[0].needed()) for candidate in candidates]
     columns = list(dict.fromkeys(name for names in needed for name in names))
     incoming = measured[candidates[0].key].incoming
@@ -167,7 +209,9 @@ def _rows(
         question = _question(row, columns)
         for one, other in combinations([candidate.key for candidate in candidates], 2):
             texts = [_answer(measured[key].texts.get(row_id)) for key in (one, other)]
-            if all(texts):
+            if all(texts) and texts[0] == texts[1]:
+                alike.append((row_id, one, other))
+            elif all(texts):
                 number = len(pairs)
                 pairs.append((row_id, one, other))
                 rows += [
@@ -175,7 +219,7 @@ def _rows(
                     {"instruction": question, "generations": texts[::-1]},
                 ]
                 ids += [f"{number}+", f"{number}-"]
-    return rows, ids, pairs
+    return rows, ids, pairs, alike
 
 
 def _n_waiting(candidates: Sequence[Candidate], measured: Mapping[str, Measured]) -> int:

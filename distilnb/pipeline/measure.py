@@ -39,6 +39,22 @@ class Quote(NamedTuple):
         return Quote(self.requests + other.requests, None if None in costs else sum(c or 0.0 for c in costs))
 
 
+class Used(NamedTuple):
+    """Tokens (None where no reply tells them) and USD (None where a price is unknown)."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = 0.0
+
+    def plus(self, replies: Sequence[Reply], cost: float | None) -> Used:
+        """Return it with further replies, and what these cost."""
+        n_in, n_out = self.input_tokens, self.output_tokens
+        if any(reply.output_tokens is not None for reply in replies):
+            n_in = (n_in or 0) + sum(reply.input_tokens or 0 for reply in replies)
+            n_out = (n_out or 0) + sum(reply.output_tokens or 0 for reply in replies)
+        return Used(n_in, n_out, None if cost is None or self.cost_usd is None else self.cost_usd + cost)
+
+
 @dataclass
 class Measured:
     """What a step did with rows. Mappings are by the id of the row that came in."""
@@ -53,17 +69,32 @@ class Measured:
     ratings: dict[str, float] = field(default_factory=dict)  # the mean of what judges say of a row
     n_missing: int = 0  # rows whose replies nobody has asked for
     asked: int = 0
+    retries: int = 0  # of those asked
     reused: int = 0
     cost_usd: float | None = 0.0  # of what was asked now
-    reply_cost_usd: float | None = 0.0  # of all replies, whenever they were paid for
-    input_tokens: int | None = None
-    output_tokens: int | None = None
     quote: Quote = field(default_factory=Quote)
+    brought: list[StepResult] = field(default_factory=list)  # the steps, for what their replies took
 
     @property
-    def rating(self) -> float | None:
-        """The mean rating of the rows that have one."""
-        return mean(self.ratings.values()) if self.ratings else None
+    def answered(self) -> set[str]:
+        """The rows that have all their replies, and did not fail."""
+        return {row_id for row_id in self.replies if row_id not in self.failures}
+
+    def used(self, rows: Collection[str]) -> Used:
+        """Return what the replies of these rows took, whenever they were paid for."""
+        total = Used()
+        for result in self.brought:
+            replies = [
+                reply for row_id in result.brought if row_id in rows for reply in result.brought[row_id]
+            ]
+            by = [ask for row_id in result.brought if row_id in rows for ask in result.brought_by[row_id]]
+            total = total.plus(replies, cost_usd(replies, by))
+        return total
+
+    def rating(self, rows: Collection[str]) -> float | None:
+        """Return the mean rating of these rows; None where none has one."""
+        found = [rating for row_id, rating in self.ratings.items() if row_id in rows]
+        return mean(found) if found else None
 
 
 def measure(
@@ -102,6 +133,7 @@ def measure(
     measured.ratings = {row_id: mean(found) for row_id, found in ratings.items() if found and row_id}
     for result in results.values():
         measured.asked += int(result.counts.get("asked", 0))
+        measured.retries += int(result.counts.get("retries", 0))
         measured.reused += int(result.counts.get("cached", 0))
         cost = result.counts.get("cost_usd", 0.0) if result.is_priced else None
         measured.cost_usd = (
@@ -162,7 +194,7 @@ def of_step(graph: Graph, step: str, results: Mapping[str, StepResult]) -> Measu
         for row_id in result.missing:
             measured.failures.setdefault(row_id, NOT_ASKED)
     measured.n_missing = len(set().union(*(result.missing for result in parts)))
-    _add_replies(measured, graph, parts)
+    _add_replies(measured, parts)
     return measured
 
 
@@ -179,7 +211,8 @@ def _texts_of(row: Row, columns: Sequence[str], n_before: int) -> dict[str, str]
     return found
 
 
-def _add_replies(measured: Measured, graph: Graph, parts: Sequence[StepResult]) -> None:
+def _add_replies(measured: Measured, parts: Sequence[StepResult]) -> None:
+    measured.brought = list(parts)
     for result in parts:
         for row_id, replies in result.replies.items():
             if not replies:
@@ -188,19 +221,6 @@ def _add_replies(measured: Measured, graph: Graph, parts: Sequence[StepResult]) 
             measured.replies[row_id] = (*measured.replies.get(row_id, ()), *replies)
             if any(reply.is_truncated for reply in replies):
                 measured.cut_off.add(row_id)
-        brought = [reply for replies in result.brought.values() for reply in replies]
-        cost = cost_usd(brought, [ask for row_id in result.brought for ask in result.brought_by[row_id]])
-        n_in, n_out = (
-            sum(reply.input_tokens or 0 for reply in brought),
-            sum(reply.output_tokens or 0 for reply in brought),
-        )
-        if any(reply.output_tokens is not None for reply in brought):
-            measured.input_tokens = (measured.input_tokens or 0) + n_in
-            measured.output_tokens = (measured.output_tokens or 0) + n_out
-        if cost is None:
-            measured.reply_cost_usd = None
-        elif measured.reply_cost_usd is not None:
-            measured.reply_cost_usd += cost
 
 
 def _numbers(value: object) -> list[float]:

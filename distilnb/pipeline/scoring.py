@@ -40,6 +40,11 @@ def pair_results(names: Mapping[str, str], votes: Sequence[Vote]) -> list[PairRe
     return [pair._replace(adjusted_p=p) for pair, p in zip(found, adjusted, strict=True)]
 
 
+def telling_first(pairs: Sequence[PairResult]) -> list[PairResult]:
+    """Return the pairs that have votes: those first whose votes are least likely chance, else in their order."""
+    return sorted((pair for pair in pairs if pair.rate is not None), key=lambda pair: pair.p)
+
+
 def points(names: Mapping[str, str], votes: Sequence[Vote]) -> dict[str, tuple[float, int]]:
     """Return how many pair votes each candidate won, a tie as half, and of how many."""
     found = dict.fromkeys(names, (0.0, 0))

@@ -27,10 +27,10 @@ class Timed:
 
     def note(self, result: StepResult) -> None:
         """Keep what the newest requests to the step's model took: steps of a preview ask one after the other."""
-        n_asked = int(result.counts.get("asked", 0))
+        n_answers = int(result.counts.get("asked", 0) - result.counts.get("retries", 0))
         llm = self._models.get(result.name)
-        if not n_asked or llm is None or result.name not in self._owner:
+        if n_answers < 1 or llm is None or result.name not in self._owner:
             return
-        seconds = reply_seconds(llm)[-n_asked:]
+        seconds = reply_seconds(llm)[-n_answers:]
         owner = self._owner[result.name]
         history_of(self._pipeline).note_seconds(owner, self._versions[owner], llm.label, seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from distilnb.engine.history import Seen, history_of
@@ -135,18 +135,33 @@ def _known_figures(
     return figures_of(pipeline, worded, reference, measure(worded, reference.step, samples, asks=False))
 
 
-def figures_of(pipeline: str, graph: Graph, reference: Reference, measured: Measured) -> Figures:
-    """Return what the replies of a version came to; `seconds` is the median of the requests that were timed."""
+def figures_of(
+    pipeline: str,
+    graph: Graph,
+    reference: Reference,
+    measured: Measured,
+    *,
+    answered: Collection[str] | None = None,
+    rated: Collection[str] | None = None,
+) -> Figures:
+    """Return what the replies of a version came to; `seconds` is the median of the requests that were timed.
+
+    Tokens and cost are those of the rows `answered`, the rating is that of the rows `rated`; all that there are when
+    left out.
+    """
+    answered = measured.replies if answered is None else answered
+    rated = measured.ratings if rated is None else rated
+    used = measured.used(answered)
     models = list(models_of(graph, reference.step))
     times = sorted(history_of(pipeline).seconds(reference.step, reference.number or 0, models))
     return Figures(
-        n_rows=len(measured.replies),
+        n_rows=len(answered),
         n_failed=len(measured.failures) - measured.n_missing,
         n_cut_off=len(measured.cut_off),
-        input_tokens=measured.input_tokens,
-        output_tokens=measured.output_tokens,
-        cost_usd=measured.reply_cost_usd,
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        cost_usd=used.cost_usd,
         seconds=times[len(times) // 2] if times else None,
-        rating=measured.rating,
-        n_rated=len(measured.ratings),
+        rating=measured.rating(rated),
+        n_rated=len(rated),
     )

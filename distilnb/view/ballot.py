@@ -13,15 +13,16 @@ from distilnb.view.display import Form, Output, best_form
 from distilnb.view.html import Bundle, muted, page
 from distilnb.view.text import one_line
 
-NextRow = Callable[[Sequence[int]], "tuple[GridRow | None, int, int]"]
+NextRow = Callable[[Sequence[str]], "tuple[GridRow | None, int, int]"]
 _AS_WIDE_AS_ITS_WORDS = {"width": "auto", "flex": "0 0 auto"}
 
 
 class Ballot:
     """Buttons for the answers to one row at a time, in core widgets. Each press calls back and shows the next row.
 
-    `next_row` gets the numbers of rows that were skipped and returns the next one (None: none is left), how many have
-    a vote, and of how many; `result` is what is shown at the end, `names` are the candidates that can be used then.
+    `next_row` gets the ids of rows that were skipped, in that order, and returns the next one (None: none is left), how
+    many have a vote, and of how many; `result` is what is shown at the end, `names` are the candidates that can be
+    used then.
     """
 
     def __init__(
@@ -42,19 +43,23 @@ class Ballot:
             on_use,
         )
         self._form = form
-        self._skipped: list[int] = []
+        self._skipped: list[str] = []
         self._row: GridRow | None = None
         self._output: Output | None = None
         self._kit: Any = None
         self._box: Any = None
         self.buttons: dict[str, Any] = {}  # by what stands on them
 
-    def show(self) -> bool:
-        """Show the first row to vote on under the current cell; returns whether it has buttons."""
+    def show(self, at: Output | None = None, *, with_row: bool = True) -> bool:
+        """Show the first row to vote on under the current cell, or in an output that is there (`at`).
+
+        Returns whether it has buttons. Where it has none it says how to vote on the row, and shows it too if told so.
+        """
         if (self._form or best_form()) != "widgets":
             row, n_voted, n_rows = self._next_row(())
             if row is not None:
-                sys.stdout.write(f"{_told(n_voted, n_rows)} · {_how(row)}\n{row_text(row)}\n")
+                shown = f"\n{row_text(row)}" if with_row else ""
+                sys.stdout.write(f"{_told(n_voted, n_rows)} · {_how(row)}{shown}\n")
             return False
         with optional("lab", what="Voting by buttons"):
             import ipywidgets
@@ -66,7 +71,7 @@ class Ballot:
         self._box = ipywidgets.VBox([self._text, self._keys, self._said])
         self._turn()
         view = {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}
-        self._output = Output()
+        self._output = at or Output()
         atexit.register(self.close)
         self._output.show({**self._result(), "application/vnd.jupyter.widget-view+json": view})
         return True
@@ -130,7 +135,7 @@ class Ballot:
 
     def _skip(self) -> None:
         assert self._row is not None
-        self._skipped.append(self._row.ordinal)
+        self._skipped.append(self._row.row_id)
         self._turn()
 
     def _use(self, name: str) -> None:
@@ -144,8 +149,8 @@ class Ballot:
 
 def _how(row: GridRow) -> str:
     """Return how a row is voted on without buttons, by a name that it has now: a letter only while names are hidden."""
-    named = f"vote with .vote({row.ordinal}, {one_line(row.names[0], 60)!r})"
-    return f'{named}, .vote({row.ordinal}, "tie"); .show() has the next row'
+    named = f"vote with .vote({row.called!r}, {one_line(row.names[0], 60)!r})"
+    return f'{named}, .vote({row.called!r}, "tie"); .show() has the next row'
 
 
 def _told(n_voted: int, n_rows: int) -> str:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from distilnb.rows import Row
 from distilnb.view.diff import DIFF_STYLE, marked_html, marked_text, pieces_of
-from distilnb.view.figures import money, plural
+from distilnb.view.figures import asked, money, plural
 from distilnb.view.html import MAX_BYTES, STYLE, Bundle, escape, marked, muted, page, size_bytes
 from distilnb.view.looks import Look
 from distilnb.view.text import one_line, value_text
@@ -63,6 +63,7 @@ class CheckData:
     accepted_at: float | None = None
     version: str = ""
     asked: int = 0
+    retries: int = 0  # of those asked
     reused: int = 0
     cost_usd: float | None = 0.0
     n_missing: int = 0
@@ -85,7 +86,7 @@ def heading(data: CheckData) -> str:
         counts = {verdict: verdicts.count(verdict) for verdict in _RANK}
         words = [f"{n} {_LOOKS[verdict].word}" for verdict, n in counts.items() if n]
         told.append(", ".join(words if counts["worse"] else ["none worse", *words]))
-    told.append(f"asked {data.asked}, reused {data.reused}")
+    told.append(asked(data.asked, data.retries, data.reused))
     told.append(money(data.cost_usd, is_free=data.asked > 0))
     if data.n_missing:
         told.append(f"{plural(data.n_missing, 'answer')} not asked yet")

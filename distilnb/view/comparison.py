@@ -8,16 +8,20 @@ from typing import NamedTuple
 
 from distilnb.rows import Row
 from distilnb.view.diff import Figures
-from distilnb.view.figures import duration, money, plural, tokens
+from distilnb.view.figures import UNKNOWN, asked, money, plural
 from distilnb.view.html import MAX_BYTES, STYLE, Bundle, badge, escape, lines, marked, muted, page, size_bytes
+from distilnb.view.lineup import FIGURES, Lineup, figure_cells
 from distilnb.view.looks import FAILED_ROW, WARNING, Look
 from distilnb.view.table import Limits, cell_html
-from distilnb.view.text import clip, one_line, pad, value_text, width
+from distilnb.view.text import one_line, value_text
 
 BEST = Look("★", "best", "ok")
 TEXT_ROWS = 12
 _TRIES = ((10, 600), (10, 250), (6, 250), (4, 120), (2, 60), (0, 0))  # rows, characters of a cell
-_HEADS = ("candidate", "won", "tokens in/out", "cost", "latency", "rating", "failed")
+_WORDS = ("candidate", "won")
+_HEADS = (*_WORDS, *FIGURES, "failed")
+MAX_PAIRS = 10  # sentences on who beat whom: of 27 candidates there would be 351
+MAX_CANDIDATES = 30  # lines of the table
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,15 @@ class GridRow:
     winner: int | None = None
     is_tie: bool = False
     names: tuple[str, ...] = ()  # of the cells; letters while they are hidden
+    called: int | str = ""  # what to vote by: the ordinal, or the id where several rows have that
 
 
 @dataclass(frozen=True)
 class ComparisonData:
-    """A comparison as a view draws it. `pairs` are sentences on who beat whom; none while names are hidden."""
+    """A comparison as a view draws it.
+
+    `pairs` are sentences on who beat whom, those first that can tell most; none while names are hidden.
+    """
 
     pipeline: str
     step: str
@@ -68,6 +76,7 @@ class ComparisonData:
     n_voted: int = 0
     is_hidden: bool = False
     asked: int = 0
+    retries: int = 0  # of those asked
     reused: int = 0
     cost_usd: float | None = 0.0
     n_missing: int = 0
@@ -86,7 +95,7 @@ def heading(data: ComparisonData) -> str:
         f"{data.step}: {plural(len(data.tallies), 'candidate')}",
         plural(len(data.rows), "row"),
     ]
-    told.append(f"asked {data.asked}, reused {data.reused}")
+    told.append(asked(data.asked, data.retries, data.reused))
     told.append(money(data.cost_usd, is_free=data.asked > 0))
     if data.n_missing:
         told.append(f"{plural(data.n_missing, 'answer')} not asked yet")
@@ -100,24 +109,29 @@ def heading(data: ComparisonData) -> str:
     return one_line(" · ".join(told), 300)
 
 
-def _cells(tally: Tally) -> list[str]:
-    figures = tally.figures
-    each = figures.n_rows or 1
-    used = "–"
-    if figures.input_tokens is not None and figures.output_tokens is not None:
-        used = f"{tokens(round(figures.input_tokens / each))}/{tokens(round(figures.output_tokens / each))}"
-    cost = "–"
-    if figures.n_rows:
-        cost = money(figures.cost_usd, is_free=True)
-    return [
-        f"{BEST.icon} {one_line(tally.name, 60)}" if tally.is_best else one_line(tally.name, 60),
-        tally.won or "–",
-        used,
-        cost,
-        duration(figures.seconds),
-        "–" if figures.rating is None else f"{figures.rating:.2g}",
-        str(figures.n_failed),
-    ]
+def _lineup(data: ComparisonData) -> Lineup:
+    """Return the candidates, each with what its replies took; the best one among them, however many there are."""
+    kept = sorted(data.tallies, key=lambda tally: not tally.is_best)[:MAX_CANDIDATES]
+    lines = (
+        (
+            f"{BEST.icon} {one_line(tally.name, 60)}" if tally.is_best else one_line(tally.name, 60),
+            tally.won or UNKNOWN,
+            *figure_cells(tally.figures),
+            str(tally.figures.n_failed),
+        )
+        for tally in data.tallies
+        if tally in kept
+    )
+    return Lineup(_HEADS, frozenset(_WORDS), tuple(lines))
+
+
+def _under_lineup(data: ComparisonData) -> list[str]:
+    """Return what is said below the candidates: those left out, and who beat whom."""
+    more = len(data.tallies) - MAX_CANDIDATES
+    told = [f"… and {plural(more, 'more candidate')}, in .candidates"] if more > 0 else []
+    told += [one_line(pair, 200) for pair in data.pairs[:MAX_PAIRS]]
+    left_out = len(data.pairs) - MAX_PAIRS
+    return [*told, *([f"… and {plural(left_out, 'more pair')}, in .pairs"] if left_out > 0 else [])]
 
 
 # --- text ---------------------------------------------------------------------
@@ -126,15 +140,11 @@ def _cells(tally: Tally) -> list[str]:
 def _text(data: ComparisonData) -> str:
     told = [heading(data)]
     if not data.is_hidden:
-        table = [list(_HEADS), *(_cells(tally) for tally in data.tallies)]
-        wide = [min(60, max(width(row[place]) for row in table)) for place in range(len(_HEADS))]
-        for row in table:
-            cells = [pad(clip(cell, wide[place]), wide[place]) for place, cell in enumerate(row)]
-            told.append(("  " + "  ".join(cells)).rstrip())
-    told += [f"  {one_line(pair, 200)}" for pair in data.pairs]
+        told += _lineup(data).text()
+        told += [f"  {line}" for line in _under_lineup(data)]
     told += [f"  {WARNING.icon} {one_line(note, 200)}" for note in data.notes]
     for grid_row in data.rows[:TEXT_ROWS]:
-        told += _row_lines(grid_row, 160)
+        told += _row_lines(grid_row, 160, MAX_CANDIDATES)
     if len(data.rows) > TEXT_ROWS:
         told.append(f"… {plural(len(data.rows) - TEXT_ROWS, 'more row')}")
     return "\n".join(told)
@@ -142,18 +152,22 @@ def _text(data: ComparisonData) -> str:
 
 def row_text(row: GridRow) -> str:
     """Return one row with its answers, as text."""
-    return "\n".join(_row_lines(row, 4_000))
+    return "\n".join(_row_lines(row, 4_000, len(row.cells)))
 
 
-def _row_lines(row: GridRow, limit: int) -> list[str]:
+def _row_lines(row: GridRow, limit: int, most: int) -> list[str]:
     came_in = " · ".join(
         f"{name}: {one_line(value_text(value, 400), 60)}" for name, value in row.came_in.items()
     )
     told = [f"row {row.ordinal} · {one_line(came_in, 120)}{' · tie' * row.is_tie}"]
     for place, (name, cell) in enumerate(zip(row.names, row.cells, strict=True)):
+        if place >= most and place != row.winner:
+            continue
         sign = BEST.icon if place == row.winner else " "
         said = f"{FAILED_ROW.icon} {cell.failure}" if cell.failure else " · ".join(cell.texts.values())
         told.append(f"  {sign} {one_line(name, 60)}: {one_line(said, limit)}")
+    if len(row.cells) > most:
+        told.append(f"    … {plural(len(row.cells) - most, 'more answer')}")
     return told
 
 
@@ -165,13 +179,9 @@ def comparison_html(data: ComparisonData) -> str:
     mark = f" {badge('rehearsed', 'warn')}" if data.is_rehearsed else ""
     head = f"<div><b>{escape(heading(data))}</b>{mark}</div>"
     if not data.is_hidden:
-        names = "".join(f'<th scope="col">{name}</th>' for name in _HEADS)
-        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in _cells(tally)) for tally in data.tallies)
-        body = "".join(f'<tr class="dnb-line">{cells}</tr>' for cells in rows)
-        head += f'<div class="dnb-scroll"><table class="dnb-t"><tr>{names}</tr>{body}</table></div>'
-    head += "".join(f"<div>{escape(one_line(pair, 200))}</div>" for pair in data.pairs) + lines(
-        data.notes, WARNING
-    )
+        head += _lineup(data).html()
+        head += "".join(f"<div>{escape(line)}</div>" for line in _under_lineup(data))
+    head += lines(data.notes, WARNING)
     room = MAX_BYTES - size_bytes(STYLE) - size_bytes(head)
     grids = (_grid(data, n_rows, chars) for n_rows, chars in _TRIES)
     return head + next((grid for grid in grids if size_bytes(grid) <= room), "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from distilnb.rows import Row
-from distilnb.view.figures import duration, money, plural, tokens
+from distilnb.view.figures import asked, duration, money, money_each, plural, tokens
 from distilnb.view.html import MAX_BYTES, STYLE, Bundle, badge, escape, marked, muted, page, size_bytes
 from distilnb.view.looks import FAILED_ROW
 from distilnb.view.text import ELLIPSIS, clip, one_line, visible
@@ -73,7 +73,10 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True)
 class DiffData:
-    """Two versions on the same rows, as a view draws them. `verdict` is what paired ratings tell, "" without any."""
+    """Two versions on the same rows, as a view draws them. `verdict` is what paired ratings tell, "" without any.
+
+    The figures of both sides are of the rows that both answered, their ratings of those that are rated in both.
+    """
 
     pipeline: str
     left: Side
@@ -81,6 +84,7 @@ class DiffData:
     rows: tuple[DiffRow, ...]
     verdict: str = ""
     asked: int = 0
+    retries: int = 0  # of those asked
     reused: int = 0
     cost_usd: float | None = 0.0
     n_missing: int = 0
@@ -112,7 +116,7 @@ def pieces_of(left: str, right: str, steps: int = MAX_STEPS) -> list[Piece]:
 def heading(data: DiffData) -> str:
     """Return the line on what is compared and what that cost."""
     told = [data.pipeline, f"{data.left.name} → {data.right.name}", plural(len(data.rows), "row")]
-    told.append(f"asked {data.asked}, reused {data.reused}")
+    told.append(asked(data.asked, data.retries, data.reused))
     told.append(money(data.cost_usd, is_free=data.asked > 0))
     if data.n_missing:
         told.append(f"{plural(data.n_missing, 'answer')} not asked yet")
@@ -123,6 +127,8 @@ def changes(data: DiffData) -> str:
     """Return what became of tokens, cost, latency and ratings from one version to the other."""
     left, right = data.left.figures, data.right.figures
     told = []
+    if 0 < left.n_rows < len(data.rows):
+        told.append(f"in the {plural(left.n_rows, 'row')} that both answered")
     for word, one, other in (
         ("tokens in", left.input_tokens, right.input_tokens),
         ("tokens out", left.output_tokens, right.output_tokens),
@@ -131,15 +137,15 @@ def changes(data: DiffData) -> str:
             told.append(f"{word} {tokens(one)} → {tokens(other)}{_share(one, other)}")
     costs = left.cost_usd, right.cost_usd
     if costs[0] is not None and costs[1] is not None:
-        is_free = not any(costs)
-        both = [money(cost, is_free=is_free) for cost in costs]
-        told.append(f"cost {both[0]}" if is_free else f"cost {both[0]} → {both[1]}{_share(*costs)}")
+        both = [money_each(cost) for cost in costs]
+        told.append(f"cost {' → '.join(both)}{_share(*costs)}" if any(costs) else f"cost {both[0]}")
     if left.seconds is not None and right.seconds is not None:
         told.append(f"latency {duration(left.seconds)} → {duration(right.seconds)}")
     if left.rating is not None and right.rating is not None:
-        told.append(
-            f"judge {left.rating:.2g} → {right.rating:.2g} ({data.verdict or 'no row rated in both'})"
-        )
+        of_rows = f" in {plural(left.n_rated, 'row')} rated in both" if left.n_rated < len(data.rows) else ""
+        told.append(f"judge {left.rating:.2g} → {right.rating:.2g}{of_rows} ({data.verdict})")
+    elif any(_rating_words(row) for row in data.rows):
+        told.append("judge: no row is rated in both")
     for word, counts in (
         ("failed", (left.n_failed, right.n_failed)),
         ("cut off", (left.n_cut_off, right.n_cut_off)),

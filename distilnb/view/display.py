@@ -51,6 +51,12 @@ def shell_here() -> Any | None:
     return get_ipython()
 
 
+def cell_number() -> int | None:
+    """Return the number of the cell that runs, None outside IPython."""
+    shell = shell_here()
+    return None if shell is None else int(shell.execution_count)
+
+
 class Output:
     """One output under a cell. The first `show` makes it, each later one replaces what it shows."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import floor, log10
+
 UNKNOWN = "–"
 
 
@@ -23,6 +25,28 @@ def money(usd: float | None, *, is_free: bool = False) -> str:
     if amount < 999.995:
         return f"{sign}${amount:.2f}"
     return f"{sign}${amount:,.0f}"
+
+
+def money_each(usd: float | None) -> str:
+    """Return what one of many costs, in dollars: to two digits that count, however small it is.
+
+    >>> [money_each(usd) for usd in (0.0000423, 0.0007, 0.0199, 1.237, 0, None)]
+    ['$0.000042', '$0.0007', '$0.02', '$1.24', 'free', 'price unknown']
+    """
+    if not usd or usd >= 0.1:
+        return money(usd, is_free=True)
+    return f"${usd:.{1 - floor(log10(usd))}f}".rstrip("0")
+
+
+def asked(n_asked: int, n_retries: int, n_reused: int) -> str:
+    """Return how many requests were sent, how many of these a second time or later, and how many replies were reused.
+
+    >>> asked(9, 7, 2), asked(0, 0, 4), asked(2, 1, 0)
+    ('asked 9 (7 of them retries), reused 2', 'asked 0, reused 4', 'asked 2 (1 of them a retry), reused 0')
+    """
+    again = "a retry" if n_retries == 1 else "retries"
+    told = f" ({count(n_retries)} of them {again})" if n_retries else ""
+    return f"asked {n_asked}{told}, reused {n_reused}"
 
 
 def tokens(number: int) -> str:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from distilnb.view.diff import Figures, pieces_of, shortened
-from distilnb.view.figures import duration, money, plural, tokens
+from distilnb.view.figures import plural
 from distilnb.view.html import Bundle, escape, page
-from distilnb.view.text import clip, one_line, pad, width
+from distilnb.view.lineup import FIGURES, Lineup, figure_cells
+from distilnb.view.text import one_line
 
 CHANGE = 70  # columns of what was changed, in the text form
-_HEADS = ("version", "first seen", "changed", "previews", "runs", "tokens in/out", "cost", "latency", "judge")
-_NUMBERS = frozenset({3, 4, 5, 6, 7, 8})
+_WORDS = ("version", "first seen", "changed")
+_HEADS = (*_WORDS, "previews", "runs", *FIGURES)
 
 
 @dataclass(frozen=True)
@@ -32,37 +33,28 @@ class VersionLine:
 def versions_bundle(pipeline: str, step: str, lines: Sequence[VersionLine]) -> Bundle:
     """Return the versions of a step as text and HTML."""
     head = one_line(f"{pipeline} · {step} · {plural(len(lines), 'version')}", 200)
-    rows = [
+    rows = (
         _cells(step, line, lines[index - 1].prompt if index else None) for index, line in enumerate(lines)
-    ]
+    )
+    table = Lineup(_HEADS, frozenset(_WORDS), tuple(rows))
     foot = f"* the current one · {step}@1 can be named wherever a step is"
     return {
-        "text/plain": "\n".join([head, *_text(rows), f"  {one_line(foot, 200)}"]),
+        "text/plain": "\n".join([head, *table.text(), f"  {one_line(foot, 200)}"]),
         "text/html": page(
-            f"<div><b>{escape(head)}</b></div>", _html(rows), f"<div>{escape(one_line(foot, 200))}</div>"
+            f"<div><b>{escape(head)}</b></div>", table.html(), f"<div>{escape(one_line(foot, 200))}</div>"
         ),
     }
 
 
-def _cells(step: str, line: VersionLine, before: str | None) -> list[str]:
-    figures = line.figures
-    each = figures.n_rows or 1
-    used = "–"
-    if figures.input_tokens is not None and figures.output_tokens is not None:
-        used = f"{tokens(round(figures.input_tokens / each))}/{tokens(round(figures.output_tokens / each))}"
-    is_known = bool(figures.n_rows)
-    rating = "–" if figures.rating is None else f"{figures.rating:.2g} ({plural(figures.n_rated, 'row')})"
-    return [
+def _cells(step: str, line: VersionLine, before: str | None) -> tuple[str, ...]:
+    return (
         f"{one_line(step, 40)}@{line.number}{' *' * line.is_current}",
         time.strftime("%Y-%m-%d %H:%M", time.localtime(line.at)),
         changed(before, line.prompt),
         str(line.previews),
         str(line.runs),
-        used if is_known else "–",
-        money(figures.cost_usd and figures.cost_usd / each, is_free=True) if is_known else "–",
-        duration(figures.seconds),
-        rating,
-    ]
+        *figure_cells(line.figures),
+    )
 
 
 def changed(before: str | None, prompt: str) -> str:
@@ -72,27 +64,3 @@ def changed(before: str | None, prompt: str) -> str:
     signs = {"same": " … ", "gone": "[-{}-]", "new": "{{+{}+}}"}
     pieces = [piece for piece in pieces_of(before, prompt) if piece.kind != "same" or len(piece.text) > 3]
     return one_line("".join(signs[p.kind].format(p.text) for p in shortened(pieces, 400)).strip(" …"), CHANGE)
-
-
-def _text(rows: Sequence[Sequence[str]]) -> list[str]:
-    every = [_HEADS, *rows]
-    wide = [min(CHANGE, max(width(row[place]) for row in every)) for place in range(len(_HEADS))]
-    told = []
-    for row in every:
-        cells = [
-            pad(clip(cell, wide[place]), wide[place], right=place in _NUMBERS)
-            for place, cell in enumerate(row)
-        ]
-        told.append(("  " + "  ".join(cells)).rstrip())
-    return told
-
-
-def _html(rows: Sequence[Sequence[str]]) -> str:
-    def line(tag: str, cells: Sequence[str]) -> str:
-        kinds = [" class=dnb-num" * (place in _NUMBERS) for place in range(len(cells))]
-        return "".join(
-            f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
-        )
-
-    body = "".join(f'<tr class="dnb-line">{line("td", row)}</tr>' for row in rows)
-    return f'<div class="dnb-scroll"><table class="dnb-t"><tr>{line("th", _HEADS)}</tr>{body}</table></div>'

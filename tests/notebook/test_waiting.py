@@ -8,7 +8,8 @@ from typing import Any
 
 import nbformat
 import pytest
-from ipywidgets import Widget
+from IPython.utils.capture import capture_output
+from ipywidgets import Button, Widget
 from nbclient import NotebookClient
 
 from distilnb.notebook.bounds import most_of_preview
@@ -117,8 +118,6 @@ def boxes(shown: Any) -> list[Any]:
 
 def button(bundle: dict[str, Any]) -> Any:
     """Return the button in the widgets that a bundle shows."""
-    from ipywidgets import Button
-
     box = _widgets()[bundle[WIDGET]["model_id"]]
     found = [one for part in box.children for one in getattr(part, "children", ()) if isinstance(one, Button)]
     assert len(found) == 1
@@ -321,3 +320,49 @@ def test_long_rows_are_not_taken_for_usual_ones(notebook: Notebook) -> None:
     waiting, shown = notebook.shown("%distil preview -p long")
     assert isinstance(waiting, Waiting)
     assert "1 request at most" in visible(shown)
+
+
+@pytest.mark.parametrize("judge", ["", " --judge dear"])
+def test_what_the_button_of_a_dear_comparison_shows_has_buttons_too(lab: Notebook, judge: str) -> None:
+    lab.cell("prefs['answer'].version\nprefs = prefs.generate('answer', 'Now {{ text }}')")
+    waiting, shown = lab.shown(f"found = %distil compare answer@1 answer@2 -n 2{judge}")
+    assert isinstance(waiting or lab.names["found"], Waiting)
+    with capture_output() as after:
+        button(boxes(shown)[0]).click()
+    names = lab.names["found"].candidates
+    [box] = [_widgets()[bundle[WIDGET]["model_id"]] for bundle in boxes(after)]
+    found = {one.description: one for one in _inside(box) if isinstance(one, Button)}
+    if judge:
+        assert list(found) == [*(f"Use {name}" for name in names), "Done"]
+    else:
+        assert list(found) == [*(f"{name} is best" for name in names), "Tie", "Skip", "End"]
+        found[f"{names[0]} is best"].click()
+        _voted(box)["Tie"].click()
+    _voted(box)[f"Use {names[0]}"].click()
+    assert lab.evaluate("prefs['answer'].version") == 1
+    assert "2 candidates" in visible(lab.shown("found")[1])  # it was shown by the button, not by this cell
+    with capture_output():
+        _voted(box)["Done"].click()
+
+
+def _voted(box: Any) -> dict[str, Any]:
+    return {one.description: one for one in _inside(box) if isinstance(one, Button)}
+
+
+def test_a_comparison_that_is_on_a_ballot_is_shown_by_a_later_cell(lab: Notebook) -> None:
+    lab.cell("prefs['answer'].version\nprefs = prefs.generate('answer', 'Now {{ text }}')")
+    _, shown = lab.shown("found = %distil compare answer@1 answer@2 -n 2 -y")
+    assert len(shown.outputs) == 1  # the ballot
+    _, later = lab.shown("found")
+    assert "2 candidates" in visible(later)
+    with capture_output():
+        _voted(_widgets()[boxes(shown)[0][WIDGET]["model_id"]])["End"].click()
+
+
+def test_a_comparison_in_text_shows_each_row_once(dear: Notebook) -> None:
+    dear.cell("prefs['answer'].version\nprefs = prefs.generate('answer', 'Now {{ text }}')")
+    found, shown = dear.shown("%distil compare answer@1 answer@2 -n 2 -y")
+    text = visible(shown)
+    assert "vote with .vote(" in text
+    for row in found.rows:
+        assert text.count(f"row {row} · ") == 1

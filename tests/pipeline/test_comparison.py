@@ -15,10 +15,12 @@ import pytest
 from distilnb import Pipeline
 from distilnb.engine.history import Vote
 from distilnb.errors import InputError, SpecError, UnknownStepError, UnknownVersionError
+from distilnb.llms import LLMPool
 from distilnb.pipeline.comparison import Comparison
 from distilnb.pipeline.odds import sign_test
 from distilnb.pipeline.scoring import pair_results, winner
 from distilnb.tasks import PrometheusEval, UltraFeedback
+from distilnb.view.figures import money_each
 from tests.pipeline.test_odds import SCIPY
 from tests.pipeline.writers import HOSTILE, asked, model
 from tests.servers import MockLLM
@@ -365,3 +367,149 @@ def test_without_widgets_the_next_row_is_shown_as_text(
     told = capsys.readouterr().out
     assert told.startswith("0 of 2 rows have a vote")
     assert "answer@1 × writer:" in told
+
+
+# --- what a review found ------------------------------------------------------------------------------------------
+
+
+def test_figures_are_by_the_row_and_the_same_in_both_tables(server: MockLLM) -> None:
+    p = two_versions(server)
+    found = p.compare("answer@1", "answer@2", n=4)
+    p.preview(4)
+    head = "tokens in/out per row  cost per row  median latency"
+    compared, listed = repr(found).splitlines(), repr(p["answer"].versions).splitlines()
+    assert head in compared[1]
+    assert head in listed[1]
+    of_second = [next(line for line in told if "answer@2" in line) for told in (compared[1:], listed)]
+    assert len({re.search(r"\d+/\d+ +\$[\d.]+ ", line)[0] for line in of_second}) == 1  # type: ignore[index]
+    figures = p["answer"].versions[1].figures
+    assert figures.n_rows == 4
+    assert figures.cost_usd is not None
+    assert f" {money_each(figures.cost_usd / 4)} " in of_second[0]
+
+
+def test_of_many_pairs_those_that_tell_most_are_shown_and_the_rest_counted(server: MockLLM) -> None:
+    llms = [model(server, f"writer-{number}") for number in range(27)]
+    found = two_versions(server).compare("answer", llms=llms, n=6)
+    for row in found.rows:
+        found.vote(row, "answer@2 × writer-26")
+    for row in found.rows[:2]:
+        found.vote(row, "tie")
+    for text in found._repr_mimebundle_().values():
+        assert text.count(" vs ") == 10
+        assert "… and 341 more pairs, in .pairs" in text
+    assert len(found.pairs) == 351
+    shown = [line for line in repr(found).splitlines() if " vs " in line]
+    assert all("answer@2 × writer-26" in line for line in shown)
+
+
+def test_more_candidates_than_there_is_room_for_are_counted(server: MockLLM) -> None:
+    llms = [f"rehearsal:{number}" for number in range(300)]
+    found = two_versions(server).compare("answer", llms=llms, n=1)
+    found.vote(found.rows[0], "answer@2 × 299")
+    for text in found._repr_mimebundle_().values():
+        assert "… and 270 more candidates, in .candidates" in text
+        assert "★ answer@2 × 299" in text
+        assert len(text.encode()) < 20_000
+
+
+def test_it_says_that_the_model_of_a_judge_step_is_compared(server: MockLLM) -> None:
+    told = "the judge is one of the models compared"
+    p = two_versions(server).judge(llm=model(server, "rater"))
+    models = [model(server), model(server, "rater")]
+    assert told in repr(p.compare("answer", llms=models, n=1, judge="judge"))
+    assert told not in repr(p.compare("answer@1", "answer@2", n=1, judge="judge"))
+    several = LLMPool(llms=[model(server, "other"), model(server, "rater")])
+    assert told in repr(p.compare("answer", llms=[model(server), several], n=1, judge=model(server, "rater")))
+
+
+def test_why_a_row_failed_is_hidden_with_the_names(server: MockLLM) -> None:
+    p = Pipeline("prefs").from_dicts([{"x": "one"}, {"x": "[[500]]"}])
+    llms = [model(server), model(server, "other")]
+    found = p.generate("answer", "{{ x }}", llm=llms[0]).compare("answer", llms=llms, blind=True)
+    why = set(found.to_pandas()["failure"])
+    assert why == {"", "failed; why is told with the names"}
+    named = found.reveal()
+    assert "500" in repr(named)
+    assert why.isdisjoint(set(named.to_pandas()["failure"]) - {""})
+
+
+def test_equal_answers_are_a_tie_that_no_judge_is_paid_for(server: MockLLM) -> None:
+    p = two_versions(server)
+    quoted = p.use("answer@1").compare("answer@1", "answer@2", llms=[model(server, "mute")], n=4)
+    assert quoted.asked == 8
+    asked(server)
+    judged = p.compare(
+        "answer@1", "answer@2", llms=[model(server, "mute")], n=4, judge=model(server, "first")
+    )
+    assert asked(server) == {}
+    assert judged.quote.requests == 0
+    assert judged.pairs[0][2:5] == (0, 0, 4)
+    assert "in 4 pairs both answers are the same: ties, without asking" in repr(judged)
+    both = [model(server, "mute"), model(server)]
+    mixed = p.compare("answer@1", "answer@2", llms=both, n=2, judge=model(server, "first"))
+    assert asked(server) == {"writer": 4, "first": 2 * 2 * 5}  # of six pairs a row one is alike
+    assert sum(sum(pair[2:5]) for pair in mixed.pairs) == 12
+
+
+def test_rows_that_share_a_number_go_by_their_ids(server: MockLLM) -> None:
+    p = Pipeline("prefs", llm=model(server)).from_dicts([{"x": ["a", "b", "c"]}]).expand("x")
+    p["load"]
+    found = p.generate("answer", "{{ x }}").compare("answer", llms=[model(server), model(server, "o")])
+    assert len(set(found.rows)) == 3
+    with pytest.raises(InputError, match="3 rows have the number 0"):
+        found.vote(0, "tie")
+    while (row := found.next()) is not None:
+        found.vote(row, "tie")
+    assert found.pairs[0].ties == 3
+
+
+def test_skipped_rows_come_back_in_turn_also_where_they_share_a_number(server: MockLLM) -> None:
+    pytest.importorskip("ipywidgets")
+    p = Pipeline("prefs", llm=model(server)).from_dicts([{"x": ["a", "b", "c"]}]).expand("x")
+    found = p.generate("answer", "{{ x }}").compare("answer", llms=[model(server), model(server, "o")])
+    ballot = found.ballot()
+    ballot._form = "widgets"
+    ballot.show()
+    seen = []
+    for _ in range(6):
+        assert ballot._row is not None
+        seen.append(ballot._row.row_id)
+        ballot.buttons["Skip"].click()
+    ballot.close()
+    assert len(set(seen[:3])) == 3
+    assert seen[3:] == seen[:3]
+
+
+def test_of_a_judges_votes_a_ballot_offers_only_who_can_be_used(server: MockLLM) -> None:
+    pytest.importorskip("ipywidgets")
+    used: list[str] = []
+    found = compared(
+        server, 2, judge=model(server, "mute")
+    )  # no vote: a person is not asked for one in its place
+    ballot = found.ballot(on_use=used.append)
+    ballot._form = "widgets"
+    ballot.show()
+    assert list(ballot.buttons) == [*(f"Use {name}" for name in found.candidates), "Done"]
+    assert "said nothing that can be used" in ballot._text.value
+    ballot.buttons[f"Use {found.candidates[0]}"].click()
+    assert used == [found.candidates[0]]
+    ballot.close()
+
+
+def test_retries_are_told_apart_from_what_was_asked(server: MockLLM) -> None:
+    patient = model(server, max_retries=3)
+    p = Pipeline("prefs", llm=patient).from_dicts([{"x": "[[500x2]] one"}, {"x": "two"}])
+    first = p.generate("answer", "{{ x }}")
+    assert first["answer"].version == 1
+    second = p.generate("answer", "{{ x }} again")
+    found = second.diff("answer@1", "answer@2")
+    assert (found.asked, found.reused) == (asked(server)["writer"], 0)
+    n = found.asked
+    assert n > 4
+    assert f"asked {n} ({n - 4} of them retries), reused 0" in repr(found)
+    third = p.generate("answer", "{{ x }} a third time")
+    told = repr(third.compare("answer@1", "answer"))
+    assert re.search(r"asked 4 \(2 of them retries\), reused 2", told), told
+    fourth = p.generate("answer", "{{ x }} and a fourth")
+    assert "asked 4 (2 of them retries), reused 0" in repr(fourth.sample.check())

@@ -5,6 +5,7 @@ The mock server counts every request, so "asks 0" is its word, not ours.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -255,6 +256,38 @@ def test_a_difference_says_which_version_failed_on_a_row(server: MockLLM) -> Non
     found = edited.diff("answer@1", "answer@2")
     assert "✕ answer@2: The reply is empty." in repr(found)
     assert "failed 0 → 1" in repr(found)
+
+
+def test_figures_of_a_difference_are_of_the_rows_that_both_answered(server: MockLLM) -> None:
+    p = Pipeline("failing", llm=model(server)).from_dicts([{"x": "fine"}, {"x": "bad"}])
+    p.generate("answer", "Say {{ x }}").preview(2)
+    edited = p.generate("answer", "Say {{ x }}. {% if x == 'bad' %}[[empty]]{% endif %}")
+    told = repr(edited.diff("answer@1", "answer@2"))
+    assert "in the 1 row that both answered · tokens in" in told
+    assert "failed 0 → 1" in told
+    same = Pipeline("fine", llm=model(server)).from_dicts([{"x": "fine"}])
+    same.generate("answer", "Say {{ x }}").preview(1)
+    alone = repr(same.generate("answer", "Say {{ x }}. ").diff("answer@1", "answer@2"))
+    figures = re.compile(r"tokens in .*? · cost [^·\n]*?(?= ·|\n)")
+    assert figures.search(told)[0] == figures.search(alone)[0]  # type: ignore[index]
+
+
+def test_the_ratings_of_a_difference_are_of_rows_rated_in_both(server: MockLLM) -> None:
+    p = Pipeline("failing", llm=model(server)).from_dicts(
+        [{"instruction": f"{n}"} for n in range(4)] + [{"instruction": "bad"}]
+    )
+    judged = p.generate("answer", "Say {{ instruction }}", k=2).judge(llm=model(server, "judge"))
+    judged.preview(5)
+    edited = judged.generate(
+        "answer", "Say {{ instruction }} {% if instruction == 'bad' %}[[empty]]{% endif %}", k=2
+    )
+    found = edited.diff("answer@1", "answer@2")
+    frame = found.to_pandas().drop_duplicates("row_id")
+    assert frame["left_rating"].notna().sum() == 5
+    both = frame[frame["right_rating"].notna()]
+    assert len(both) == 4
+    means = [f"{both[side].mean():.2g}" for side in ("left_rating", "right_rating")]
+    assert f"judge {means[0]} → {means[1]} in 4 rows rated in both (" in repr(found)
 
 
 def test_differences_of_two_steps_or_of_nothing_are_refused(server: MockLLM) -> None:
