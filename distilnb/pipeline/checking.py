@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from distilnb.engine.accepted import Accepted, Outcome, Text, read_accepted, write_accepted
 from distilnb.engine.preview import StepResult, preview_graph
-from distilnb.pipeline.measure import Owners, Quote, of_step, quote_of, rating_columns
+from distilnb.pipeline.measure import Owners, Quote, of_step, quote_of, rating_columns, read_first
 from distilnb.pipeline.timing import Timed
 from distilnb.pipeline.versions import Reference, number_all, number_tasks, prompt_steps, tasks_of
 from distilnb.rows import Batch, root_id
@@ -112,7 +112,7 @@ def make_check(pipeline: str, graph: Graph, samples: Mapping[str, Batch], *, ask
     costs = [result.counts.get("cost_usd", 0.0) if result.is_priced else None for result in results.values()]
     data = CheckData(
         pipeline=pipeline,
-        rows=tuple(_rows(samples, before, now)),
+        rows=tuple(_rows(samples, before, now, _read(graph))),
         against=_names(before) if before else "",
         accepted_at=before.at if before else None,
         version=_names(now),
@@ -195,7 +195,14 @@ def _text(text: str) -> Text:
 # --- against what was accepted ----------------------------------------------------
 
 
-def _rows(samples: Mapping[str, Batch], before: Accepted | None, now: Accepted) -> list[CheckedRow]:
+def _read(graph: Graph) -> list[str]:
+    """Return the columns that prompts read, in the order of their steps."""
+    return [name for step in prompt_steps(graph) for task in tasks_of(graph, step) for name in task.needed()]
+
+
+def _rows(
+    samples: Mapping[str, Batch], before: Accepted | None, now: Accepted, reads: Collection[str]
+) -> list[CheckedRow]:
     findings: dict[str, list[Finding]] = {}
     for step, outcomes in now.outcomes.items():
         known = before.outcomes.get(step, {}) if before else {}
@@ -206,7 +213,7 @@ def _rows(samples: Mapping[str, Batch], before: Accepted | None, now: Accepted) 
             found = _compared(step, known.get(row_id), measured)
             findings.setdefault(root_id(row_id), []).extend(found)
     return [
-        CheckedRow(order[0], row_id, tuple(findings.get(row_id, ())), row)
+        CheckedRow(order[0], row_id, tuple(findings.get(row_id, ())), read_first(row, reads))
         for batch in samples.values()
         for row, row_id, order in zip(batch.rows, batch.ids, batch.orders, strict=True)
     ]
@@ -221,16 +228,18 @@ def _compared(step: str, was: Outcome | None, now: Outcome) -> list[Finding]:
     reasons = worse or better
     if was is None:
         return [Finding(step, "new", reason) for reason in worse or [""]]
-    pairs = [
-        (known.texts.get(key), now.texts.get(key))
-        for key in dict.fromkeys([*known.texts, *now.texts])
-        if known.texts.get(key) != now.texts.get(key)
-    ]
-    shown = [(old.text if old else "", new.text if new else "") for old, new in pairs] or [("", "")]
+    names = dict.fromkeys([*known.texts, *now.texts])
+    texts = []
+    for name in names:
+        old, new = known.texts.get(name), now.texts.get(name)
+        if old != new:
+            of = name if len(names) > 1 else ""
+            texts.append(Finding(step, "changed", "", old.text if old else "", new.text if new else "", of))
     if reasons:
-        told = [_told(reason, known, now) for reason in reasons]
-        return [Finding(step, verdict, "; ".join(told), *shown[0])]
-    return [Finding(step, "changed", "", *pair) for pair in shown] if pairs else []
+        told = "; ".join(_told(reason, known, now) for reason in reasons)
+        first = texts[0] if texts else Finding(step, verdict)
+        return [first._replace(verdict=verdict, reason=told), *texts[1:]]
+    return texts
 
 
 def _faults(now: Outcome, was: Outcome) -> list[str]:

@@ -23,7 +23,7 @@ from distilnb.pipeline.judging import (
     notes_on,
     with_judge,
 )
-from distilnb.pipeline.measure import NOT_ASKED, Measured, Quote, measure
+from distilnb.pipeline.measure import NOT_ASKED, Measured, Quote, measure, read_first
 from distilnb.pipeline.odds import win_rate
 from distilnb.pipeline.scoring import (
     PairResult,
@@ -107,7 +107,10 @@ class Comparison:
         first = measured[candidates[0].key].incoming
         self._ordinals = {row_id: order[0] for row_id, order in zip(first.ids, first.orders, strict=True)}
         self._sharing = Counter(self._ordinals.values())
-        self._came_in = dict(zip(first.ids, first.rows, strict=True))
+        reads = [name for task in tasks_of(candidates[0].graph, step) for name in task.needed()]
+        self._came_in = {
+            row_id: read_first(row, reads) for row_id, row in zip(first.ids, first.rows, strict=True)
+        }
 
     # --- what was asked ---
 
@@ -204,8 +207,7 @@ class Comparison:
     def ballot(self, *, on_use: Any = None) -> Ballot:
         """Show buttons to vote with, row by row; where none can be drawn, say how to vote by `.vote`.
 
-        Of a judge's votes the result is shown. `on_use` is called with the name of the candidate whose [Use …] is
-        pressed at the end.
+        Of a judge's votes the result is shown. `on_use` gets the name of the candidate whose [Use …] is pressed.
         """
         return Ballot(
             next_row=self._next_grid_row,

@@ -163,6 +163,11 @@ def text_columns(graph: Graph, step: str) -> list[str]:
     return [name for name in task.made() if name != model]
 
 
+def read_first(row: Row, columns: Collection[str]) -> Row:
+    """Return a row with these columns before the others: what prompts read tells a reader which row it is."""
+    return {**{name: row[name] for name in columns if name in row}, **row}
+
+
 class Owners:
     """Finds the row that came in for the id of one that was made of it: the same, or with child indices behind it."""
 

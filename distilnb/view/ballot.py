@@ -43,6 +43,7 @@ class Ballot:
             on_use,
         )
         self._form = form
+        self._is_apart = False
         self._skipped: list[str] = []
         self._row: GridRow | None = None
         self._output: Output | None = None
@@ -68,12 +69,16 @@ class Ballot:
         self._text = ipywidgets.HTML(layout=ipywidgets.Layout(width="100%", margin="0"))
         self._keys = ipywidgets.HBox([])
         self._said = ipywidgets.HTML()
-        self._box = ipywidgets.VBox([self._text, self._keys, self._said])
         self._turn()
+        # A result that is there from the beginning is no part of the widgets, so that it outlives the kernel.
+        self._is_apart = self._row is None and at is None
+        if self._is_apart:
+            Output().show(self._result())
+        self._box = ipywidgets.VBox([*([] if self._is_apart else [self._text]), self._keys, self._said])
         view = {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}
         self._output = at or Output()
         atexit.register(self.close)
-        self._output.show({**self._result(), "application/vnd.jupyter.widget-view+json": view})
+        self._output.show({**self._lasting(), "application/vnd.jupyter.widget-view+json": view})
         return True
 
     @staticmethod
@@ -86,11 +91,14 @@ class Ballot:
         atexit.unregister(self.close)
         output, box, self._output, self._box = self._output, self._box, None, None
         if output is not None:
-            output.show(self._result())
+            output.show(self._lasting())
         for widget in (*self.buttons.values(), box):
             if widget is not None:
                 widget.close()
         self.buttons = {}
+
+    def _lasting(self) -> Bundle:
+        return {"text/plain": "", "text/html": ""} if self._is_apart else self._result()
 
     def _turn(self) -> None:
         """Show the next row, or the result with what can be done with it."""

@@ -28,13 +28,17 @@ _TRIES = ((30, 500), (30, 200), (15, 120), (6, 80), (0, 0))  # rows, characters 
 
 
 class Finding(NamedTuple):
-    """What is other at a step than it was accepted: in words, and the texts then and now."""
+    """What is other at a step than it was accepted: in words, and the texts then and now.
+
+    `text` names which of its texts that is, where it makes several of a row.
+    """
 
     step: str
     verdict: Verdict
     reason: str = ""
     was: str = ""
     now: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,9 @@ def _text(data: CheckData) -> str:
             if one.reason:
                 told.append(f"    {one_line(one.step, 40)}: {one_line(one.reason, 200)}")
             if one.was != one.now:
+                name = f"{one.step} {one.text}".strip()
                 shown = " ".join(marked_text(pieces_of(one.was, one.now), 300).split())
-                told.append(f"    {one_line(one.step, 40)}: {one_line(shown, 400)}")
+                told.append(f"    {one_line(name, 60)}: {one_line(shown, 400)}")
     if len(rows) > TEXT_ROWS:
         told.append(f"… {plural(len(rows) - TEXT_ROWS, 'more row')}")
     return "\n".join(told)
@@ -135,20 +140,20 @@ def _table(rows: Sequence[CheckedRow], n_rows: int, chars: int) -> str:
     body = "".join(_row_html(row, chars) for row in rows[:n_rows])
     more = len(rows) - n_rows
     foot = f"<div>{muted('… ' + plural(more, 'more row') + ' not shown')}</div>" if more > 0 else ""
-    heads = '<th scope="col">row</th><th scope="col">step</th><th scope="col">what is other</th>'
+    heads = '<th scope="col">row, step</th><th scope="col">what is other</th>'
     return f'<div class="dnb-scroll"><table class="dnb-t"><tr>{heads}</tr>{body}</table></div>{foot}'
 
 
 def _row_html(row: CheckedRow, chars: int) -> str:
-    lines = ""
-    for index, one in enumerate(row.findings):
-        lead = f"{marked(_LOOKS[row.verdict])}<br>{muted(_lead(row))}" if not index else ""
+    lead = f"{marked(_LOOKS[row.verdict])} {muted(f'· {_lead(row)}')}"
+    lines = f'<tr class="dnb-line"><td colspan="2">{lead}</td></tr>'
+    for one in row.findings:
         reason = f"<div>{escape(one_line(one.reason, 300))}</div>" if one.reason else ""
         text = ""
         if one.was != one.now:
             shown = marked_html(pieces_of(one.was, one.now, 20_000), chars)
             text = f'<div class="dnb-text" dir="auto">{shown}</div>'
-        kind = "dnb-line" if not index else "dnb-under"
-        cells = (lead, escape(one_line(one.step, 40)), reason + text)
-        lines += f'<tr class="{kind}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        name = f"<br>{muted(one_line(one.text, 40))}" if one.text else ""
+        cells = f'<td class="dnb-name">{escape(one_line(one.step, 40))}{name}</td><td>{reason}{text}</td>'
+        lines += f'<tr class="dnb-under">{cells}</tr>'
     return lines

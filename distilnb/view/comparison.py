@@ -18,8 +18,8 @@ from distilnb.view.text import one_line, value_text
 BEST = Look("★", "best", "ok")
 TEXT_ROWS = 12
 _TRIES = ((10, 600), (10, 250), (6, 250), (4, 120), (2, 60), (0, 0))  # rows, characters of a cell
-_WORDS = ("candidate", "won")
-_HEADS = (*_WORDS, *FIGURES, "failed")
+_NAMES = ("candidate", "won")
+_HEADS = (*_NAMES, *FIGURES, "failed")
 MAX_PAIRS = 10  # sentences on who beat whom: of 27 candidates there would be 351
 MAX_CANDIDATES = 30  # lines of the table
 
@@ -122,7 +122,7 @@ def _lineup(data: ComparisonData) -> Lineup:
         for tally in data.tallies
         if tally in kept
     )
-    return Lineup(_HEADS, frozenset(_WORDS), tuple(lines))
+    return Lineup(_HEADS, tuple(lines), frozenset(_NAMES))
 
 
 def _under_lineup(data: ComparisonData) -> list[str]:
@@ -156,10 +156,7 @@ def row_text(row: GridRow) -> str:
 
 
 def _row_lines(row: GridRow, limit: int, most: int) -> list[str]:
-    came_in = " · ".join(
-        f"{name}: {one_line(value_text(value, 400), 60)}" for name, value in row.came_in.items()
-    )
-    told = [f"row {row.ordinal} · {one_line(came_in, 120)}{' · tie' * row.is_tie}"]
+    told = [f"row {row.ordinal} · {_came_in(row, 60, 120)}{' · tie' * row.is_tie}"]
     for place, (name, cell) in enumerate(zip(row.names, row.cells, strict=True)):
         if place >= most and place != row.winner:
             continue
@@ -171,6 +168,13 @@ def _row_lines(row: GridRow, limit: int, most: int) -> list[str]:
     return told
 
 
+def _came_in(row: GridRow, each: int, limit: int) -> str:
+    told = " · ".join(
+        f"{name}: {one_line(value_text(value, 8 * each), each)}" for name, value in row.came_in.items()
+    )
+    return one_line(told, limit)
+
+
 # --- HTML ---------------------------------------------------------------------
 
 
@@ -180,7 +184,8 @@ def comparison_html(data: ComparisonData) -> str:
     head = f"<div><b>{escape(heading(data))}</b>{mark}</div>"
     if not data.is_hidden:
         head += _lineup(data).html()
-        head += "".join(f"<div>{escape(line)}</div>" for line in _under_lineup(data))
+        below = "".join(f"<div>{escape(line)}</div>" for line in _under_lineup(data))
+        head += f'<div class="dnb-told-below">{below}</div>' if below else ""
     head += lines(data.notes, WARNING)
     room = MAX_BYTES - size_bytes(STYLE) - size_bytes(head)
     grids = (_grid(data, n_rows, chars) for n_rows, chars in _TRIES)
@@ -208,8 +213,14 @@ def _grid_row(row: GridRow, heads: Sequence[str], chars: int) -> str:
         cells += (
             f"<td>{_cell(row.cells[place], chars, is_best=place == row.winner) if place >= 0 else ''}</td>"
         )
-    tie = f"<br>{muted('tie')}" if row.is_tie else ""
-    return f'<tr class="dnb-line"><td class="dnb-num dnb-muted">{row.ordinal}{tie}</td>{cells}</tr>'
+    tie = muted("tie") if row.is_tie else ""
+    asked = (
+        f'<td colspan="{len(heads)}">{muted(_came_in(row, max(60, chars // 2), max(120, chars // 2)))}</td>'
+    )
+    return (
+        f'<tr class="dnb-line"><td class="dnb-num dnb-muted">{row.ordinal}</td>{asked}</tr>'
+        f'<tr class="dnb-under"><td class="dnb-num">{tie}</td>{cells}</tr>'
+    )
 
 
 def _cell(cell: Cell, chars: int, *, is_best: bool) -> str:

@@ -47,6 +47,10 @@ min-width:88px}}
 .dnb.dnb table.dnb-t .dnb-num{{min-width:0;text-align:right;
 font-variant-numeric:tabular-nums;white-space:nowrap}}
 .dnb.dnb table.dnb-t tr.dnb-under>td{{padding-top:0}}
+.dnb.dnb table.dnb-t td.dnb-name{{white-space:nowrap}}
+.dnb.dnb table.dnb-lineup th{{vertical-align:bottom}}
+.dnb.dnb table.dnb-lineup th.dnb-num{{white-space:normal;overflow-wrap:normal;min-width:78px}}
+.dnb .dnb-told-below{{margin:4px 0 8px}}
 .dnb details{{margin:0;padding:0;border:0;background:none}}
 .dnb summary{{cursor:pointer;padding:0;margin:0}}
 .dnb details[open]>summary .dnb-clip{{display:none}}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from distilnb.view.diff import Figures
 from distilnb.view.figures import UNKNOWN, duration, money_each, plural, tokens
-from distilnb.view.html import escape
+from distilnb.view.html import Shown, escape
 from distilnb.view.text import clip, pad, width
 
 MAX_WIDTH = 70  # columns of a cell, in the text form
@@ -16,20 +16,24 @@ FIGURES = ("tokens in/out per row", "cost per row", "median latency", "rating")
 
 @dataclass(frozen=True)
 class Lineup:
-    """A table of words, a line for each version or candidate; `words` are the heads of columns that hold no figures."""
+    """A table with a line for each version or candidate; a cell whose HTML is more than its text is `Shown`.
+
+    `names` are the heads of columns of short words, `texts` of those that may be long; all others hold figures.
+    """
 
     heads: tuple[str, ...]
-    words: frozenset[str]
-    lines: tuple[tuple[str, ...], ...]
+    lines: tuple[tuple[str | Shown, ...], ...]
+    names: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
 
     def text(self) -> list[str]:
         """Return the table as aligned lines of text."""
-        every = [self.heads, *self.lines]
+        every = [self.heads, *([str(cell) for cell in line] for line in self.lines)]
         wide = [min(MAX_WIDTH, max(width(line[place]) for line in every)) for place in range(len(self.heads))]
         told = []
         for line in every:
             cells = [
-                pad(clip(cell, columns), columns, right=head not in self.words)
+                pad(clip(cell, columns), columns, right=self._kind(head) == "num")
                 for head, cell, columns in zip(self.heads, line, wide, strict=True)
             ]
             told.append(("  " + "  ".join(cells)).rstrip())
@@ -38,14 +42,16 @@ class Lineup:
     def html(self) -> str:
         """Return the table as HTML."""
         body = "".join(f'<tr class="dnb-line">{self._cells("td", line)}</tr>' for line in self.lines)
-        head = f"<thead><tr>{self._cells('th scope=col', self.heads)}</tr></thead>"
+        head = f"<thead><tr>{self._cells('th scope=col', self.heads, wide='wide')}</tr></thead>"
         return f'<div class="dnb-scroll"><table class="dnb-t dnb-lineup">{head}<tbody>{body}</tbody></table></div>'
 
-    def _cells(self, tag: str, cells: Sequence[str]) -> str:
-        kinds = ["" if head in self.words else " class=dnb-num" for head in self.heads]
-        return "".join(
-            f"<{tag}{kind}>{escape(cell)}</{tag[:2]}>" for kind, cell in zip(kinds, cells, strict=True)
-        )
+    def _cells(self, tag: str, cells: Sequence[str | Shown], *, wide: str = "") -> str:
+        kinds = [f" class=dnb-{kind}" if (kind := self._kind(head) or wide) else "" for head in self.heads]
+        drawn = [cell.html if isinstance(cell, Shown) else escape(cell) for cell in cells]
+        return "".join(f"<{tag}{kind}>{cell}</{tag[:2]}>" for kind, cell in zip(kinds, drawn, strict=True))
+
+    def _kind(self, head: str) -> str:
+        return "name" if head in self.names else "" if head in self.texts else "num"
 
 
 def figure_cells(figures: Figures) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ SERVER: dict[str, Any] = {
     "max_concurrency": 14,
     "error_content_rate": 0.12,
     "error_malformed_rate": 0.02,
-    "models": ("small", "large"),
+    "models": ("small", "medium", "large"),
     "templates": {"large": JUDGE},
 }
 SET_UP = """%load_ext distilnb
@@ -66,7 +66,7 @@ class Scene:
     name: str
     cell: str
     prepare: Callable[[Browser, str], None] = lambda page, cell_id: None
-    alt: str = ""
+    height: int = 0  # of what is kept of it, in pixels of the page; 0 for all
 
 
 def open_first_fold(page: Browser, cell_id: str) -> None:
@@ -87,6 +87,16 @@ def open_errors(page: Browser, cell_id: str) -> None:
     wait_for(lambda: "of judge:" in shown_by(page, cell_id), PATIENCE_S, lambda: shown_by(page, cell_id))
 
 
+COMPARISON = """medium = dn.llm("openai:medium", base_url=large.base_url, price=(0.60, 2.40))
+found = terse.compare("answer@1", "answer@2", llms=[small, medium], n=12)
+for row, winner in zip(found.rows, [2, 2, 0, 2, 2, 1, 2, 2, 2, 2, 2, 2]):
+    _ = found.vote(row, found.candidates[winner])
+found"""
+CHECK = """_ = prefs.sample.accept()
+edited = prefs.generate("answer", "Answer in one sentence.\\n\\n{{ instruction }}", k=2)
+edited.sample.check()"""
+
+
 SCENES = (
     Scene(
         "preview",
@@ -101,9 +111,13 @@ SCENES = (
     Scene("errors", "run.panel().show()", open_errors),
     Scene(
         "diff",
+        "run.stop()\n_ = run.wait(60)\n"  # the server takes so many requests at once, or they are asked again
         'terse = prefs.generate("answer", "Answer in one sentence.\\n\\n{{ instruction }}", k=1)\n'
         'terse.diff("answer@1", "answer@2", n=2, judge=False)',
     ),
+    Scene("comparison", COMPARISON, height=620),
+    Scene("check", CHECK, height=620),
+    Scene("versions", "edited['answer'].versions"),
 )
 
 
@@ -157,7 +171,7 @@ def take(folder: Path, url: str, scenes: Sequence[Scene], out: Path) -> None:
                         if theme == "light":
                             scene.prepare(page, name)
                         page.page.wait_for_timeout(400)  # for the page to be drawn
-                        shrink(output(page, name).screenshot(), out / f"{name}-{theme}.png")
+                        shrink(picture(page, scene), out / f"{name}-{theme}.png")
                     page.theme("light")
         assert page.complaints == [], page.complaints
         assert page.asked_elsewhere == [], page.asked_elsewhere
@@ -166,6 +180,21 @@ def take(folder: Path, url: str, scenes: Sequence[Scene], out: Path) -> None:
 def output(page: Browser, cell_id: str) -> Any:
     """Return what is shown under a cell."""
     return page.cell(cell_id).locator(".jp-Cell-outputArea").first
+
+
+def picture(page: Browser, scene: Scene) -> bytes:
+    """Return what is shown under a scene's cell as PNG; of a long one the beginning."""
+    shown = output(page, scene.name)
+    if not scene.height:
+        return bytes(shown.screenshot())
+    shown.evaluate("element => element.scrollIntoView({block: 'start'})")
+    box = shown.bounding_box()
+    box = {
+        **box,
+        "y": box["y"] + 2,
+        "height": min(box["height"] - 2, scene.height),
+    }  # without the toolbar's edge
+    return bytes(page.page.screenshot(clip=box))
 
 
 def shrink(picture: bytes, path: Path) -> None:
