@@ -268,10 +268,14 @@ def shown(content: object) -> str:
     return "\n".join(texts)
 
 
-def n_images(messages: Sequence[Message]) -> int:
-    """Return how many images messages hold."""
-    parts = (part for message in messages if has_parts((message,)) for part in message["content"])
-    return sum(isinstance(part, Mapping) and part.get("type") in ("image", "image_url") for part in parts)
+def images_in(messages: Sequence[Message]) -> Iterator[Image]:
+    """Yield the images that messages hold; one in OpenAI's own words as an address, of which nothing is known."""
+    for part in (part for message in messages if has_parts((message,)) for part in message["content"]):
+        kind = part.get("type") if isinstance(part, Mapping) else ""
+        if kind == "image_url" or (kind == "image" and not isinstance(part.get("image"), Image)):
+            yield Image(url="image_url")
+        elif kind == "image":
+            yield part["image"]
 
 
 def has_parts(messages: Sequence[Message]) -> bool:

@@ -45,6 +45,11 @@ class OpenAIImageGeneration(OpenAILLM):
     max_concurrency: int = Field(default=8, ge=1)
     timeout: float = Field(default=300.0, gt=0)
 
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether usage comes with the image: that of DALL·E's models has none, and their price is one per image."""
+        return not self.model.rpartition("/")[2].startswith("dall-e")
+
     def make_client(self) -> Client:
         """Return a client over the chosen transport."""
         if (spread := self.spread()) is not None:

@@ -69,6 +69,11 @@ class Magpie(Task):
         return {"system_prompt": False}
 
     @property
+    def sendings_per_reply(self) -> int:
+        """How many messages the model is asked for, one after the other."""
+        return 1 if self.only_instruction else 2 * self.n_turns - self.end_with_user
+
+    @property
     def outputs(self) -> ColumnNames:
         made = ["instruction"] if self.only_instruction else ["instruction", "response"]
         made = made if self.n_turns == 1 else ["conversation"]
@@ -94,8 +99,7 @@ class Magpie(Task):
 
     def format_input(self, input: Row) -> list[Message]:
         _, system = self._chosen(input)
-        n_messages = 1 if self.only_instruction else 2 * self.n_turns - self.end_with_user
-        asked = {"role": MAGPIE, "content": self._template(), "n_messages": n_messages}
+        asked = {"role": MAGPIE, "content": self._template(), "n_messages": self.sendings_per_reply}
         return [{"role": "system", "content": system}, asked] if system else [asked]
 
     def format_output(self, output: str | None, input: Row) -> dict[str, Any]:
@@ -104,7 +108,7 @@ class Magpie(Task):
             texts = [str(turn["content"]) for turn in turns]
         except (ValueError, TypeError, LookupError) as error:
             raise ParseError("The reply is no conversation.", "Ask again: run.retry().") from error
-        wanted = 1 if self.only_instruction else 2 * self.n_turns - self.end_with_user
+        wanted = self.sendings_per_reply
         if len(texts) < wanted:
             who = "user" if len(texts) % 2 == 0 else "assistant"
             raise ParseError(
