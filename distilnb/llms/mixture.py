@@ -73,6 +73,11 @@ class MixtureOfAgentsLLM(CombinedLLM):
         """The shape that the aggregator's own settings ask of every reply."""
         return self.aggregator_llm.reply_shape
 
+    @property
+    def pre_query_template(self) -> str:
+        """None: what an aggregator is shown would stand in the conversation that it should write."""
+        return ""
+
     def parts(self, request: Request, repeat: int = 0) -> list[Part[LLM]]:
         """Return for each reply the aggregator's, made of the answers of the last round."""
         proposed = [llm.parts(request, repeat) for llm in self.proposers_llms]

@@ -20,6 +20,10 @@ from distilnb.tasks.base import Task
 
 # A prompt, several to draw from, or several by name, each with a weight if some are to come more often.
 SystemPrompts = str | list[str] | dict[str, str | tuple[str, float]] | None
+_COMPLETERS = (
+    "OpenAILLM and ClientvLLM (for servers that complete texts), InferenceEndpointsLLM, OllamaLLM, TransformersLLM, "
+    "vLLM, LlamaCppLLM, MlxLLM"
+)
 _REHEARSED = ("Name three uses of argon.", "Why do kites fly?", "Plan a walk for a rainy day.")
 
 
@@ -85,11 +89,24 @@ class Magpie(Task):
         if self.llm.provider == "rehearsal":
             return
         template = self.llm.pre_query_template
+        if not template and self.llm.members:
+            theirs = [f"{one.label}: {one.pre_query_template or 'none'}" for one in self.llm.senders()]
+            raise SpecError(
+                f"Magpie's requests are written with one pre-query template, and the models of {self.llm.label} have "
+                f"these: {', '.join(theirs)}.",
+                "Give all members of a pool, or of a model with a backup, the same magpie_pre_query_template; "
+                "models of another family need a Magpie step of their own.",
+            )
+        if not template and "magpie_pre_query_template" not in type(self.llm).model_fields:
+            raise SpecError(
+                f"{self.llm.label} ({self.llm.kind()}) writes chats only, and Magpie needs a model that goes on with "
+                "a bare text.",
+                f"Use one of these, with magpie_pre_query_template='llama3': {_COMPLETERS}.",
+            )
         if not template:
             raise SpecError(
                 f"{self.llm.label} ({self.llm.kind()}) has no pre-query template, which Magpie needs.",
-                "Give it one: magpie_pre_query_template='llama3'; the classes for servers that complete texts "
-                "(OpenAILLM, ClientvLLM, InferenceEndpointsLLM) and TransformersLLM, vLLM and LlamaCppLLM have it.",
+                "Give it the one of its family: magpie_pre_query_template='llama3' (or 'qwen2', or a text).",
             )
         if template not in TEMPLATES and (self.system_prompt or self.n_turns > 1):
             raise SpecError(
