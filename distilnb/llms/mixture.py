@@ -80,7 +80,8 @@ class MixtureOfAgentsLLM(CombinedLLM):
 
     def parts(self, request: Request, repeat: int = 0) -> list[Part[LLM]]:
         """Return for each reply the aggregator's, made of the answers of the last round."""
-        proposed = [llm.parts(request, repeat) for llm in self.proposers_llms]
+        places = range(len(self.proposers_llms))
+        proposed = [self.proposers_llms[place].parts(_at(request, place), repeat) for place in places]
         answers = [tuple(of_reply) for of_reply in zip(*proposed, strict=True)]
         parts: list[Part[LLM]] = []
         for index, first in enumerate(answers):
@@ -88,9 +89,16 @@ class MixtureOfAgentsLLM(CombinedLLM):
             own = replace(request, n=1, first=request.first + index, salt=salt)
             before: tuple[Part[LLM], ...] = first
             for _ in range(1, self.rounds):
-                before = tuple(_made_of(before, llm, own, repeat) for llm in self.proposers_llms)
+                before = tuple(
+                    _made_of(before, self.proposers_llms[place], _at(own, place), repeat) for place in places
+                )
             parts.append(_made_of(before, self.aggregator_llm, own, repeat))
         return parts
+
+
+def _at(request: Request, place: int) -> Request:
+    """Return the request as the proposer at a place is asked: the first one as any model, so that draws stay."""
+    return replace(request, place=f"{request.place}/{place}") if place else request
 
 
 def _made_of(answers: tuple[Part[LLM], ...], llm: LLM, request: Request, repeat: int) -> MadeOf[LLM]:
