@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,10 +14,17 @@ from distilnb.engine.ask import Asker
 from distilnb.engine.asked import Asked, FatalModelError
 from distilnb.engine.budget import Budget, estimate
 from distilnb.engine.cache import ReplyCache
+from distilnb.engine.forecast import Interval
 from distilnb.engine.models import Models
 from distilnb.engine.repeats import Repeats
 from distilnb.errors import RefusedRequestError, SpecError, UnknownPriceError
-from distilnb.llms import InferenceEndpointsImageGeneration, LLMPool, OpenAIImageGeneration, OpenAILLM
+from distilnb.llms import (
+    AnthropicLLM,
+    InferenceEndpointsImageGeneration,
+    LLMPool,
+    OpenAIImageGeneration,
+    OpenAILLM,
+)
 from distilnb.llms.base import LLM
 from distilnb.llms.magpie import MagpieClient
 from distilnb.llms.prices import Price, price_of
@@ -25,6 +33,7 @@ from distilnb.pipeline import Pipeline
 from distilnb.rows import Batch
 from distilnb.tasks import ImageGeneration, Magpie
 from distilnb.view.card import run_cost
+from tests.llms.conformance.test_images import PNG
 from tests.runs import done
 from tests.servers import MockLLM, mock_llm
 
@@ -91,6 +100,40 @@ def test_the_quote_counts_as_the_run_will(silent: MockLLM) -> None:
     assert quote.cost_usd is not None
     spent = sum(row.cost_usd or 0 for row in [done(p).status()])
     assert quote.cost_usd.low <= spent <= quote.cost_usd.high
+
+
+def test_a_quote_has_a_request_for_each_reply_where_the_provider_brings_one() -> None:
+    with mock_llm() as server:
+        url = f"{server.base_url.removesuffix('/v1')}/anthropic"
+        llm = AnthropicLLM(model="m", base_url=url, api_key="k", price=(1.0, 1.0), max_retries=0)
+        p = (
+            Pipeline("three", llm=llm)
+            .from_dicts([{"i": i} for i in range(20)])
+            .generate(prompt="Say {{ i }}.", k=3)
+        )
+        assert p.estimate(ask=False).requests == (60, 60, 60)
+        p.preview(4)
+        quote = p.estimate()
+        status = done(p).status()
+    asked = status.steps[1].asked
+    assert quote.requests == (asked, asked, asked) == (45, 45, 45)  # 5 are of the Sample
+    assert quote.cost_usd is not None
+    assert quote.input_tokens is not None
+    assert quote.input_tokens.low <= status.steps[1].input_tokens <= quote.input_tokens.high
+    assert quote.cost_usd.low <= (status.cost_usd or 0) <= quote.cost_usd.high
+
+
+def test_an_image_is_as_long_as_its_tokens_in_a_quote(silent: MockLLM) -> None:
+    def quote(**row: Any) -> Interval | None:
+        llm = OpenAILLM(model="gpt-4o", base_url=silent.base_url, price=(1.0, 1.0))
+        images = "photo" if row else None
+        p = Pipeline("look", llm=llm).from_dicts([{"i": 1, **row}] * 10)
+        return p.generate("look", "What is it?", images=images).estimate(ask=False).input_tokens
+
+    plain, seen = quote(), quote(photo=base64.b64encode(PNG).decode())
+    assert plain is not None
+    assert seen is not None
+    assert seen.expected - plain.expected == pytest.approx(2550, rel=0.1)  # a square each
 
 
 # --- prices by image and by request ---
