@@ -389,11 +389,7 @@ class Asker:
 
     def _settle(self, sending: Sending, first: Key, used: Used) -> None:
         """Count what requests have cost in place of what was set aside for them, and wake who waits for the same."""
-        cost, tokens = used.cost_usd or 0.0, used.usage.tokens
-        if sending.hold:
-            sending.hold.settle(cost, tokens)
-        else:
-            self.budget.spend(cost, tokens)
+        sending.settle(self.budget, used)
         awaited = self._in_flight.pop(first, None)
         if awaited is not None:
             awaited.set_result(None)

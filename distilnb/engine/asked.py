@@ -90,8 +90,14 @@ class Sending:
 
     def check_rest(self) -> None:
         """Raise what the model failed with, where it rests and another one may be asked."""
-        if self.rest is not None and (error := self.rest.error) is not None:
+        if self.rest is not None and (error := self.rest.error_for(self)) is not None:
             raise error
+
+    def settle(self, budget: Budget, used: Used) -> None:
+        """Count what it has cost in place of what was set aside for it; it is through."""
+        if self.rest is not None:
+            self.rest.ended(self)
+        (self.hold.settle if self.hold else budget.spend)(used.cost_usd or 0.0, used.usage.tokens)
 
 
 class Missing(NamedTuple):
