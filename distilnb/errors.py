@@ -168,6 +168,7 @@ class ModelError(DistilnbError):
 
     retryable = False
     fatal = False
+    paid: tuple[int, int, int] = (0, 0, 0)  # before it failed: tokens of the input, of the output, requests
 
     def __init__(
         self,

@@ -793,8 +793,8 @@ TOLD = {
     "a budget with an unknown price": Told(
         lambda _: hi().generate(llm=dn.llm("openai:no-such-model", api_key="any")).start(max_cost=1),
         UnknownPriceError,
-        "max_cost is set, but the price of openai:no-such-model is unknown.\n"
-        "Give it as USD per million tokens, price=(input, output) or a line of prices.yaml; or leave max_cost out.",
+        "max_cost cannot be kept: the price of openai:no-such-model is unknown.\n"
+        "Give it in USD: per million tokens, price=(input, output), or a line of prices.yaml; or leave max_cost out.",
     ),
     "an unknown judge": Told(
         lambda _: hi().generate().judge("ultrafeed"),

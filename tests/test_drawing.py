@@ -90,11 +90,19 @@ def test_parameters_arrive_under_the_names_of_the_provider(server: MockLLM) -> N
 
 
 def test_openais_newer_models_are_not_told_what_they_do_anyway() -> None:
-    newer = OpenAIImageGeneration(model="gpt-image-1", api_key="k")
-    older = OpenAIImageGeneration(model="dall-e-3", api_key="k")
     request = Request(({"role": "user", "content": "A kite."},))
-    assert "response_format" not in newer._body_of(request)
-    assert older._body_of(request)["response_format"] == "b64_json"
+    gateway = {"api_key": "k", "base_url": "https://gateway.example/v1"}
+    for name, where in (
+        ("gpt-image-1", {}),
+        ("gpt-image-1-mini", {}),
+        ("chatgpt-image-latest", {}),
+        ("openai/gpt-image-1", gateway),
+        ("gpt-image-2", gateway),
+    ):
+        assert "response_format" not in OpenAIImageGeneration(model=name, **where)._body_of(request), name
+    for name, where in (("dall-e-3", {}), ("openai/dall-e-3", gateway), ("not-gpt-image-1", gateway)):
+        body = OpenAIImageGeneration(model=name, **where)._body_of(request)
+        assert body["response_format"] == "b64_json", name
 
 
 def test_a_parameter_of_texts_is_refused_by_name() -> None:

@@ -215,7 +215,7 @@ def test_what_cannot_be_adjusted_says_so(server: MockLLM) -> None:
 
 def test_a_budget_needs_prices(server: MockLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     run = pipeline(server).start()
-    monkeypatch.setattr("distilnb.engine.commands.price_of", lambda llm: None)
+    monkeypatch.setattr("distilnb.llms.prices.price_of", lambda llm: None)
     with pytest.raises(
         UnknownPriceError, match="the price of openai:m, which step 'generate' asks, is unknown"
     ):

@@ -25,26 +25,28 @@ from distilnb.engine.asked import (
     Sending,
     Tally,
     account,
+    check_told,
     nowhere,
     prompt_text,
     reply_text,
-    spent,
+    used_for,
 )
 from distilnb.engine.attempts import CacheMode, find_bought, notes_to_keep
-from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate
+from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate, longest_of
 from distilnb.engine.cache import Key, ReplyCache
-from distilnb.engine.inquiry import Inquiry, as_replies, voices_of
+from distilnb.engine.inquiry import NOTHING_USED, Inquiry, Used, as_replies, voices_of
 from distilnb.engine.lookup import look_up
 from distilnb.engine.models import Models
 from distilnb.engine.reasking import n_reasks, reask_key
 from distilnb.engine.rendering import model_of
 from distilnb.engine.repeats import Repeats
-from distilnb.engine.together import all_or_first_error
+from distilnb.engine.together import all_or_first_error, probe_first
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
 from distilnb.llms.fitting import asked_again
 from distilnb.llms.parts import Ask, Standing, Wanted, for_missing
 from distilnb.llms.request import Reply, Request
+from distilnb.llms.usage import usage_of
 from distilnb.rows import Batch
 from distilnb.tasks.base import Task
 
@@ -139,20 +141,10 @@ class Asker:
             else:
                 waiting.append(asyncio.ensure_future(self._ask_one(errand, inquiry, tally)))
         if waiting and self.probes:
-            await self._probe(task, waiting)
+            await probe_first(task, waiting)
         await all_or_first_error(waiting)
         if self._budget_reached:
             raise self._budget_reached
-
-    async def _probe(self, task: Task, waiting: Sequence[asyncio.Task[None]]) -> None:
-        """Raise FatalModelError when nothing listens, before every row finds out by itself."""
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, model_of(task).probe)
-        except ModelError as error:
-            for work in waiting:
-                work.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-            raise FatalModelError(task.name, error) from error
 
     async def _ask_one(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> None:
         task, batch = errand.task, errand.batch
@@ -327,9 +319,9 @@ class Asker:
         """Count what a killed process of this run has bought, which took its count along."""
         if not errand.again:
             return
-        for price, replies in inquiry.bought(known):
+        for used in inquiry.bought(known):
             tally.n_found += 1
-            self.budget.spend(*spent(price, replies))
+            self.budget.spend(used.cost_usd or 0.0, used.usage.tokens)
 
     def _has_complaint(self, errand: Errand, inquiry: Inquiry) -> bool:
         if not n_reasks(errand.task, inquiry.request):
@@ -353,8 +345,8 @@ class Asker:
         tally: Tally,
     ) -> list[tuple[Key, Reply]]:
         """Send one request for the missing replies; returns once they are in the cache."""
-        cost, tokens, place = 0.0, 0, id(wanted.asks[0].llm)
-        voice, caller = errand.voices[place], errand.callers[place]
+        place = id(wanted.asks[0].llm)
+        voice, caller, used = errand.voices[place], errand.callers[place], NOTHING_USED
         sending = Sending(errand.task.name, voice, caller.rest if wanted.backup else None)
         sending.check_rest()  # before it stands in line
         self._in_flight.setdefault(missing[0], None)  # those who ask after a failure may be several
@@ -362,20 +354,22 @@ class Asker:
         try:
             async with caller.asking(request, before=lambda: self._before(request, tally, sending)) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
-                cost, tokens = spent(voice.price, answer.replies[: len(missing)])
-                self._longest_reply = max(
-                    [self._longest_reply, *(r.output_tokens or 0 for r in answer.replies)]
-                )
+                used = Used(voice.price, usage_of(voice.llm, request, answer.replies[: len(missing)]))
+                self._longest_reply = max(self._longest_reply, longest_of(voice.llm, request, used.usage))
                 # The slot of the request is held until its replies are safe: a kill repeats no more than that.
                 kept = pairs + notes_to_keep(self.cache, self.mode, wanted.marks) if wanted.marks else pairs
                 if self.mode != "off" and not await self.cache.keep(kept, replace=self.mode == "refresh"):
                     # Another run asked the same and was first: what is stored counts, for every later run too.
                     stored = self.cache.find([key for key, _ in pairs])
                     pairs = [(key, replace(stored.get(key, own), is_cached=False)) for key, own in pairs]
+            check_told(self.budget, sending, used)
             return pairs
+        except ModelError as error:
+            used = tally.lose(voice, error)
+            raise
         finally:
             self._flying.pop(id(sending), None)
-            self._settle(sending, missing[0], cost, tokens)
+            self._settle(sending, missing[0], used)
 
     async def _await_jobs(
         self, jobs: OfflineJobs, errand: Errand, missing: Mapping[Key, Ask[LLM]], tally: Tally
@@ -385,20 +379,17 @@ class Asker:
         sending = Sending(errand.task.name, errand.voices[id(ask.llm)], waits_for_job=True)
         self._in_flight.setdefault(first, None)
         before = partial(self._before, tally=tally, sending=sending)
-        paid: list[Reply] = []
+        used = NOTHING_USED
         try:
             brought = await jobs.obtain(missing, tally, replaces=self.mode == "refresh", before=before)
-            paid += [reply for reply in brought.values() if not reply.is_cached]
+            used = used_for(sending.voice, missing, brought)
             return brought
         finally:
-            self._settle(sending, first, *spent(sending.voice.price, paid))
+            self._settle(sending, first, used)
 
-    def _settle(self, sending: Sending, first: Key, cost: float, tokens: int) -> None:
+    def _settle(self, sending: Sending, first: Key, used: Used) -> None:
         """Count what requests have cost in place of what was set aside for them, and wake who waits for the same."""
-        if sending.hold:
-            sending.hold.settle(cost, tokens)
-        else:
-            self.budget.spend(cost, tokens)
+        sending.settle(self.budget, used)
         awaited = self._in_flight.pop(first, None)
         if awaited is not None:
             awaited.set_result(None)

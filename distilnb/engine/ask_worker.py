@@ -401,6 +401,7 @@ def add_asked(
         output_tokens=asked.output_tokens,
         cost_usd=asked.cost_usd or 0.0,
         unpriced=1 if asked.cost_usd is None else 0,
+        guessed=asked.n_guessed,
     )
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple, Protocol
 
 from distilnb.engine.apply import Failure
-from distilnb.engine.budget import Hold
+from distilnb.engine.budget import Budget, Hold
 from distilnb.engine.cache import Key
-from distilnb.engine.inquiry import Inquiry, Voice, Voices
-from distilnb.errors import ModelError
+from distilnb.engine.inquiry import Inquiry, Used, Voice, Voices, total_usd
+from distilnb.errors import ModelError, UnknownPriceError
 from distilnb.llms.base import LLM
 from distilnb.llms.calling import Caller
 from distilnb.llms.images import shown
 from distilnb.llms.parts import Ask
-from distilnb.llms.prices import Price, price_of
+from distilnb.llms.prices import price_of
 from distilnb.llms.request import Message, Reply, Request
 from distilnb.llms.resting import Rest
+from distilnb.llms.usage import Usage, usages_of
 from distilnb.rows import Batch, Row
 from distilnb.tasks.base import Task
 
@@ -53,6 +55,7 @@ class Asked:
     input_tokens: int = 0  # of the replies that were paid for, now or by a killed process of this run
     output_tokens: int = 0
     cost_usd: float | None = 0.0
+    n_guessed: int = 0  # of those replies, the ones whose tokens were not told by the provider
 
 
 @dataclass
@@ -60,9 +63,19 @@ class Tally:
     """Counts the requests that one row cost."""
 
     n_sent: int = 0
+    lost: list[Used] = field(
+        default_factory=list
+    )  # what requests took that then failed: no reply tells of it
     n_bought: int = 0  # requests, however often each was sent
     n_found: int = 0  # requests whose replies a killed process of this run has bought
     n_reasked: int = 0
+
+    def lose(self, voice: Voice, error: ModelError) -> Used:
+        """Note what a request took that failed for good: what was paid for before it did is not in any reply."""
+        used = Used(voice.price, Usage(*error.paid))
+        if any(error.paid):
+            self.lost.append(used)
+        return used
 
 
 @dataclass
@@ -77,8 +90,14 @@ class Sending:
 
     def check_rest(self) -> None:
         """Raise what the model failed with, where it rests and another one may be asked."""
-        if self.rest is not None and (error := self.rest.error) is not None:
+        if self.rest is not None and (error := self.rest.error_for(self)) is not None:
             raise error
+
+    def settle(self, budget: Budget, used: Used) -> None:
+        """Count what it has cost in place of what was set aside for it; it is through."""
+        if self.rest is not None:
+            self.rest.ended(self)
+        (self.hold.settle if self.hold else budget.spend)(used.cost_usd or 0.0, used.usage.tokens)
 
 
 class Missing(NamedTuple):
@@ -162,9 +181,13 @@ def account(inquiry: Inquiry, tally: Tally) -> Asked:
     )
     # Now, or by a killed process of this run.
     paid = [key for key, reply in replies.items() if not reply.is_cached]
-    if paid or asked.n_asked:
-        asked.input_tokens, asked.output_tokens = tokens([replies[key] for key in paid])
-        asked.cost_usd = inquiry.cost_usd(paid)
+    if paid or tally.lost:
+        used = inquiry.used(paid) + tally.lost
+        asked.cost_usd = total_usd(used)
+        for _, usage in used:
+            asked.input_tokens += usage.input_tokens
+            asked.output_tokens += usage.output_tokens
+            asked.n_guessed += 0 if usage.n_images else usage.n_guessed
     if inquiry.is_plain:
         asked.n_cached = not (paid or asked.n_asked)
     else:
@@ -172,27 +195,32 @@ def account(inquiry: Inquiry, tally: Tally) -> Asked:
     return asked
 
 
-def tokens(replies: Sequence[Reply]) -> tuple[int, int]:
-    """Return the tokens that replies took: of their prompts, and their own."""
-    return sum([r.input_tokens or 0 for r in replies]), sum([r.output_tokens or 0 for r in replies])
-
-
 def cost_usd(replies: Sequence[Reply], brought_by: Sequence[Ask[LLM]]) -> float | None:
     """Return what replies cost that these requests brought; None where a price is unknown."""
-    total = 0.0
-    for llm in {id(ask.llm): ask.llm for ask in brought_by}.values():
-        price = price_of(llm)
-        if price is None:
-            return None
-        its = [reply for reply, ask in zip(replies, brought_by, strict=True) if ask.llm is llm]
-        total += price.cost_usd(*tokens(its))
-    return total
+    return total_usd(Used(price_of(llm), usage) for llm, usage in usages_of(replies, brought_by))
 
 
-def spent(price: Price | None, replies: Sequence[Reply]) -> tuple[float, int]:
-    """Return what replies cost, in USD and in tokens."""
-    used = tokens(replies)
-    return price.cost_usd(*used) if price else 0.0, sum(used)
+def used_for(voice: Voice, asks: Mapping[Key, Ask[LLM]], replies: Mapping[Key, Reply]) -> Used:
+    """Return what those of some replies took that were paid for now."""
+    paid = {key: reply for key, reply in replies.items() if not reply.is_cached}
+    usages = [usage for _, usage in usages_of(paid.values(), [asks[key] for key in paid])]
+    return Used(voice.price, reduce(Usage.plus, usages, Usage()))
+
+
+def check_told(budget: Budget, sending: Sending, used: Used) -> None:
+    """Raise FatalModelError where nobody can tell what a reply cost, and a limit of money could not be kept."""
+    voice = sending.voice
+    if budget.max_cost is None or voice.price is None or used.cost_usd is not None:
+        return
+    raise FatalModelError(
+        sending.step,
+        UnknownPriceError(
+            f"max_cost cannot be kept: {voice.llm.label} tells no tokens with its images, and only "
+            "tokens have a price.",
+            "Give it one for images: price={'per_image': 0.04}; or leave max_cost out.",
+            provider=voice.llm.provider,
+        ),
+    )
 
 
 def prompt_text(request: Request) -> str:

@@ -6,11 +6,12 @@ import asyncio
 from dataclasses import dataclass, field
 
 from distilnb.llms.base import LLM
-from distilnb.llms.images import IMAGE_TOKENS, n_images, shown
 from distilnb.llms.prices import Price
 from distilnb.llms.request import Request
+from distilnb.llms.usage import Usage, conversation_tokens, n_sendings, prompt_tokens
 
 USUAL_REPLY_TOKENS = 512  # set aside for a reply while no longer one was seen
+DRAWN_TOKENS = 6_300  # and for an image: the largest one at the best quality, of OpenAI's gpt-image-1
 
 
 class BudgetReached(Exception):
@@ -119,11 +120,27 @@ def estimate(
 
     A model without `max_new_tokens` may write any number; the longest reply so far is the measure then.
     """
-    texts = [shown(message.get("content")) for message in request.messages]
-    # Three ASCII characters are a token at most, in code; of other scripts each may be one.
-    n_input = 8 + sum(len(t) // 3 if t.isascii() else len(t) for t in texts)
-    n_input += IMAGE_TOKENS * n_images(request.messages)
+    n_requests = n_sendings(request)
+    n_images = request.n if llm.makes == "image" else 0
+    if n_requests > 1:  # a conversation: each message is asked for by itself
+        each = int(llm.generation_kwargs.get("max_new_tokens") or longest_reply)
+        n_input, n_output = conversation_tokens(llm, request, each)
+    else:
+        n_input, n_output = prompt_tokens(llm, request), _most_output(llm, request, longest_reply)
+    cost = price.cost_usd(n_input, n_output, n_requests, n_images) if price else 0.0
+    return cost, n_input + n_output
+
+
+def longest_of(llm: LLM, request: Request, usage: Usage) -> int:
+    """Return how many tokens each text came to that a request brought; 0 for vectors and images."""
+    if llm.makes != "text":
+        return 0
+    return -(-usage.output_tokens // (request.n * n_sendings(request)))
+
+
+def _most_output(llm: LLM, request: Request, longest_reply: int) -> int:
     if llm.makes == "vector":
-        return price.cost_usd(n_input, 0) if price else 0.0, n_input
-    n_output = int(llm.generation_kwargs.get("max_new_tokens") or longest_reply) * request.n
-    return price.cost_usd(n_input, n_output) if price else 0.0, n_input + n_output
+        return 0
+    if llm.makes == "image":
+        return DRAWN_TOKENS * request.n if llm.tells_tokens else 0
+    return int(llm.generation_kwargs.get("max_new_tokens") or longest_reply) * request.n

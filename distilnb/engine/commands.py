@@ -15,8 +15,8 @@ from distilnb.engine.retry_orders import read_orders
 from distilnb.engine.rundir import RunDir
 from distilnb.engine.status import RunStatus
 from distilnb.engine.versions import read_versions, run_key_sources
-from distilnb.errors import RunError, UnknownPriceError
-from distilnb.llms.prices import price_of
+from distilnb.errors import RunError
+from distilnb.llms.prices import check_priced
 from distilnb.tasks.base import Task
 
 RESUME_PATIENCE_S = 30.0  # for a stopping run to let go
@@ -135,9 +135,4 @@ def _check_prices(reader: RunReader) -> None:
     for name, step in reader.pipeline_file().graph.steps.items():
         llms = step.llm.senders() if isinstance(step, Task) and step.llm is not None else ()
         for llm in llms:
-            if price_of(llm) is None:
-                raise UnknownPriceError(
-                    f"max_cost cannot be kept: the price of {llm.label}, which step {name!r} asks, is unknown.",
-                    "Limit max_tokens or max_time, or start the pipeline again with price=(input, output).",
-                    provider=llm.provider,
-                )
+            check_priced(llm, name)

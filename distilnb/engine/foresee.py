@@ -7,15 +7,18 @@ it is *open* at every later step, and the rows that came through are the measure
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple
 
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.engine.rendering import model_of
 from distilnb.llms.base import LLM
 from distilnb.llms.images import shown
-from distilnb.llms.request import Message, Reply
+from distilnb.llms.parts import Ask
+from distilnb.llms.request import Message
+from distilnb.llms.usage import Usage, image_tokens, requests_for, usages_of
 from distilnb.rows import Batch, root_id
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GlobalStep, Step
@@ -28,10 +31,11 @@ CHARACTERS_PER_TOKEN = 4  # of English, where a provider does not count
 
 
 class Unsent(NamedTuple):
-    """A request that a run will send: the length of its messages, and how many replies it is for."""
+    """Replies of a row that a run will ask for: the length of its messages, and how many requests that takes."""
 
     n_characters: int
     n_replies: int
+    n_requests: int = 1
 
 
 class Answered(NamedTuple):
@@ -42,6 +46,7 @@ class Answered(NamedTuple):
     input_tokens: int
     output_tokens: int
     n_requests: int = 1
+    n_first: int = 1  # of those, the ones that would have done if nothing had been asked again
 
 
 class Use(NamedTuple):
@@ -199,10 +204,11 @@ def _unsent(result: StepResult, left_out: Collection[str]) -> tuple[list[Unsent]
     unsent: dict[bytes, Unsent] = {}
     n_repeated = 0
     for row_id, missing in result.missing.items():
-        for _, request, keys in missing if root_id(row_id) not in left_out else ():
+        for llm, request, keys in missing if root_id(row_id) not in left_out else ():
             if keys:
                 n_repeated += keys[0] in unsent
-                unsent[keys[0]] = Unsent(_length(request.messages), len(keys))
+                length = _length(request.messages, llm)
+                unsent[keys[0]] = Unsent(length, len(keys), requests_for(llm, len(keys)))
     return list(unsent.values()), n_repeated
 
 
@@ -244,9 +250,10 @@ def _uses(result: StepResult) -> dict[str, Use]:
 
 
 def _use(result: StepResult, row_id: str) -> Use:
-    replies = result.brought[row_id]
-    n_reasks = len(replies) - len(result.replies[row_id])
-    return Use(_n_requests(result, row_id) + n_reasks, *_tokens(result.messages[row_id], replies))
+    usages = [usage for _, usage in usages_of(result.brought[row_id], result.brought_by[row_id])]
+    used = reduce(Usage.plus, usages, Usage())
+    n_reasks = len(result.brought[row_id]) - len({id(ask) for ask in result.brought_by[row_id]})
+    return Use(_n_first(result, row_id) + n_reasks, used.input_tokens, used.output_tokens)
 
 
 def _n_requests(result: StepResult, row_id: str) -> int:
@@ -254,31 +261,34 @@ def _n_requests(result: StepResult, row_id: str) -> int:
     return len({(id(ask.llm), id(ask.request)) for ask in result.brought_by[row_id]})
 
 
+def _n_first(result: StepResult, row_id: str) -> int:
+    """Return how many requests the replies of a row take at least."""
+    asks: dict[tuple[int, int], dict[int, Ask[LLM]]] = {}
+    for ask in result.brought_by[row_id]:
+        asks.setdefault((id(ask.llm), id(ask.request)), {})[id(ask)] = ask
+    return sum(requests_for(next(iter(of_one.values())).llm, len(of_one)) for of_one in asks.values())
+
+
 def _answered(result: StepResult) -> list[Answered]:
     found = []
     for row_id, replies in result.replies.items():
         if replies:
             use = _use(result, row_id)
-            length = _length(result.messages[row_id])
+            length = _length(result.messages[row_id], result.brought_by[row_id][0].llm)
             found.append(
                 Answered(
-                    length, len(replies), int(use.input_tokens), int(use.output_tokens), int(use.n_requests)
+                    length,
+                    len(replies),
+                    int(use.input_tokens),
+                    int(use.output_tokens),
+                    int(use.n_requests),
+                    _n_first(result, row_id),
                 )
             )
     return found
 
 
-def _length(messages: Iterable[Message]) -> int:
-    return sum(len(shown(message.get("content"))) for message in messages)
-
-
-def _tokens(messages: Iterable[Message], replies: Iterable[Reply]) -> tuple[int, int]:
-    """Return the tokens of one request, as its provider counted them, else by the length of the texts."""
-    replies = list(replies)
-    told_in = [reply.input_tokens for reply in replies if reply.input_tokens is not None]
-    n_in = sum(told_in) if told_in else _length(messages) // CHARACTERS_PER_TOKEN
-    n_out = 0
-    for reply in replies:
-        guessed = len(reply.text or "") // CHARACTERS_PER_TOKEN
-        n_out += guessed if reply.output_tokens is None else reply.output_tokens
-    return n_in, n_out
+def _length(messages: Sequence[Message], llm: LLM) -> int:
+    """Return how long messages are; an image is as long as a text of as many tokens."""
+    n_characters = sum(len(shown(message.get("content"))) for message in messages)
+    return n_characters + CHARACTERS_PER_TOKEN * image_tokens(llm, messages)

@@ -13,6 +13,7 @@ from distilnb.llms.base import LLM
 from distilnb.llms.parts import Ask, Course, Standing
 from distilnb.llms.prices import Price, price_of, run_price_of
 from distilnb.llms.request import Reply, Request
+from distilnb.llms.usage import Usage, usage_of, usages_of
 
 Find = Callable[[Sequence[Key]], dict[Key, Reply]]
 
@@ -27,6 +28,31 @@ class Voice(NamedTuple):
 
 
 Voices = dict[int, Voice]  # by the id of the model
+
+
+class Used(NamedTuple):
+    """What requests took, and at which price; None where that is unknown."""
+
+    price: Price | None
+    usage: Usage
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What it costs; None where that is unknown."""
+        return None if self.price is None else self.price.of(self.usage)
+
+
+NOTHING_USED = Used(None, Usage())
+
+
+def total_usd(used: Iterable[Used]) -> float | None:
+    """Return what all of it costs; None where that is unknown of some."""
+    total = 0.0
+    for one in used:
+        if (cost := one.cost_usd) is None:
+            return None
+        total += cost
+    return total
 
 
 def voices_of(llm: LLM, *, in_run: bool = False) -> Voices:
@@ -137,30 +163,24 @@ class Inquiry(Course[LLM]):
             is_known[place] = is_known.get(place, True) and reply.is_cached
         return sum(is_known.values())
 
-    def bought(self, known: Mapping[Key, Reply]) -> list[tuple[Price | None, list[Reply]]]:
-        """Return for each request what it brought, of those among `known` that this run has paid for, and its price."""
-        bought: dict[tuple[int, int], list[Reply]] = {}
-        for key, reply in known.items():
-            if not reply.is_cached and key not in self.is_mark:
-                ask = self.asks[key]
-                bought.setdefault((id(ask.llm), id(ask.request)), []).append(reply)
-        return [(self.voices[voice].price, replies) for (voice, _), replies in bought.items()]
+    def bought(self, known: Mapping[Key, Reply]) -> list[Used]:
+        """Return what each request took that brought some of `known`, of those that this run has paid for."""
+        return self.used(
+            [key for key, reply in known.items() if not reply.is_cached and key not in self.is_mark]
+        )
 
-    def cost_usd(self, keys: Iterable[Key]) -> float | None:
-        """Return what the replies of these keys cost; None where a price is unknown."""
-        used: dict[int, list[Reply]] = {}
-        for key in keys:
-            used.setdefault(id(self.asks[key].llm), []).append(self.replies[key])
-        total = 0.0
-        for voice, replies in used.items():
-            price = self.voices[voice].price
-            if price is None:
-                return None
-            total += price.cost_usd(
-                sum([reply.input_tokens or 0 for reply in replies]),
-                sum([reply.output_tokens or 0 for reply in replies]),
-            )
-        return total
+    def used(self, keys: Sequence[Key]) -> list[Used]:
+        """Return what the requests that brought these replies took."""
+        replies = [self.replies[key] for key in keys]
+        if self.is_plain and len(keys) == len(self.parts):  # as most: one request, and its replies
+            usage = usage_of(self.llm, self.request, replies)
+            return [Used(self.voices[id(self.llm)].price, usage)]
+        usages = usages_of(replies, [self.asks[key] for key in keys])
+        return [Used(self.voices[id(llm)].price, usage) for llm, usage in usages]
+
+    def cost_usd(self, keys: Sequence[Key]) -> float | None:
+        """Return what the replies of these keys cost; None where that is unknown."""
+        return total_usd(self.used(keys))
 
 
 def inquire(

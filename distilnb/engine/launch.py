@@ -27,10 +27,10 @@ from distilnb.engine.rundir import RunDir, all_run_dirs, make_run_dir
 from distilnb.engine.spawning import interpreter
 from distilnb.engine.spool import Spool, given_rows, is_spooled_here
 from distilnb.engine.wire import encode
-from distilnb.errors import InputError, StoreError, UnknownPriceError
+from distilnb.errors import InputError, StoreError
 from distilnb.home import private_folder
 from distilnb.llms.base import LLM, limits_key
-from distilnb.llms.prices import price_of
+from distilnb.llms.prices import check_priced
 from distilnb.rows import write_text
 from distilnb.spec.digest import digest_of
 from distilnb.spec.graph import Graph
@@ -58,13 +58,8 @@ def check_models(graph: Graph, *, max_cost: float | None, cache: str | None = No
                 "cache='off' has none.",
                 "Use cache='refresh' for new replies, or leave offline_batch out.",
             )
-        if max_cost is not None and not sender.is_local and price_of(sender) is None:
-            raise UnknownPriceError(
-                f"max_cost is set, but the price of {sender.label} is unknown.",
-                "Give it as USD per million tokens, price=(input, output) or a line of prices.yaml; "
-                "or leave max_cost out.",
-                provider=sender.provider,
-            )
+        if max_cost is not None:
+            check_priced(sender)
 
 
 def launch(graph: Graph, *, pipeline: str, text: Callable[[], str], options: dict[str, Any]) -> RunDir:

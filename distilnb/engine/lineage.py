@@ -13,7 +13,17 @@ from typing import NamedTuple
 from distilnb.engine.journal import BatchRef
 from distilnb.engine.ranges import from_ranges
 
-MONEY = ("asked", "cached", "retries", "reasked", "input_tokens", "output_tokens", "cost_usd", "unpriced")
+MONEY = (
+    "asked",
+    "cached",
+    "retries",
+    "reasked",
+    "input_tokens",
+    "output_tokens",
+    "cost_usd",
+    "unpriced",
+    "guessed",
+)
 _CHUNK = 500  # values in one statement
 
 

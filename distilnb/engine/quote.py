@@ -69,7 +69,7 @@ def quote_step(
         cached=round(outlook.n_cached * outlook.scale),
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        cost_usd=_cost(llm, input_tokens, output_tokens),
+        cost_usd=_cost(llm, requests, input_tokens, output_tokens),
         seconds=run_seconds([work]),
         has_price=run_price_of(llm) is not None,
         is_offline=llm.goes_by_batch,
@@ -123,10 +123,9 @@ def sum_of(parts: Iterable[Interval | None]) -> Interval | None:
 
 
 def _requests(outlook: Outlook) -> Interval | None:
-    n_unsent = len(outlook.unsent) * outlook.scale
-    of_each = [
-        float(one.n_requests) for one in outlook.answered
-    ]  # more than one where replies were asked again
+    n_unsent = sum(one.n_requests for one in outlook.unsent) * outlook.scale
+    # More than one where replies were asked again.
+    of_each = [one.n_requests / one.n_first for one in outlook.answered]
     sure = total_of_more(of_each, n_unsent, usual_spread=0.0, zeros="none") or Interval.exactly(n_unsent)
     behind = _behind(outlook, lambda use: use.n_requests, usual_spread=0.0)
     return None if behind is None else sure.plus(behind)
@@ -135,8 +134,11 @@ def _requests(outlook: Outlook) -> Interval | None:
 def _input_tokens(outlook: Outlook, requests: Interval | None) -> Interval | None:
     if requests is None:
         return None
-    lengths = [unsent.n_characters for unsent in outlook.unsent]
-    told = [(one.n_characters, one.input_tokens) for one in outlook.answered if one.input_tokens]
+    # Each request of a row sends its messages.
+    lengths = [unsent.n_characters for unsent in outlook.unsent for _ in range(unsent.n_requests)]
+    told = [
+        (one.n_characters, one.input_tokens / one.n_first) for one in outlook.answered if one.input_tokens
+    ]
     if told:
         intercept, slope = line_through(told)
         fitted = sum(intercept + slope * length for length in lengths)
@@ -169,7 +171,7 @@ def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 def _output_tokens(outlook: Outlook, requests: Interval | None, llm: LLM) -> Interval | None:
     if requests is None:
         return None
-    if llm.makes == "vector":
+    if llm.makes == "vector" or (llm.makes == "image" and not any(a.output_tokens for a in outlook.answered)):
         return NOTHING
     n_replies = sum(unsent.n_replies for unsent in outlook.unsent) * outlook.scale
     lengths = [one.output_tokens / one.n_replies for one in outlook.answered]
@@ -183,7 +185,7 @@ def _output_tokens(outlook: Outlook, requests: Interval | None, llm: LLM) -> Int
     if total is None or not isinstance(longest, int):
         return total
     per_request = max([one.n_replies for one in outlook.answered], default=1)
-    n_behind = requests.high - len(outlook.unsent) * outlook.scale
+    n_behind = requests.high - sum(one.n_requests for one in outlook.unsent) * outlook.scale
     return total.at_most(longest * (n_replies + max(0.0, n_behind) * per_request))
 
 
@@ -202,15 +204,19 @@ def _behind(
     return total
 
 
-def _cost(llm: LLM, input_tokens: Interval | None, output_tokens: Interval | None) -> Interval | None:
+def _cost(
+    llm: LLM, requests: Interval | None, input_tokens: Interval | None, output_tokens: Interval | None
+) -> Interval | None:
     price = run_price_of(llm)
-    tokens = sum_of([input_tokens, output_tokens])
-    if (price is not None and price.is_free) or tokens == NOTHING:
+    if (price is not None and price.is_free) or requests == NOTHING:
         return NOTHING
-    if price is None or input_tokens is None or output_tokens is None:
+    if price is None or requests is None or input_tokens is None or output_tokens is None:
         return None
-    ends = zip(input_tokens, output_tokens, strict=True)
-    return Interval(*(price.cost_usd(n_in, n_out) for n_in, n_out in ends))
+    is_drawn = llm.makes == "image"
+    if is_drawn and price.needs_tokens and not output_tokens.high:  # which nobody has told
+        return None
+    ends = zip(input_tokens, output_tokens, requests, requests if is_drawn else NOTHING, strict=True)
+    return Interval(*(price.cost_usd(*end) for end in ends))
 
 
 # --- how long it takes --------------------------------------------------------

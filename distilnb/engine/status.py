@@ -28,6 +28,7 @@ COUNTED = (  # the figures of a step that the journal counts under the same name
     "stood_in",
     "input_tokens",
     "output_tokens",
+    "guessed",
 )
 ROUTED = "routed:"  # with a step's name behind it: the figure of a route, how many rows go there
 
@@ -53,6 +54,7 @@ class StepStatus:
     stood_in: int = 0  # replies that a backup gave in place of a model that failed, cached ones too
     input_tokens: int = 0
     output_tokens: int = 0
+    guessed: int = 0  # replies whose provider told no tokens: they are counted by the length of their texts
     in_flight: int = 0  # requests sent and not answered, those that wait to be sent again among them
     cost_usd: float | None = 0.0
     drop_reasons: dict[str, int] = field(default_factory=dict)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from distilnb.engine.asked import FatalModelError
+from distilnb.engine.rendering import model_of
+from distilnb.errors import ModelError
+from distilnb.tasks.base import Task
+
 
 async def all_or_first_error(tasks: Sequence[asyncio.Task[None]]) -> None:
     """Wait for all; at the first error cancel the rest, wait for their end, and raise it."""
@@ -34,3 +39,14 @@ async def either(*events: asyncio.Event) -> None:
     finally:
         for wait in waits:
             wait.cancel()
+
+
+async def probe_first(task: Task, waiting: Sequence[asyncio.Task[None]]) -> None:
+    """Raise FatalModelError when nothing listens, before every row finds out by itself; what waits is given up."""
+    try:
+        await asyncio.get_running_loop().run_in_executor(None, model_of(task).probe)
+    except ModelError as error:
+        for work in waiting:
+            work.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        raise FatalModelError(task.name, error) from error

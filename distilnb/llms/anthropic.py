@@ -13,6 +13,7 @@ from distilnb.llms.parameters import Wire, as_list, names, on_the_wire
 from distilnb.llms.request import Answer, Client, Message, Request
 from distilnb.llms.sdk import Response, SdkClient, SdkLLM, one_reply, split_system, text_of
 from distilnb.llms.shape import PROMPT, ReplyShape
+from distilnb.llms.tokens import anthropic_image_tokens
 
 if TYPE_CHECKING:
     import anthropic
@@ -66,6 +67,10 @@ class AnthropicLLM(SdkLLM):
     def shape_modes(self, shape: ReplyShape) -> tuple[str, ...]:
         """Return how the model may be made to keep to a shape: newer ones by a schema, all by a tool."""
         return ("tool",) if shape.kind == "json" and shape.schema is None else ("json_schema", "tool")
+
+    def image_tokens(self, image: Image) -> int:
+        """Return what Claude counts for an image."""
+        return anthropic_image_tokens(image.size) if image.size else super().image_tokens(image)
 
     def make_client(self) -> Client:
         """Return a client over the SDK."""

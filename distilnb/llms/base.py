@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
@@ -9,7 +10,7 @@ from pydantic import Field, SecretStr, ValidationError
 
 from distilnb.errors import MissingKeyError, SpecError, UnsupportedParameterError
 from distilnb.llms.failures import Sign
-from distilnb.llms.images import NO_IMAGES_FIX
+from distilnb.llms.images import IMAGE_TOKENS, NO_IMAGES_FIX, Image
 from distilnb.llms.keys import Found, find_key, forget_keys, how_to_give
 from distilnb.llms.parameters import Wire, unify_parameters
 from distilnb.llms.parts import Ask, Part
@@ -41,11 +42,16 @@ GENERATION_PARAMETERS = frozenset(
 )
 
 
+# What a price may be made of, in USD: per million tokens in and out, per request, per image that is drawn.
+PRICE_PARTS = ("input", "output", "per_request", "per_image")
+
+
 class LLM(Spec):
     """A model by name, and how to ask it.
 
-    `max_concurrency` is the most requests in flight, `rpm` and `tpm` are limits per minute, `price` overrides
-    the price list as (USD per million input tokens, USD per million output tokens).
+    `max_concurrency` is the most requests in flight, `rpm` and `tpm` are limits per minute. `price` overrides the
+    price list, in USD: (per million input tokens, per million output tokens), or a dict with any of `input`,
+    `output`, `per_request` and `per_image`.
     """
 
     provider: ClassVar[str] = ""
@@ -76,7 +82,7 @@ class LLM(Spec):
     tpm: int | None = Field(default=None, ge=1)
     timeout: float = Field(default=120.0, gt=0)  # seconds for one request
     max_retries: int = Field(default=6, ge=0)
-    price: tuple[float, float] | None = None
+    price: tuple[float, float] | dict[str, float] | None = None
 
     def __init__(self, **values: Any) -> None:
         if self.parameters and isinstance(values.get("generation_kwargs"), Mapping):
@@ -87,6 +93,11 @@ class LLM(Spec):
             # Here, because the message of a validation would quote the value.
             kind = type(values["api_key"]).__name__
             raise SpecError(f"api_key is of type {kind!r}.", "Give the key as text.")
+        if isinstance(price := values.get("price"), Mapping) and not is_price(price):
+            raise SpecError(
+                f"price is {dict(price)!r:.80}.",
+                f"In USD, with any of {', '.join(PRICE_PARTS)}: price={{'per_image': 0.04}}; or price=(0.15, 0.60).",
+            )
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -162,6 +173,15 @@ class LLM(Spec):
                 NO_IMAGES_FIX,
                 provider=self.provider,
             )
+
+    def image_tokens(self, image: Image) -> int:
+        """Return about how many tokens an image in a message is counted as."""
+        return IMAGE_TOKENS
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether the provider tells how many tokens a request took, as far as that is known beforehand."""
+        return True
 
     def shown_reply(self, text: str | None) -> str:
         """Return a reply as it is shown where something went wrong: vectors and images are told of only."""
@@ -306,6 +326,18 @@ def _with_backup(*llms: LLM | str) -> LLM:
     combined = kind(llms=llms)
     assert isinstance(combined, LLM)
     return combined
+
+
+def is_price(value: object) -> bool:
+    """Whether this says a price: two amounts, per million tokens in and out, or a dict of `PRICE_PARTS`."""
+    if isinstance(value, Mapping):
+        amounts, is_known = list(value.values()), bool(value) and value.keys() <= set(PRICE_PARTS)
+    else:
+        amounts = list(value) if isinstance(value, (list, tuple)) else []
+        is_known = len(amounts) == 2
+    return is_known and all(
+        isinstance(n, (int, float)) and not isinstance(n, bool) and 0 <= n < math.inf for n in amounts
+    )
 
 
 def limits_key(llm: LLM) -> tuple[object, ...]:

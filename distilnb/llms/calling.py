@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from distilnb.errors import MalformedReplyError, ModelError, RateLimitError, RequestTimeoutError
 from distilnb.llms.fitting import asked_again
-from distilnb.llms.images import IMAGE_TOKENS, n_images, shown
+from distilnb.llms.images import IMAGE_TOKENS, images_in, shown
 from distilnb.llms.ladder import Ladder, Modes, no_modes
 from distilnb.llms.limits import Gate
 from distilnb.llms.parts import Consulted, Part, consult
@@ -280,7 +280,7 @@ class Caller:
 
     def _estimate_tokens(self, request: Request) -> int:
         n_characters = sum(len(shown(message.get("content"))) for message in request.messages)
-        n_input = n_characters // 4 + IMAGE_TOKENS * n_images(request.messages)
+        n_input = n_characters // 4 + IMAGE_TOKENS * len([*images_in(request.messages)])
         return n_input + int(request.n * self._mean_output_tokens)
 
     def _learn(self, answer: Answer) -> None:

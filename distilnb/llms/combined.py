@@ -51,6 +51,12 @@ class CombinedLLM(LLM):
         """The shape that the members' own settings ask of every reply."""
         return self.members[0].reply_shape
 
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with: the template of all members; "" where theirs are different ones."""
+        templates = {member.pre_query_template for member in self.members}
+        return templates.pop() if len(templates) == 1 else ""
+
     def check(self) -> None:
         """Raise what is wrong with any member, before any request."""
         for member in self.members:

@@ -13,10 +13,12 @@ from distilnb.errors import SpecError, UnreachableError
 from distilnb.llms.address import clean_url, is_loopback
 from distilnb.llms.batches import Batches
 from distilnb.llms.chat import JSON_MODES, TEXT_MODES, BodyMaker
+from distilnb.llms.images import Image
 from distilnb.llms.parameters import Wire, names, on_the_wire
 from distilnb.llms.remote import RemoteLLM
 from distilnb.llms.request import Client, Request
 from distilnb.llms.shape import ReplyShape
+from distilnb.llms.tokens import openai_image_tokens
 
 if TYPE_CHECKING:
     from distilnb.llms.transport import Connection, Reader
@@ -85,6 +87,11 @@ class CompatibleLLM(RemoteLLM):
         if shape.kind == "json" and shape.schema is None:
             return ("json_object",)
         return self.json_modes if shape.is_object else self.text_modes
+
+    def image_tokens(self, image: Image) -> int:
+        """Return what OpenAI's own models count for an image, by whatever way they are reached."""
+        told = openai_image_tokens(self.model.rpartition("/")[2], image.size) if image.size else None
+        return super().image_tokens(image) if told is None else told
 
     # --- several servers ---
 

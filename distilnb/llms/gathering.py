@@ -16,12 +16,17 @@ from distilnb.llms.calling import Asking, Before, Caller, Waits
 from distilnb.llms.limits import Gate
 from distilnb.llms.request import Answer, Client, Request
 
+MAX_FAILED_ALONE = (
+    2  # texts that are answered wrongly by themselves, with no right answer: then the rest is given up
+)
+
 
 class GatheringCaller(Caller):
     """Asks a model whose requests take up to `texts_per_request` texts; `max_concurrency` counts requests.
 
-    A request that fails for a while is sent again whole. One that is refused for what it holds is halved until the
-    text is found that the server does not take: the others get their replies.
+    A request that fails for a while is sent again whole. One that is refused for what it holds, or answered with
+    another number of vectors than it has texts, is halved until the text is found that the server does not take: the
+    others get their replies.
     """
 
     def __init__(self, client: Client, gate: Gate, *, max_retries: int = 6, texts_per_request: int) -> None:
@@ -92,17 +97,26 @@ class GatheringCaller(Caller):
     async def _complete(self, request: Request, answer: Answer, before: Before | None) -> Answer:
         """Refuse an answer that has not one reply for each text: nobody could tell whose is missing."""
         self.gate.leave()
-        raise MalformedReplyError(
-            f"The model answered {len(answer.replies)} of {request.n} texts of one request.",
+        error = MalformedReplyError(
+            f"The model answered {request.n} texts of one request with {len(answer.replies)} vectors.",
             "Lower batch_size=, or see the server's log.",
         )
+        error.retryable = False  # it would answer the same again; each half may do
+        raise error
 
     async def _send_parcel(self, parcel: _Parcel) -> None:
+        halving = parcel.halving
+        if halving.error is not None:
+            parcel.fail(halving.error)
+            return
         try:
             async with Asking(self, parcel.request(), parcel.note_sending(self._waiting)) as answer:
+                halving.has_answer = True
                 parcel.share_out(answer)
                 await parcel.left()
         except ModelError as error:
+            if len(parcel.shares) == 1 and isinstance(error, MalformedReplyError):
+                halving.failed_alone(error)
             if error.retryable or error.fatal or len(parcel.shares) == 1 or self._is_stopped:
                 parcel.fail(error)
                 return
@@ -134,10 +148,26 @@ class _Share:
 
 
 @dataclass(eq=False)
+class _Halving:
+    """What the parts of one parcel have found out while it is halved: whether it is the texts, or the server."""
+
+    has_answer: bool = False
+    error: MalformedReplyError | None = None  # that every further text would meet: none is sent any more
+    _n_alone: int = 0
+
+    def failed_alone(self, error: MalformedReplyError) -> None:
+        """Note that a text by itself was answered wrongly; twice, and none ever rightly, is the server's way."""
+        self._n_alone += 1
+        if self._n_alone >= MAX_FAILED_ALONE and not self.has_answer:
+            self.error = error
+
+
+@dataclass(eq=False)
 class _Parcel:
     """Texts that share a request; it keeps its slot until each of them has made its reply durable."""
 
     shares: Sequence[_Share]
+    halving: _Halving = field(default_factory=_Halving)
     _n_inside: int = 0
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
     _pause: asyncio.Future[None] | None = None
@@ -179,7 +209,7 @@ class _Parcel:
 
     def halves(self) -> list[_Parcel]:
         middle = len(self.shares) // 2
-        return [_Parcel(self.shares[:middle]), _Parcel(self.shares[middle:])]
+        return [_Parcel(half, self.halving) for half in (self.shares[:middle], self.shares[middle:])]
 
     async def left(self) -> None:
         """Wait until all who got a reply have left."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from distilnb.errors import MalformedReplyError, ModelError, UnknownModelError, UnreachableError
+from distilnb.errors import MalformedReplyError, ModelError, SpecError, UnknownModelError, UnreachableError
 from distilnb.llms.compatible import OPENAI_PARAMETERS, CompatibleLLM
 from distilnb.llms.failures import FAILED, TOO_LONG, Sign, Target, error_of, on, quote, timed_out, unreachable
 from distilnb.llms.parameters import Wire, as_list
@@ -69,6 +69,12 @@ class InferenceEndpointsLLM(CompatibleLLM):
         if isinstance(values.get("generation_kwargs"), Mapping):
             values["generation_kwargs"] = without_what_chats_imply(values["generation_kwargs"])
         super().__init__(**values)
+        if self.endpoint_name and self.base_urls:
+            raise SpecError(
+                f"{type(self).__name__} has both endpoint_name= and base_urls=: an endpoint has one address, which is "
+                "looked up.",
+                "Give the addresses of several endpoints as base_urls= alone.",
+            )
 
     @property
     def model_id(self) -> str:

@@ -25,6 +25,7 @@ class InferenceEndpointsImageGeneration(InferenceEndpointsLLM):
 
     url: ClassVar[str] = "https://router.huggingface.co/hf-inference"
     makes: ClassVar[Literal["text", "vector", "image"]] = "image"
+    max_n: ClassVar[int | None] = 1
     takes_images: ClassVar[frozenset[str]] = frozenset()
     parameters: ClassVar[Mapping[str, Wire]] = names(
         width="parameters.width",
@@ -37,6 +38,11 @@ class InferenceEndpointsImageGeneration(InferenceEndpointsLLM):
 
     max_concurrency: int = Field(default=8, ge=1)
     timeout: float = Field(default=300.0, gt=0)
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether usage comes with the image, which it never does: the answer is the file."""
+        return False
 
     @property
     def endpoint(self) -> str:

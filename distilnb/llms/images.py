@@ -19,9 +19,12 @@ from urllib.parse import urlsplit
 
 from distilnb.errors import RefusedRequestError, StepRowError
 from distilnb.llms.request import Message
+from distilnb.llms.tokens import Size, size_of
 
 MAX_IMAGE_BYTES = 20 << 20
-IMAGE_TOKENS = 1500  # about what providers count for a picture of a thousand pixels each way
+# What an image is counted as where its size, or the model's rule, is not known: about what most providers count for a
+# picture of a thousand pixels each way.
+IMAGE_TOKENS = 1500
 # What an image may be given as; None finds it out.
 ImageType = Literal["url", "base64", "path", "bytes", "PIL"]
 
@@ -34,6 +37,9 @@ _SIGNS: tuple[tuple[bytes, str], ...] = (
 )
 _DATA_URI = re.compile(r"data:[\w/+.-]*(?:;[\w=.-]+)*;base64,(.*)", re.IGNORECASE | re.DOTALL)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{40,}={0,2}\s*")
+_BEGIN = (
+    4096  # characters in which base64 text must have some letters: it may be broken into lines, or set far in
+)
 NO_IMAGES_FIX = "Leave the images out, or ask a model of a provider that sees them."
 _KINDS = "PNG, JPEG, GIF and WebP"
 
@@ -50,6 +56,7 @@ class Image:
     media_type: str = ""  # "" for an address
     digest: str = ""
     n_bytes: int = 0
+    size: Size | None = field(default=None, compare=False, repr=False)  # where it is known
     path: str = field(default="", compare=False)
     data: bytes = field(default=b"", compare=False, repr=False)
 
@@ -157,12 +164,12 @@ def _of_path(text: str, column: str, folder: str) -> Image:
             f"{str(root)!r} it cannot be read: {reason}.",
             "Correct the path, or say where the images are: image_folder=.",
         ) from error
-    return Image("", _media_type(data, column), _digest(data), len(data), path=str(path))
+    return Image("", _media_type(data, column), _digest(data), len(data), size_of(data), path=str(path))
 
 
 def _of_bytes(data: bytes, column: str) -> Image:
     _check_size(len(data), column)
-    return Image("", _media_type(data, column), _digest(data), len(data), data=data)
+    return Image("", _media_type(data, column), _digest(data), len(data), size_of(data), data=data)
 
 
 def _check_size(n_bytes: int, column: str) -> None:
@@ -197,7 +204,8 @@ def _decoded(text: str, column: str) -> bytes:
 def _looks_like_base64(text: str) -> bool:
     if not _BASE64.fullmatch(text):
         return False
-    begin = base64.b64decode("".join(text[:64].split())[:32])
+    letters = "".join(text[:_BEGIN].split())[:32]
+    begin = base64.b64decode(letters[: len(letters) // 4 * 4])
     return begin.startswith(b"RIFF") or any(begin.startswith(sign) for sign, _ in _SIGNS)
 
 
@@ -268,10 +276,14 @@ def shown(content: object) -> str:
     return "\n".join(texts)
 
 
-def n_images(messages: Sequence[Message]) -> int:
-    """Return how many images messages hold."""
-    parts = (part for message in messages if has_parts((message,)) for part in message["content"])
-    return sum(isinstance(part, Mapping) and part.get("type") in ("image", "image_url") for part in parts)
+def images_in(messages: Sequence[Message]) -> Iterator[Image]:
+    """Yield the images that messages hold; one in OpenAI's own words as an address, of which nothing is known."""
+    for part in (part for message in messages if has_parts((message,)) for part in message["content"]):
+        kind = part.get("type") if isinstance(part, Mapping) else ""
+        if kind == "image_url" or (kind == "image" and not isinstance(part.get("image"), Image)):
+            yield Image(url="image_url")
+        elif kind == "image":
+            yield part["image"]
 
 
 def has_parts(messages: Sequence[Message]) -> bool:

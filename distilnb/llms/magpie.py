@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from distilnb.errors import MalformedReplyError, ModelError, RefusedRequestError
 from distilnb.llms.failures import Target, quote
 from distilnb.llms.request import Answer, Client, Message, Reply, Request
+from distilnb.llms.tokens import text_tokens
 
 MAGPIE = "magpie"  # the role of the message that asks for a conversation
 RAW = "raw"  # that of a message whose text goes to the model as it is
@@ -84,6 +85,17 @@ class _Conversation:
     is_cut: bool = False
     tokens: list[tuple[int | None, int | None]] = field(default_factory=list)
 
+    def paid(self) -> tuple[int, int, int]:
+        """Return the tokens, in and out, and the requests of the turns that are there; what was not told is guessed."""
+        lengths = [
+            text_tokens(str(one.get("content"))) for one in (*self.request.messages[:-1], *self.messages)
+        ]
+        n_before, total_in, total_out = len(self.request.messages) - 1, 0, 0
+        for place, (n_in, n_out) in enumerate(self.tokens):
+            total_in += sum(lengths[: n_before + place]) if n_in is None else n_in
+            total_out += sum(lengths[n_before + place :][:1]) if n_out is None else n_out
+        return total_in, total_out, len(self.tokens)
+
     def reply(self) -> Reply:
         text = json.dumps(self.messages, ensure_ascii=False)
         n_in, n_out = (
@@ -118,6 +130,7 @@ class MagpieClient:
         try:
             return await self._go_on(conversation)
         except ModelError as error:
+            error.paid = conversation.paid()
             if error.retryable:
                 self._begun[id(request)] = conversation
                 while len(self._begun) > _MAX_BEGUN:

@@ -73,9 +73,15 @@ class MixtureOfAgentsLLM(CombinedLLM):
         """The shape that the aggregator's own settings ask of every reply."""
         return self.aggregator_llm.reply_shape
 
+    @property
+    def pre_query_template(self) -> str:
+        """None: what an aggregator is shown would stand in the conversation that it should write."""
+        return ""
+
     def parts(self, request: Request, repeat: int = 0) -> list[Part[LLM]]:
         """Return for each reply the aggregator's, made of the answers of the last round."""
-        proposed = [llm.parts(request, repeat) for llm in self.proposers_llms]
+        places = range(len(self.proposers_llms))
+        proposed = [self.proposers_llms[place].parts(_at(request, place), repeat) for place in places]
         answers = [tuple(of_reply) for of_reply in zip(*proposed, strict=True)]
         parts: list[Part[LLM]] = []
         for index, first in enumerate(answers):
@@ -83,9 +89,16 @@ class MixtureOfAgentsLLM(CombinedLLM):
             own = replace(request, n=1, first=request.first + index, salt=salt)
             before: tuple[Part[LLM], ...] = first
             for _ in range(1, self.rounds):
-                before = tuple(_made_of(before, llm, own, repeat) for llm in self.proposers_llms)
+                before = tuple(
+                    _made_of(before, self.proposers_llms[place], _at(own, place), repeat) for place in places
+                )
             parts.append(_made_of(before, self.aggregator_llm, own, repeat))
         return parts
+
+
+def _at(request: Request, place: int) -> Request:
+    """Return the request as the proposer at a place is asked: the first one as any model, so that draws stay."""
+    return replace(request, place=f"{request.place}/{place}") if place else request
 
 
 def _made_of(answers: tuple[Part[LLM], ...], llm: LLM, request: Request, repeat: int) -> MadeOf[LLM]:

@@ -41,6 +41,13 @@ class MlxLLM(LocalLLM):
     mlx_model_config: dict[str, Any] | None = None
     adapter_path: str | None = None
     chat_template: str | None = None
+    use_magpie_template: bool = False
+    magpie_pre_query_template: str | None = None
+
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with."""
+        return self.magpie_pre_query_template or ""
 
     @property
     def path_or_hf_repo(self) -> str:

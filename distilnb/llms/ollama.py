@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from distilnb.llms.address import clean_url
 from distilnb.llms.failures import FILTERED, TOO_LONG, Sign, on, request_id_of
 from distilnb.llms.images import Image, parts_of
+from distilnb.llms.magpie import RAW, MagpieClient, stops_of
 from distilnb.llms.parameters import Wire, as_list, names, on_the_wire
 from distilnb.llms.protocol import token_logprob
 from distilnb.llms.request import Answer, Client, Message, Request
@@ -24,6 +25,8 @@ _EXTRA = frozenset(
     {"keep_alive", "options", "think", "tools"}
 )  # fields of a request that have no name of ours
 
+_OF_CHATS = frozenset({"logprobs", "top_logprobs"})
+
 _answered: ContextVar[list[httpx.Response]] = ContextVar("answered")  # its errors leave the headers out
 
 
@@ -32,7 +35,8 @@ class OllamaLLM(SdkLLM):
 
     `base_url` (1.x: `host`) is the server, else OLLAMA_HOST names it, else it is port 11434 of this machine. A
     key is needed by Ollama's cloud only (OLLAMA_API_KEY). `dn.llm("ollama:NAME")` asks the same server through
-    its OpenAI-compatible API, which needs no further package.
+    its OpenAI-compatible API, which needs no further package. `magpie_pre_query_template` ("llama3", "qwen2" or a text
+    of one's own) lets the task Magpie have the model write the user's part too.
 
     >>> OllamaLLM(model="llama3.2", host="http://127.0.0.1:11434").endpoint
     'http://127.0.0.1:11434'
@@ -68,10 +72,18 @@ class OllamaLLM(SdkLLM):
         Sign(TOO_LONG, on(400), words="exceeds the maximum context length|exceeds.* context"),
     )
 
+    use_magpie_template: bool = False
+    magpie_pre_query_template: str | None = None
+
     def __init__(self, **values: Any) -> None:
         if "host" in values:
             values["base_url"] = values.pop("host")
         super().__init__(**values)
+
+    @property
+    def pre_query_template(self) -> str:
+        """What Magpie's requests are written with."""
+        return self.magpie_pre_query_template or ""
 
     def environment_url(self) -> str:
         """Return the address in OLLAMA_HOST, which may lack the scheme and the port."""
@@ -105,7 +117,8 @@ class OllamaLLM(SdkLLM):
 
     def make_client(self) -> Client:
         """Return a client over the SDK."""
-        return _Client(self)
+        client = _Client(self)
+        return MagpieClient(client, client) if self.pre_query_template else client
 
 
 class _Client(SdkClient):
@@ -122,6 +135,8 @@ class _Client(SdkClient):
     async def ask(self, request: Request) -> Answer:
         client = self._client or self._open()
         messages = request.messages
+        if messages[0].get("role") == RAW:
+            return await self._complete(client, request)
         fields = on_the_wire(seeded(self._llm.generation_kwargs, request), self._llm.parameters)
         if request.shape is not None and request.mode != PROMPT:
             fields["format"] = "json" if request.mode == "json" else request.shape.as_object()
@@ -133,6 +148,35 @@ class _Client(SdkClient):
         )
         answered = _answered.get([])
         return _read(reply, request_id_of(answered[-1].headers) if answered else "")
+
+    async def _complete(self, client: ollama.AsyncClient, request: Request) -> Answer:
+        """Let the model go on with a text, past its template of chats."""
+        given = {
+            name: value
+            for name, value in seeded(self._llm.generation_kwargs, request).items()
+            if name not in _OF_CHATS
+        }
+        fields = on_the_wire(given, self._llm.parameters)
+        fields.pop("tools", None)
+        options = fields.pop("options", {})
+        stops = [*(options.get("stop") or ()), *stops_of(self._llm.pre_query_template)]
+        reply = await client.generate(
+            model=self._llm.model,
+            prompt=request.messages[0]["content"],
+            raw=True,
+            options={**options, **({"stop": stops} if stops else {})},
+            **fields,
+        )
+        if not reply.done:
+            raise ValueError("the reply is not done")
+        answered = _answered.get([])
+        return one_reply(
+            reply.response,
+            reply.done_reason or "stop",
+            reply.model or "",
+            tokens=(reply.prompt_eval_count, reply.eval_count),
+            request_id=request_id_of(answered[-1].headers) if answered else "",
+        )
 
     def response_of(self, error: Exception) -> Response | None:
         import ollama

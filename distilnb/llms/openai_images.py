@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +16,8 @@ from distilnb.llms.failures import Target, quote
 from distilnb.llms.openai import OpenAILLM
 from distilnb.llms.parameters import Wire, names, on_the_wire
 from distilnb.llms.request import Answer, Client, Reply, Request
+
+_SENDS_BYTES = re.compile(r"gpt-image|chatgpt-image")
 
 
 class OpenAIImageGeneration(OpenAILLM):
@@ -45,6 +48,11 @@ class OpenAIImageGeneration(OpenAILLM):
     max_concurrency: int = Field(default=8, ge=1)
     timeout: float = Field(default=300.0, gt=0)
 
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether usage comes with the image: that of DALL·E's models has none, and their price is one per image."""
+        return not self.model.rpartition("/")[2].startswith("dall-e")
+
     def make_client(self) -> Client:
         """Return a client over the chosen transport."""
         if (spread := self.spread()) is not None:
@@ -58,7 +66,8 @@ class OpenAIImageGeneration(OpenAILLM):
         given = dict(self.generation_kwargs)
         extra = given.pop("extra", {})
         # Newer models of OpenAI send bytes always, and refuse to be told so; all others send an address unless told.
-        if not (self.is_openai and "gpt-image" in self.model):
+        # A gateway names them with a prefix: openai/gpt-image-1.
+        if not _SENDS_BYTES.match(self.model.rpartition("/")[2]):
             given.setdefault("response_format", "b64_json")
         prompt = str(request.messages[-1]["content"])
         return {"model": self.model, "prompt": prompt, **on_the_wire(given, self.parameters), **extra}

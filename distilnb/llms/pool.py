@@ -115,10 +115,15 @@ def draw(request: Request, repeat: int, weights: Sequence[float], level: int = 0
 
     Each place has a number of its own by chance, of the exponential distribution with its weight as rate; the
     smallest comes first. So a place that is added or left out changes nothing about the order of the others. `level`
-    keeps a pool of pools from drawing as those in it do: some of their members would never be asked.
+    keeps a pool of pools from drawing as those in it do: some of their members would never be asked. So do the places
+    of a mixture's proposers with pools that stand there.
     """
     about = [request.messages, request.shape.key if request.shape else None, repeat]
-    said = json.dumps([*about, level] if level else about, default=str)
+    if level or request.place:
+        about.append(level)
+    if request.place:
+        about.append(request.place)
+    said = json.dumps(about, default=str)
     seed = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return sorted(range(len(weights)), key=lambda place: (_waiting_time(seed, place, weights[place]), place))
 

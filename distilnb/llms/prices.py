@@ -11,45 +11,67 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distilnb.errors import SpecError
+from distilnb.errors import SpecError, UnknownPriceError
 from distilnb.home import home
 from distilnb.llms.address import is_loopback
-from distilnb.llms.base import LLM
+from distilnb.llms.base import LLM, PRICE_PARTS, is_price
+from distilnb.llms.usage import Usage
 
 PRICE_FILE = "prices.yaml"
 _SAMPLE_TOKENS = 1000  # few enough for the first tier of prices that grow with the prompt
 
 
 class Price(NamedTuple):
-    """USD per million tokens."""
+    """USD per million tokens, and for each request and each image that is drawn."""
 
-    input_usd: float
-    output_usd: float
+    input_usd: float = 0.0
+    output_usd: float = 0.0
+    request_usd: float = 0.0
+    image_usd: float = 0.0
 
     @property
     def is_free(self) -> bool:
         """Whether nothing is paid."""
-        return self.input_usd == 0 and self.output_usd == 0
+        return not any(self)
 
-    def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
-        """Return what that many tokens cost."""
-        return (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1_000_000
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether nothing but tokens tells what is to be paid."""
+        return not (self.request_usd or self.image_usd or self.is_free)
+
+    def cost_usd(
+        self, input_tokens: float, output_tokens: float, n_requests: float = 0, n_images: float = 0
+    ) -> float:
+        """Return what that much costs."""
+        of_tokens = (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1_000_000
+        return of_tokens + n_requests * self.request_usd + n_images * self.image_usd
+
+    def of(self, usage: Usage) -> float | None:
+        """Return what requests cost; None for images whose tokens were not told, where only those have a price."""
+        if usage.n_images and usage.n_guessed and self.needs_tokens:
+            return None
+        return self.cost_usd(usage.input_tokens, usage.output_tokens, usage.n_requests, usage.n_images)
+
+    def times(self, factor: float) -> Price:
+        """Return this price, less what is taken off."""
+        return Price(*(part * factor for part in self))
 
 
 def price_of(llm: LLM) -> Price | None:
     """Return what a model costs: its `price`, the user's own list, nothing on this machine, else the public list's.
 
     None where it is unknown. The user's list is `$DISTILNB_HOME/prices.yaml`: one line a model, of provider and
-    model (or the address of a server and the model), with USD per million tokens in and out:
+    model (or the address of a server and the model), with USD per million tokens in and out, or by other units:
 
         openai:ft:gpt-4o-mini:me: [0.30, 1.20]
         https://gateway.example/v1 llama-3: [0.10, 0.10]
+        openai:dall-e-3: {per_image: 0.04}
 
     A server on loopback counts as this machine. For one that passes requests on to a paid provider, set `price`.
     Raises SpecError for a list that cannot be read.
     """
     if llm.price is not None:
-        return Price(*llm.price)
+        return price_from(llm.price)
     own = own_prices()
     for name in (f"{llm.endpoint} {llm.model}", llm.label):
         if name in own:
@@ -78,7 +100,31 @@ def run_price_of(llm: LLM) -> Price | None:
         if in_batch is not None and listed == price and in_batch != price:
             return in_batch
         discount = llm.batch_discount if llm.is_own else 0.0
-    return Price(price.input_usd * (1 - discount), price.output_usd * (1 - discount))
+    return price.times(1 - discount)
+
+
+def check_priced(llm: LLM, step: str = "") -> None:
+    """Raise UnknownPriceError where a limit of money could not be kept: nobody knows what the model's replies cost."""
+    price = price_of(llm)
+    whose = f"{llm.label}, which step {step!r} asks," if step else llm.label
+    if price is None:
+        raise UnknownPriceError(
+            f"max_cost cannot be kept: the price of {whose} is unknown.",
+            f"Give it in USD: {_price_words(llm)}, or a line of prices.yaml; or leave max_cost out.",
+            provider=llm.provider,
+        )
+    if price.needs_tokens and not llm.tells_tokens:
+        raise UnknownPriceError(
+            f"max_cost cannot be kept: {whose} tells no tokens with its images, and only tokens have a price.",
+            f"Give it in USD: {_price_words(llm)}; or leave max_cost out.",
+            provider=llm.provider,
+        )
+
+
+def _price_words(llm: LLM) -> str:
+    if llm.makes == "image":
+        return "price={'per_image': 0.04}"
+    return "per million tokens, price=(input, output)"
 
 
 def cost_usd(llm: LLM, input_tokens: int, output_tokens: int) -> float | None:
@@ -108,7 +154,14 @@ def _listed(provider: str, endpoint: str, model: str, *, in_batch: bool = False)
     if found.model_price.input_mtok is None:  # listed, but by other units than tokens
         return None
     per_million = 1_000_000 / _SAMPLE_TOKENS
-    return Price(float(found.input_price) * per_million, float(found.output_price) * per_million)
+    one_request = (
+        found.total_price - found.input_price - found.output_price
+    )  # of those that cost by themselves too
+    return Price(
+        float(found.input_price) * per_million,
+        float(found.output_price) * per_million,
+        float(one_request),
+    )
 
 
 # --- the user's own list ------------------------------------------------------
@@ -137,11 +190,20 @@ def _read_prices(path: Path, changed_ns: int) -> Mapping[str, Price]:
     return {str(name): _price(path, name, value) for name, value in data.items()}
 
 
-_HOW = "Write one line a model: 'openai:gpt-4o-mini: [0.15, 0.60]', USD per million tokens in and out."
+_HOW = (
+    "Write one line a model: 'openai:gpt-4o-mini: [0.15, 0.60]', USD per million tokens in and out, or "
+    "'openai:dall-e-3: {per_image: 0.04}'."
+)
 
 
 def _price(path: Path, name: object, value: Any) -> Price:
-    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-    if is_pair and all(isinstance(n, (int, float)) and not isinstance(n, bool) and n >= 0 for n in value):
-        return Price(float(value[0]), float(value[1]))
+    if is_price(value):
+        return price_from(value)
     raise SpecError(f"The price of {str(name)!r} in {str(path)!r} is {value!r:.60}.", _HOW)
+
+
+def price_from(value: Any) -> Price:
+    """Return the price that a pair or a dict says, as `is_price` knows them."""
+    if isinstance(value, Mapping):
+        return Price(*(float(value.get(part, 0.0)) for part in PRICE_PARTS))
+    return Price(*map(float, value))

@@ -22,7 +22,8 @@ class Request:
     `sample` and `salt` are for stand-ins that rehearse; no provider sees them. `sample` makes a reply of the
     form that the task can parse; `salt` holds what tells equal requests apart (index of the first reply,
     repeat, attempt), "" for the first of them. `first` is the index of the first reply asked for, among those of
-    its row: a client adds it to the seed, so that a model which is asked again writes another one.
+    its row: a client adds it to the seed, so that a model which is asked again writes another one. `place` tells a
+    pool which of the proposers of a mixture it is: else all of them would draw alike. It is in no key.
     """
 
     messages: tuple[Message, ...]
@@ -32,6 +33,7 @@ class Request:
     salt: str = field(default="", compare=False, repr=False)
     mode: str = field(default="", compare=False)
     first: int = field(default=0, compare=False, repr=False)
+    place: str = field(default="", compare=False, repr=False)
 
     @property
     def schema(self) -> Mapping[str, Any] | None:

@@ -21,6 +21,7 @@ OUT_S = (
     60.0,
 )  # how long a server is left out; the first doubles with each time in a row, up to the second
 REFUSED_S = 1.0  # after a refusal (HTTP 429) that names no time
+SOON_S = 1.0  # servers that are out and back within this time are as good as each other
 FAILURES_IN_A_ROW = 3  # of a server that can be reached: answers with an error, or none in time
 
 
@@ -34,6 +35,7 @@ class SpreadClient:
 
     def __init__(self, clients: Sequence[Client]) -> None:
         self._servers = [_Server(client) for client in clients]
+        self._n_turns = 0
 
     async def send(self, request: Request) -> Answer:
         """Send a request to the server that is in turn and has the least to do."""
@@ -52,12 +54,19 @@ class SpreadClient:
         await asyncio.gather(*(server.client.close() for server in self._servers))
 
     def _choose(self, tried: Sequence[_Server]) -> _Server:
-        """Return who has the least to do, of those in turn; where none is, who will be first."""
+        """Return who has the least to do, of those in turn; where several have, who was chosen longest ago.
+
+        Not who was sent the fewest: one that was out for an hour would be sent nothing but requests.
+        """
         left = [server for server in self._servers if server not in tried] or self._servers
         in_turn = [server for server in left if server.is_in]
-        if in_turn:
-            return min(in_turn, key=lambda server: (server.n_in_flight, server.n_sent))
-        return min(left, key=lambda server: server.until_s)
+        if not in_turn:  # those that will be first, and not all requests to one of them
+            first_s = min(server.until_s for server in left)
+            in_turn = [server for server in left if server.until_s <= first_s + SOON_S]
+        self._n_turns += 1
+        chosen = min(in_turn, key=lambda server: (server.n_in_flight, server.turn))
+        chosen.turn = self._n_turns
+        return chosen
 
 
 class _Server:
@@ -66,7 +75,7 @@ class _Server:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.n_in_flight = 0
-        self.n_sent = 0
+        self.turn = 0  # when it was chosen last
         self.until_s = 0.0  # when it is tried again; 0: it is in turn
         self._n_failed = 0
         self._out_s = OUT_S[0]
@@ -81,7 +90,6 @@ class _Server:
     async def send(self, request: Request) -> Answer:
         """Send, and note what that tells of the server."""
         self.n_in_flight += 1
-        self.n_sent += 1
         until_s = self.until_s
         try:
             answer = await self.client.send(request)

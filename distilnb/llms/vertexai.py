@@ -18,6 +18,7 @@ from distilnb.llms.protocol import share_out, token_logprob
 from distilnb.llms.request import Answer, Client, Reply, Request
 from distilnb.llms.sdk import Response, SdkClient, SdkLLM, seeded, split_system
 from distilnb.llms.shape import PROMPT, ReplyShape, told
+from distilnb.llms.tokens import gemini_image_tokens
 
 if TYPE_CHECKING:
     import httpx
@@ -152,6 +153,10 @@ class VertexAILLM(SdkLLM):
         if shape.kind == "json" and shape.schema is None:
             return ("json_object",)
         return ("json_schema", "json_object") if shape.is_object else ("json_schema",)
+
+    def image_tokens(self, image: Image) -> int:
+        """Return what Gemini counts for an image."""
+        return gemini_image_tokens(image.size) if image.size else super().image_tokens(image)
 
     def make_client(self) -> Client:
         """Return a client over the SDK."""

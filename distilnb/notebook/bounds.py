@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from distilnb.engine.budget import DRAWN_TOKENS
 from distilnb.engine.foresee import CHARACTERS_PER_TOKEN
 from distilnb.engine.preview import preview_graph
 from distilnb.engine.sample import pinned_sample
@@ -119,8 +120,10 @@ def _price_each(task: Task, tokens_of_row: int = 0) -> float | None:
         if price is None:
             return None
         longest = llm.generation_kwargs.get("max_new_tokens")
-        cost = price.cost_usd(
-            max(TOKENS_EACH, tokens_of_row), longest if isinstance(longest, int) else TOKENS_EACH
-        )
-        dearest = max(dearest, cost)
+        tokens_out = longest if isinstance(longest, int) else TOKENS_EACH
+        is_drawn = llm.makes == "image"
+        if is_drawn and price.needs_tokens:
+            tokens_out = DRAWN_TOKENS
+        cost = price.cost_usd(max(TOKENS_EACH, tokens_of_row), tokens_out, 1, int(is_drawn))
+        dearest = max(dearest, cost * task.sendings_per_reply)
     return dearest * n_requests(task.llm.parts(Request(()))[0]) if task.llm else None

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from distilnb.engine.asked import Missing, cost_usd
-from distilnb.engine.budget import USUAL_REPLY_TOKENS
+from distilnb.engine.budget import DRAWN_TOKENS, USUAL_REPLY_TOKENS
 from distilnb.engine.foresee import CHARACTERS_PER_TOKEN
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.engine.rendering import model_of
@@ -272,10 +272,13 @@ def quote_missing(
     if not n_requests or len(prices) < len(llms):
         return Quote(n_requests, None if n_requests else 0.0)
     # Of several models about their share, as far as the requests that are known tell it.
-    price = Price(mean(price.input_usd for price in prices), mean(price.output_usd for price in prices))
+    price = Price(*map(mean, zip(*prices, strict=True)))
     known_out = [reply.output_tokens for reply in replies if reply.output_tokens is not None]
-    out_each = (mean(known_out) if known_out else USUAL_REPLY_TOKENS) * task.num_generations / n_each
+    is_drawn = task.asks_for == "image"
+    usual = DRAWN_TOKENS if is_drawn else USUAL_REPLY_TOKENS
+    out_each = (mean(known_out) if known_out else usual) * task.num_generations / n_each
     texts = [one.request.messages for one in lacking] or list(sent)
     lengths = [sum(len(str(message.get("content") or "")) for message in messages) for messages in texts]
     in_each = mean(lengths) / CHARACTERS_PER_TOKEN if lengths else USUAL_REPLY_TOKENS
-    return Quote(n_requests, price.cost_usd(in_each * n_requests, out_each * n_requests))
+    n_drawn = n_requests * is_drawn * task.num_generations / n_each
+    return Quote(n_requests, price.cost_usd(in_each * n_requests, out_each * n_requests, n_requests, n_drawn))

@@ -77,6 +77,11 @@ class Task(Step):
     max_reasks: int = Field(default=2, ge=0)
     on_truncated: Literal["keep", "fail"] = "keep"
 
+    @property
+    def sendings_per_reply(self) -> int:
+        """How many times a model is asked for one reply: more than once where it writes a conversation."""
+        return 1
+
     # --- what a subclass writes ---
 
     def format_input(self, input: Row) -> list[Message]:

@@ -20,6 +20,10 @@ from distilnb.tasks.base import Task
 
 # A prompt, several to draw from, or several by name, each with a weight if some are to come more often.
 SystemPrompts = str | list[str] | dict[str, str | tuple[str, float]] | None
+_COMPLETERS = (
+    "OpenAILLM and ClientvLLM (for servers that complete texts), InferenceEndpointsLLM, OllamaLLM, TransformersLLM, "
+    "vLLM, LlamaCppLLM, MlxLLM"
+)
 _REHEARSED = ("Name three uses of argon.", "Why do kites fly?", "Plan a walk for a rainy day.")
 
 
@@ -69,6 +73,11 @@ class Magpie(Task):
         return {"system_prompt": False}
 
     @property
+    def sendings_per_reply(self) -> int:
+        """How many messages the model is asked for, one after the other."""
+        return 1 if self.only_instruction else 2 * self.n_turns - self.end_with_user
+
+    @property
     def outputs(self) -> ColumnNames:
         made = ["instruction"] if self.only_instruction else ["instruction", "response"]
         made = made if self.n_turns == 1 else ["conversation"]
@@ -80,11 +89,24 @@ class Magpie(Task):
         if self.llm.provider == "rehearsal":
             return
         template = self.llm.pre_query_template
+        if not template and self.llm.members:
+            theirs = [f"{one.label}: {one.pre_query_template or 'none'}" for one in self.llm.senders()]
+            raise SpecError(
+                f"Magpie's requests are written with one pre-query template, and the models of {self.llm.label} have "
+                f"these: {', '.join(theirs)}.",
+                "Give all members of a pool, or of a model with a backup, the same magpie_pre_query_template; "
+                "models of another family need a Magpie step of their own.",
+            )
+        if not template and "magpie_pre_query_template" not in type(self.llm).model_fields:
+            raise SpecError(
+                f"{self.llm.label} ({self.llm.kind()}) writes chats only, and Magpie needs a model that goes on with "
+                "a bare text.",
+                f"Use one of these, with magpie_pre_query_template='llama3': {_COMPLETERS}.",
+            )
         if not template:
             raise SpecError(
                 f"{self.llm.label} ({self.llm.kind()}) has no pre-query template, which Magpie needs.",
-                "Give it one: magpie_pre_query_template='llama3'; the classes for servers that complete texts "
-                "(OpenAILLM, ClientvLLM, InferenceEndpointsLLM) and TransformersLLM, vLLM and LlamaCppLLM have it.",
+                "Give it the one of its family: magpie_pre_query_template='llama3' (or 'qwen2', or a text).",
             )
         if template not in TEMPLATES and (self.system_prompt or self.n_turns > 1):
             raise SpecError(
@@ -94,8 +116,7 @@ class Magpie(Task):
 
     def format_input(self, input: Row) -> list[Message]:
         _, system = self._chosen(input)
-        n_messages = 1 if self.only_instruction else 2 * self.n_turns - self.end_with_user
-        asked = {"role": MAGPIE, "content": self._template(), "n_messages": n_messages}
+        asked = {"role": MAGPIE, "content": self._template(), "n_messages": self.sendings_per_reply}
         return [{"role": "system", "content": system}, asked] if system else [asked]
 
     def format_output(self, output: str | None, input: Row) -> dict[str, Any]:
@@ -104,7 +125,7 @@ class Magpie(Task):
             texts = [str(turn["content"]) for turn in turns]
         except (ValueError, TypeError, LookupError) as error:
             raise ParseError("The reply is no conversation.", "Ask again: run.retry().") from error
-        wanted = 1 if self.only_instruction else 2 * self.n_turns - self.end_with_user
+        wanted = self.sendings_per_reply
         if len(texts) < wanted:
             who = "user" if len(texts) % 2 == 0 else "assistant"
             raise ParseError(

@@ -134,7 +134,8 @@ def elapsed_s(status: RunStatus, now: float | None = None) -> float | None:
 
 def run_cost(status: RunStatus) -> str:
     """Return what a run has cost so far: "free" when models answered for nothing."""
-    return figures.money(status.cost_usd, is_free=any(step.asked for step in status.steps))
+    about = "≈ " if status.cost_usd and any(step.guessed for step in status.steps) else ""
+    return about + figures.money(status.cost_usd, is_free=any(step.asked for step in status.steps))
 
 
 # --- HTML ---------------------------------------------------------------------
@@ -213,7 +214,8 @@ def step_row(step: StepStatus, status: RunStatus) -> str:
     rate = figures.rate(step.rows_per_s) if step.rows_per_s > 0 and not status.is_ended else ""
     tokens = ""
     if step.input_tokens or step.output_tokens:
-        tokens = f"{figures.tokens(step.input_tokens)}, {figures.tokens(step.output_tokens)}"
+        about = "≈ " if step.guessed else ""
+        tokens = f"{about}{figures.tokens(step.input_tokens)}, {figures.tokens(step.output_tokens)}"
     told = "".join(f"<span>{_remark_html(text, tone)}</span>" for text, tone in remarks(step))
     cells = (
         f"<b>{escape(clip(visible(step.name), 28))}</b><br>{marked(step_look(step, status))}",

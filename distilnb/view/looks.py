@@ -116,7 +116,8 @@ def step_cost(step: StepStatus) -> str:
     """Return what a step has cost; "" when it asked no model, "free" when the model is."""
     if step.cost_usd == 0 and not step.asked:
         return "$0" if step.cached else ""
-    return figures.money(step.cost_usd, is_free=step.asked > 0)
+    about = "≈ " if step.guessed and step.cost_usd else ""
+    return about + figures.money(step.cost_usd, is_free=step.asked > 0)
 
 
 def progress(step: StepStatus) -> str:

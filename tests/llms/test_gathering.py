@@ -169,12 +169,50 @@ def test_a_wrong_key_is_found_out_once() -> None:
     assert len(client.sent) == 1
 
 
-def test_an_answer_with_too_few_replies_belongs_to_nobody() -> None:
-    client = BatchClient()
-    client.leaves_out = 1
-    caller = caller_of(client, max_retries=0)
-    assert outcomes(caller, *"abc") == [MalformedReplyError] * 3
-    assert caller.gate.in_flight == 0
+def test_an_answer_with_too_few_replies_belongs_to_nobody_and_is_asked_for_in_halves() -> None:
+    async def main() -> None:
+        client = BatchClient()
+        client.leaves_out = 1
+        caller = caller_of(client, size=8, max_retries=6)
+        outcomes = await asyncio.gather(*(outcome(caller, str(number)) for number in range(8)))
+        assert outcomes == [MalformedReplyError] * 8
+        assert [len(texts) for texts in client.sent] == [8, 4, 2, 1, 1]  # twice alone: it is the server's way
+        assert caller.gate.in_flight == 0
+
+    run_virtually(main())
+
+
+def test_a_server_that_takes_fewer_texts_than_it_is_sent_gets_fewer() -> None:
+    class Small(BatchClient):
+        async def send(self, request: Request) -> Answer:
+            answer = await super().send(request)
+            return Answer(answer.replies[:2])
+
+    async def main() -> None:
+        client = Small()
+        caller = caller_of(client, size=8)
+        outcomes = await asyncio.gather(*(outcome(caller, str(number)) for number in range(8)))
+        assert outcomes == [f"<{number}>" for number in range(8)]
+        assert [len(texts) for texts in client.sent] == [8, 4, 2, 2, 4, 2, 2]
+
+    run_virtually(main())
+
+
+def test_a_text_that_brings_no_vector_fails_alone() -> None:
+    class Picky(BatchClient):
+        async def send(self, request: Request) -> Answer:
+            answer = await super().send(request)
+            return Answer(tuple(reply for reply in answer.replies if reply.text not in ("<0>", "<3>")))
+
+    async def main() -> None:
+        client = Picky()
+        outcomes = await asyncio.gather(
+            *(outcome(caller, str(number)) for caller in [caller_of(client, size=8)] for number in range(8))
+        )
+        bad = MalformedReplyError
+        assert outcomes == [bad, "<1>", "<2>", bad, "<4>", "<5>", "<6>", "<7>"]
+
+    run_virtually(main())
 
 
 def test_a_stop_ends_what_waits_and_lets_end_what_was_sent() -> None:

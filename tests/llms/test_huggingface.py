@@ -18,11 +18,13 @@ from distilnb.errors import (
     ModelError,
     RequestTimeoutError,
     ServerError,
+    SpecError,
     UnknownModelError,
     UnreachableError,
 )
 from distilnb.llms import huggingface
 from distilnb.llms.huggingface import InferenceEndpointsLLM, address_of
+from distilnb.llms.huggingface_images import InferenceEndpointsImageGeneration
 from tests.llms.scripted import ask
 from tests.servers import MockLLM
 
@@ -82,6 +84,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "INFERENCE_ENDPOINTS_ENDPOINT", url)
         yield answering
         running.shutdown()
+
+
+def test_an_endpoint_has_one_address() -> None:
+    urls = ["http://one.test:1/v1", "http://two.test:2/v1"]
+    for kind in (InferenceEndpointsLLM, InferenceEndpointsImageGeneration):
+        with pytest.raises(SpecError, match="both endpoint_name= and base_urls="):
+            kind(endpoint_name="mine", base_urls=urls)
+        assert len(kind(base_urls=urls).endpoints) == 2
 
 
 def test_an_endpoint_that_runs_has_an_address(hub: Hub) -> None:

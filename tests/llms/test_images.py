@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from io import BytesIO
 from pathlib import Path
@@ -14,10 +15,11 @@ from distilnb.engine.ask import prompt_text
 from distilnb.engine.budget import estimate
 from distilnb.engine.cache import request_digests
 from distilnb.errors import RefusedRequestError, StepRowError
-from distilnb.llms import images
-from distilnb.llms.images import Image, for_openai, image_of, parts_of, with_images
+from distilnb.llms import AnthropicLLM, VertexAILLM, images
+from distilnb.llms.images import IMAGE_TOKENS, Image, for_openai, image_of, parts_of, with_images
 from distilnb.llms.openai import OpenAILLM
 from distilnb.llms.request import Request
+from distilnb.llms.tokens import Size, size_of
 from tests.llms.conformance.test_images import PNG
 
 TEXT = base64.b64encode(PNG).decode()
@@ -98,6 +100,8 @@ def test_an_address_is_an_image_by_its_text() -> None:
         ("no\0where", "cannot be read"),
         (b"%PDF-1.7", "no image of a kind that models read"),
         (f"data:image/png;base64,{TEXT[:-7]}!", "no base64"),
+        ("A" + " " * 39, "cannot be read"),  # as long as base64 text, of letters that are none
+        ("AAAAA" + " " * 60 + "A" * 40, "cannot be read"),
         ("https:///kite.png", "without a host"),
         ("https://me:pass@a.example/kite.png", "a password"),
     ],
@@ -105,6 +109,50 @@ def test_an_address_is_an_image_by_its_text() -> None:
 def test_what_is_no_image_is_told_with_the_column(value: object, words: str, folder: Path) -> None:
     with pytest.raises(StepRowError, match=f"'photo'.*{words}"):
         image_of(value, "photo", folder=str(folder))
+
+
+def test_base64_text_that_is_set_far_in_is_found_too(folder: Path) -> None:
+    assert image_of(TEXT[:5] + "\n" + " " * 70 + TEXT[5:], "photo", folder=str(folder)).content() == PNG
+
+
+@pytest.mark.parametrize(
+    "form, fields",
+    [
+        ("PNG", {}),
+        ("GIF", {}),
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("WEBP", {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"}),
+    ],
+)
+def test_the_size_of_an_image_is_read_from_its_head(form: str, fields: dict[str, Any]) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    file = BytesIO()
+    pillow.new("RGB", (123, 45)).save(file, form, **fields)
+    assert image_of(file.getvalue(), "photo").size == (123, 45)
+    assert size_of(file.getvalue()[:9]) is None
+
+
+def test_an_image_is_counted_by_its_models_rule_and_as_a_usual_one_where_none_is_known() -> None:
+    def image(*size: int) -> Image:
+        return Image(digest="d", size=Size(*size))
+
+    def counted(model: str, *size: int, base_url: str | None = None) -> int:
+        return OpenAILLM(model=model, base_url=base_url).image_tokens(image(*size))
+
+    assert [counted("gpt-4o", *size) for size in ((512, 512), (1024, 1024), (2048, 4096))] == [255, 765, 1105]
+    assert counted("gpt-4o-mini", 512, 512) == 2833 + 5667
+    assert counted("gpt-4.1-mini", 1024, 1024) == math.ceil(1024 * 1.62)
+    assert counted("gpt-4.1-mini", 9000, 9000) == math.ceil(1536 * 1.62)
+    assert counted("openai/gpt-4o", 1024, 1024, base_url="https://gateway.example/v1") == 765
+    assert counted("some-other", 1024, 1024) == IMAGE_TOKENS
+    assert OpenAILLM(model="gpt-4o").image_tokens(Image(url="https://a.example/x.png")) == IMAGE_TOKENS
+    assert AnthropicLLM(model="m").image_tokens(image(1000, 1000)) == 1334
+    assert AnthropicLLM(model="m").image_tokens(image(8000, 8000)) == 1600
+    assert VertexAILLM(model="m").image_tokens(image(384, 384)) == 258
+    assert VertexAILLM(model="m").image_tokens(image(960, 540)) == 6 * 258
 
 
 def test_a_form_that_is_asked_for_is_the_only_one(folder: Path) -> None:

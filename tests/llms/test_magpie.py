@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from distilnb.errors import MalformedReplyError, RefusedRequestError, ServerError
-from distilnb.llms import ClientvLLM, InferenceEndpointsLLM, LlamaCppLLM, OpenAILLM, TransformersLLM, vLLM
+from distilnb.llms import (
+    ClientvLLM,
+    InferenceEndpointsLLM,
+    LlamaCppLLM,
+    MlxLLM,
+    OllamaLLM,
+    OpenAILLM,
+    TransformersLLM,
+    vLLM,
+)
 from distilnb.llms.base import LLM
 from distilnb.llms.calling import answer_now
 from distilnb.llms.failures import Target
@@ -149,6 +158,37 @@ def test_servers_complete_the_users_turn_and_chat_the_rest(kind: type[LLM], tran
     assert [message["role"] for message in second["body"]["messages"]] == ["system", "user"]
 
 
+def test_ollama_goes_on_with_a_text_past_its_template_and_chats_the_rest() -> None:
+    with mock_llm(record=5) as server:
+        given = {"max_new_tokens": 20, "seed": 3, "stop": ["END"], "logprobs": True}
+        url = f"{server.base_url.removesuffix('/v1')}/ollama"
+        llm = OllamaLLM(
+            model="m",
+            base_url=url,
+            magpie_pre_query_template="llama3",
+            generation_kwargs=given,
+            max_retries=0,
+        )
+        answer = answer_now(llm, conversation(2, SYSTEM, template="llama3"))
+        first, second = server.seen()
+    assert [role for role, _ in turns_of(answer)] == ["user", "assistant"]
+    assert answer.replies[0].input_tokens
+    assert first["path"].endswith("/api/generate")
+    assert first["body"]["raw"] is True
+    assert first["body"]["prompt"].startswith(
+        "<|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|>"
+    )
+    assert first["body"]["prompt"].endswith("<|start_header_id|>user<|end_header_id|>\n\n")
+    assert first["body"]["options"] == {
+        "num_predict": 20,
+        "seed": 3,
+        "stop": ["END", "<|eot_id|>", "<|start_header_id|>", "<|end_of_text|>"],
+    }
+    assert "logprobs" not in first["body"]
+    assert second["path"].endswith("/api/chat")
+    assert [message["role"] for message in second["body"]["messages"]] == ["system", "user"]
+
+
 def test_a_text_of_ones_own_goes_out_as_it_is() -> None:
     with mock_llm(record=5) as server:
         answer_now(served(server, magpie_pre_query_template="Q: "), conversation(1, template="Q: "))
@@ -156,7 +196,7 @@ def test_a_text_of_ones_own_goes_out_as_it_is() -> None:
     assert seen["body"] == {"model": "m", "prompt": "Q: "}
 
 
-@pytest.mark.parametrize("kind", [TransformersLLM, vLLM, LlamaCppLLM])
+@pytest.mark.parametrize("kind", [TransformersLLM, vLLM, LlamaCppLLM, MlxLLM])
 def test_models_on_this_machine_have_the_fields_too(kind: type[LLM]) -> None:
     made = kind(model="some/model.gguf", use_magpie_template=True, magpie_pre_query_template="qwen2")  # type: ignore[call-arg]
     assert made.pre_query_template == "qwen2"

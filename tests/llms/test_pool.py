@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from distilnb.errors import SpecError
+from distilnb.llms.mixture import MixtureOfAgentsLLM
+from distilnb.llms.parts import MadeOf
 from distilnb.llms.pool import LLMPool, draw, shares_of
 from distilnb.llms.rehearsal import RehearsalLLM
-from distilnb.llms.request import Request
+from distilnb.llms.request import Reply, Request
 from distilnb.llms.shape import ReplyShape
 
 N_ROWS = 4000
@@ -50,6 +54,28 @@ def test_everybody_is_drawn_as_often_and_gives_what_is_left_over_as_often() -> N
         counts = Counter(model for number in range(N_ROWS) for model, _ in whose(pool, ask(number, k)))
         for count in counts.values():
             assert abs(count / (N_ROWS * k / 4) - 1) < 0.06  # four standard deviations, and more
+
+
+def test_pools_that_propose_in_one_mixture_draw_each_for_itself_in_every_round() -> None:
+    def drawn(parts: Sequence[Any]) -> tuple[str, ...]:
+        return tuple(part.llm.model for part in parts)
+
+    pools = [LLMPool(llms=members(4), n=1) for _ in range(3)]
+    mixture = MixtureOfAgentsLLM(aggregator_llm=RehearsalLLM(), proposers_llms=pools, rounds=2)
+    firsts: Counter[tuple[str, ...]] = Counter()
+    seconds: Counter[tuple[str, ...]] = Counter()
+    for number in range(1000):
+        [last] = mixture.parts(ask(number))
+        assert isinstance(last, MadeOf)
+        [*round_2] = last.parts
+        [*round_1] = round_2[0].parts  # type: ignore[union-attr]
+        firsts[drawn(round_1)] += 1
+        seconds[drawn([part.then([Reply("An answer.")]) for part in round_2])] += 1  # type: ignore[union-attr]
+        assert round_1[0].llm is pools[0].parts(ask(number))[0].llm  # type: ignore[union-attr]
+    for counts in (firsts, seconds):
+        alike = sum(n for models, n in counts.items() if len({*models}) == 1) / 1000
+        assert len(counts) > 50  # of 64
+        assert abs(alike - 1 / 16) < 0.035  # four standard deviations, and more
 
 
 def test_weights_are_the_shares_of_the_first_draw() -> None:

@@ -23,7 +23,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_listed_model_has_its_price() -> None:
     price = price_of(OpenAILLM(model="gpt-4o-mini"))
     assert price is not None
-    assert price == pytest.approx((0.15, 0.6))
+    assert price == pytest.approx(Price(0.15, 0.6))
     assert cost_usd(OpenAILLM(model="gpt-4o-mini"), 1_000_000, 1_000_000) == pytest.approx(0.75)
 
 
@@ -72,20 +72,20 @@ def test_the_users_list_comes_before_the_public_one_and_after_the_models_own(hom
         https://gateway.example/v1 llama-3: [0.1, 0.1]
         """,
     )
-    assert price_of(llm("openai:never-heard-of")) == (0.3, 1.2)
-    assert price_of(llm("openai:gpt-4o-mini")) == (1, 2)
-    assert price_of(llm("vllm:m")) == (0.5, 0.5)  # a gateway on this machine may pass on to a paid one
-    assert price_of(llm("openai:llama-3", base_url="https://gateway.example/v1/")) == (0.1, 0.1)
+    assert price_of(llm("openai:never-heard-of")) == Price(0.3, 1.2)
+    assert price_of(llm("openai:gpt-4o-mini")) == Price(1, 2)
+    assert price_of(llm("vllm:m")) == Price(0.5, 0.5)  # a gateway on this machine may pass on to a paid one
+    assert price_of(llm("openai:llama-3", base_url="https://gateway.example/v1/")) == Price(0.1, 0.1)
     assert price_of(llm("openai:llama-3", base_url="https://other.example/v1")) is None
-    assert price_of(llm("openai:gpt-4o-mini", price=(7.0, 8.0))) == (7, 8)
+    assert price_of(llm("openai:gpt-4o-mini", price=(7.0, 8.0))) == Price(7, 8)
 
 
 def test_a_changed_list_is_read_anew(home: Path) -> None:
     path = write_list(home, "openai:m: [1, 2]")
-    assert price_of(llm("openai:m")) == (1, 2)
+    assert price_of(llm("openai:m")) == Price(1, 2)
     path.write_text("openai:m: [3, 4]", "utf-8")
     os.utime(path, ns=(1, 1))
-    assert price_of(llm("openai:m")) == (3, 4)
+    assert price_of(llm("openai:m")) == Price(3, 4)
     path.unlink()
     assert price_of(llm("openai:m")) is None
 

@@ -57,3 +57,31 @@ def test_a_rest_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rest.error is None
     rest.failed(ServerError("Down."), is_given_up=True)  # one more, and it rests again
     assert rest.error is not None
+
+
+def test_after_a_rest_one_request_asks_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(resting, "monotonic", lambda: now[0])
+    rest = after(*[ServerError("Down.")] * GIVEN_UP_IN_A_ROW, is_given_up=True)
+    requests = [object() for _ in range(5)]
+
+    def who_may() -> list[int]:
+        return [number for number, one in enumerate(requests) if rest.error_for(one) is None]
+
+    assert who_may() == []
+    now[0] += REST_S
+    assert who_may() == [0]
+    assert who_may() == [0]  # as often as it tries
+    rest.failed(
+        ServerError("Down."), is_given_up=False
+    )  # its first try, and nobody has to wait for the others
+    assert who_may() == []
+    now[0] += REST_S
+    rest.ended(requests[0])
+    assert who_may() == [0]
+    rest.failed(RefusedRequestError("No."), is_given_up=True)  # which tells nothing of the model
+    rest.ended(requests[0])
+    requests.pop(0)
+    assert who_may() == [0]
+    rest.answered()
+    assert who_may() == [0, 1, 2, 3]

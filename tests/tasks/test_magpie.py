@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distilnb.errors import ParseError, SpecError
-from distilnb.llms import AnthropicLLM, OpenAILLM
+from distilnb.llms import AnthropicLLM, LLMPool, MixtureOfAgentsLLM, OpenAILLM
 from distilnb.pipeline import Pipeline
 from distilnb.tasks import Magpie, MagpieGenerator, MagpieRows
 from tests.runs import done
@@ -26,6 +26,24 @@ TURNS = [
 def model(server: MockLLM | None = None, **fields: Any) -> OpenAILLM:
     url = server.base_url if server else "http://127.0.0.1:1/v1"
     return OpenAILLM(**{"model": "m", "base_url": url, "magpie_pre_query_template": "qwen2", **fields})
+
+
+def test_a_pool_writes_with_the_template_of_all_its_members_and_says_which_ones_differ() -> None:
+    with mock_llm() as server:
+        pool = LLMPool(llms=[model(server, model="a"), model(server, model="b")])
+        p = Pipeline("talk").from_dicts([{"i": i} for i in range(12)]).ask(Magpie(name="talk", llm=pool))
+        rows = list(done(p).distiset().rows())
+    assert {row["model_name"] for row in rows} == {"a", "b"}
+    assert all(row["instruction"] and row["response"] for row in rows)
+    other = LLMPool(llms=[model(), model(magpie_pre_query_template="llama3")])
+    with pytest.raises(SpecError, match=r"have these: openai:m: qwen2, openai:m: llama3.\nGive all members"):
+        Magpie(llm=other).check()
+    mixture = MixtureOfAgentsLLM(aggregator_llm=model(), proposers_llms=[model()])
+    with pytest.raises(SpecError, match="have these: openai:m: qwen2"):
+        Magpie(llm=mixture).check()
+    with pytest.raises(SpecError, match="writes chats only") as caught:
+        Magpie(llm=AnthropicLLM(model="m", api_key="k")).check()
+    assert "OllamaLLM" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -69,7 +87,7 @@ def test_a_turn_that_is_missing_is_told_by_who_was_to_write_it() -> None:
 
 
 def test_the_check_says_what_a_model_lacks() -> None:
-    for llm in (model(magpie_pre_query_template=None), AnthropicLLM(model="m", api_key="k")):
+    for llm in (model(magpie_pre_query_template=None), model(magpie_pre_query_template="")):
         with pytest.raises(SpecError, match="no pre-query template"):
             Magpie(name="m", llm=llm).check()
     own = model(magpie_pre_query_template="User: ")

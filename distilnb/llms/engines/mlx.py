@@ -13,6 +13,7 @@ from distilnb.llms.engines.base import (
     Completed,
     Completion,
     cut_at_stop,
+    raw_text,
     stops_of,
     text_messages,
 )
@@ -47,8 +48,11 @@ class MlxEngine(BatchingEngine):
         return results
 
     def _complete(self, ask: Ask) -> Completed:
-        messages = text_messages(ask.messages)
-        prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        if (text := raw_text(ask)) is not None:
+            prompt = self.tokenizer.encode(text)  # with what begins every text
+        else:
+            messages = text_messages(ask.messages)
+            prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         made = [self._reply(ask, prompt, index) for index in range(ask.n)]
         return Completed(made, len(prompt))
 

@@ -191,7 +191,7 @@ class MockServer:
         written: Written | Vectors
         if call.path == "/images/generations":
             self.stats.answer(call.key, 0, 0)
-            picture = front_end.word_picture(call, draw_picture(call, attempt))
+            picture = front_end.word_picture(call, draw_picture(call, attempt), self.config)
             if isinstance(picture, bytes):
                 return web.Response(body=picture, content_type="image/png")
             return _respond(200, picture, front_end.answer_headers(call.key.hex()))

@@ -209,7 +209,7 @@ class HuggingFace(OpenAI):
             raise Invalid("n: only one choice is supported")
         return super().read(endpoint, path, body, config)
 
-    def word_picture(self, call: Call, picture: Picture) -> JsonObject | bytes:
+    def word_picture(self, call: Call, picture: Picture, config: Config) -> JsonObject | bytes:
         return picture.data
 
     def fail(self, failure: Failure) -> Response:

@@ -50,7 +50,7 @@ class FrontEnd:
         """Return the body of a good answer."""
         raise NotImplementedError
 
-    def word_picture(self, call: Call, picture: Picture) -> JsonObject | bytes:
+    def word_picture(self, call: Call, picture: Picture, config: Config) -> JsonObject | bytes:
         """Return the body of a good answer with an image."""
         raise NotImplementedError
 

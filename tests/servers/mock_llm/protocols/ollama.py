@@ -23,14 +23,15 @@ _STATUS = {
 
 
 class Ollama(FrontEnd):
-    """The front end at /ollama: POST /api/chat, and GET /api/tags."""
+    """The front end at /ollama: POST /api/chat and /api/generate, and GET /api/tags."""
 
     name = "ollama"
 
     def endpoint(self, method: str, path: str) -> str:
         if (method, path) == ("GET", "/api/tags"):
             return "models"
-        return "chat" if (method, path) == ("POST", "/api/chat") else ""
+        known = {"/api/chat": "chat", "/api/generate": "generate"}
+        return known.get(path, "") if method == "POST" else ""
 
     def read(self, endpoint: str, path: str, body: JsonObject, config: Config) -> Call:
         # Unknown fields and options are ignored, as by the real server; but it streams unless told not to.
@@ -38,14 +39,15 @@ class Ollama(FrontEnd):
             raise Invalid("the mock server does not stream")
         options: JsonObject = body.get("options") or {}
         refuse_wrong(options.get("stop"), list, "option stop")
-        for message in body["messages"]:
+        messages = body["messages"] if endpoint == "chat" else [{"role": "user", "content": body["prompt"]}]
+        for message in messages:
             refuse_wrong(message.get("content"), str, "content")
             for image in message.get("images") or ():
                 begin = base64.b64decode(image, validate=True)[:4]
                 if not any(begin.startswith(sign[:4]) for sign in IMAGE_TYPES.values()):
                     raise Invalid("invalid image input")
         form = body.get("format")
-        prompt = as_prompt(body["messages"])
+        prompt = as_prompt(messages) if endpoint == "chat" else body["prompt"]
         return Call(
             path,
             body,
@@ -68,7 +70,11 @@ class Ollama(FrontEnd):
         body: JsonObject = {
             "model": call.model,
             "created_at": "2023-11-14T22:13:20.000000Z",
-            "message": {"role": "assistant", "content": text or ""},
+            **(
+                {"message": {"role": "assistant", "content": text or ""}}
+                if call.path.endswith("/chat")
+                else {"response": text or ""}
+            ),
             "done": True,
             "done_reason": "length" if finish == "length" else "stop",
             "total_duration": 5_000_000,

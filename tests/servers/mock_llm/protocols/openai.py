@@ -129,12 +129,14 @@ class OpenAI(FrontEnd):
             }
         return body
 
-    def word_picture(self, call: Call, picture: Picture) -> JsonObject | bytes:
+    def word_picture(self, call: Call, picture: Picture, config: Config) -> JsonObject | bytes:
         if "gpt-image" not in call.model and call.body.get("response_format") != "b64_json":
             return {"created": 1_700_000_000, "data": [{"url": "https://pictures.example/1.png"}]}
         drawn = {"b64_json": base64.b64encode(picture.data).decode()}
-        usage = {"input_tokens": 5, "output_tokens": 100, "total_tokens": 105}
-        return {"created": 1_700_000_000, "data": [drawn], "usage": usage}
+        told: JsonObject = {"created": 1_700_000_000, "data": [drawn]}
+        if config.usage:
+            told["usage"] = {"input_tokens": 5, "output_tokens": 100, "total_tokens": 105}
+        return told
 
     def word_logprobs(self, tokens: list[Token]) -> JsonObject:
         """Return the log-probabilities of one choice."""
