@@ -182,11 +182,12 @@ def comparison_html(data: ComparisonData) -> str:
     """Return the HTML without its style: figures, pairs, and as much of the grid as there is room for."""
     mark = f" {badge('rehearsed', 'warn')}" if data.is_rehearsed else ""
     head = f"<div><b>{escape(heading(data))}</b>{mark}</div>"
+    below = ""
     if not data.is_hidden:
         head += _lineup(data).html()
-        below = "".join(f"<div>{escape(line)}</div>" for line in _under_lineup(data))
-        head += f'<div class="dnb-told-below">{below}</div>' if below else ""
-    head += lines(data.notes, WARNING)
+        below += "".join(f"<div>{escape(line)}</div>" for line in _under_lineup(data))
+    below += lines(data.notes, WARNING)
+    head += f'<div class="dnb-told-below">{below}</div>' if below else ""
     room = MAX_BYTES - size_bytes(STYLE) - size_bytes(head)
     grids = (_grid(data, n_rows, chars) for n_rows, chars in _TRIES)
     return head + next((grid for grid in grids if size_bytes(grid) <= room), "")
@@ -228,7 +229,10 @@ def _cell(cell: Cell, chars: int, *, is_best: bool) -> str:
     if cell.failure:
         return f"{sign}<div>{marked(FAILED_ROW)} {escape(one_line(cell.failure, 200))}</div>"
     limits = Limits(1, max(24, chars // max(1, len(cell.texts))), 4 * chars)
-    texts = "".join(cell_html(text, limits) for text in cell.texts.values())
+    texts = "".join(
+        (f"<div>{muted(one_line(name, 40))}</div>" if len(cell.texts) > 1 else "") + cell_html(text, limits)
+        for name, text in cell.texts.items()
+    )
     rating = f"<div>{muted(f'rated {cell.rating:.2g}')}</div>" if cell.rating is not None else ""
     return sign + texts + rating
 

@@ -64,3 +64,45 @@ def test_a_comparison_is_voted_on_by_keyboard_and_the_winner_is_used(
     browser.picture("comparison")
     assert browser.page.title() != "owned"
     assert browser.complaints == []
+
+
+DEAR = {
+    "load": """%load_ext distilnb
+import distilnb as dn
+dear = dn.llm("rehearsal", price=(20000, 20000))
+p = dn.Pipeline("dear", llm=dear).from_dicts([{"text": f"{n}"} for n in range(9)])
+p = p.generate("answer", "Say {{ text }}")
+p["answer"].version
+p = p.generate("answer", "Say twice {{ text }}")""",
+    "people": "%distil compare answer@1 answer@2 -n 1",
+    "judge": "%distil compare answer@1 answer@2 -n 2 --judge dear",
+    "version": "p['answer'].version",
+}
+
+
+def test_what_run_shows_below_a_quote_has_its_buttons_too(browser: Browser, tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    for name, text in DEAR.items():
+        notebook.cells.append(nbformat.v4.new_code_cell(text, id=name))
+    nbformat.write(notebook, tmp_path / "work" / "dear.ipynb")
+    browser.open("dear.ipynb")
+    browser.run_all()
+
+    def press(cell: str, label: str) -> None:
+        button = browser.cell(cell).get_by_role("button", name=label, exact=True)
+        wait_for(lambda: button.count() == 1, 20, lambda: f"{label}: {shown_by(browser, cell)}")
+        button.click()
+
+    for cell, used in (("people", "answer@1 × rehearsal"), ("judge", "answer@2 × rehearsal")):
+        assert "Nothing was done yet" in shown_by(browser, cell)
+        press(cell, "Run")
+        if cell == "people":
+            press(cell, "answer@1 × rehearsal is best")
+        press(cell, f"Use {used}")
+        said = f"{used} is the step now"
+        wait_for(lambda cell=cell, said=said: said in shown_by(browser, cell), 20)  # type: ignore[misc]
+        browser.run_cell("version")
+        assert shown_by(browser, "version").split()[-1] == used[len("answer@")]
+        press(cell, "Done")
+    assert browser.complaints == []

@@ -513,3 +513,26 @@ def test_retries_are_told_apart_from_what_was_asked(server: MockLLM) -> None:
     assert re.search(r"asked 4 \(2 of them retries\), reused 2", told), told
     fourth = p.generate("answer", "{{ x }} and a fourth")
     assert "asked 4 (2 of them retries), reused 0" in repr(fourth.sample.check())
+
+
+def test_the_grid_says_what_came_in_by_what_the_prompt_reads_first(server: MockLLM) -> None:
+    rows = [{"id": number, "topic": "x" * 300, "instruction": f"Say {number}."} for number in range(2)]
+    p = Pipeline("prefs", llm=model(server)).from_dicts(rows).generate("answer", "{{ instruction }}", k=2)
+    found = p.compare("answer", llms=[model(server), model(server, "other")], n=2)
+    for text in found._repr_mimebundle_().values():
+        for row in found.rows:
+            assert f"instruction: Say {row}. · id: {row}" in text
+    html = found._repr_mimebundle_()["text/html"]
+    assert html.count("generations[1]") == 4  # two texts in a cell are told apart
+    p.sample.accept()
+    checked = p.generate("answer", "Terse: {{ instruction }}", k=2).sample.check()
+    for text in checked._repr_mimebundle_().values():
+        assert "· instruction: Say " in text
+        assert text.count("generations[1]") == 2
+
+
+def test_versions_mark_in_html_what_they_changed(server: MockLLM) -> None:
+    listed = two_versions(server)["answer"].versions._repr_mimebundle_()
+    assert "<ins>Terse: </ins>" in listed["text/html"]
+    assert "{+" not in listed["text/html"]
+    assert "{+Terse: +}" in listed["text/plain"]
