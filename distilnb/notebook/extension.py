@@ -50,10 +50,11 @@ def unload(shell: Any) -> None:
 
 def _import_ahead() -> None:
     """Import what the first cells need, while the user still types."""
-    import distilnb.pipeline  # noqa: F401 - for its side effect: it is loaded
+    import distilnb.pipeline
     from distilnb.engine.preview import warm_up
 
     warm_up()
+    import distilnb.pipeline.quick  # noqa: F401 - as above; numpy is the most of it
 
 
 def greeting() -> str:

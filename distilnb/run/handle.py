@@ -386,18 +386,20 @@ class Run:
         *,
         registry: MutableMapping[str, RunPanel] | None = None,
         form: Form | None = None,
-        before_retry: Callable[[], str] = str,
+        before_retry: Callable[[str | None], str] = lambda step: "",
+        before_resume: Callable[[], str] = str,
     ) -> RunPanel:
         """Return the live panel of the run; panels of one `registry` move instead of being shown twice.
 
-        `form` is "widgets", "html" or "text", else the best here; what `before_retry` says, a retry wants confirmed.
+        `form` is "widgets", "html" or "text", else the best here; what `before_retry` (of a step, or all) and
+        `before_resume` say is to be confirmed by a second press.
         """
         panel = RunPanel(
             self.status,
             self._picture,
             attach_line=f"run {self.id} started · attach from anywhere: %distil attach {self.id}",
-            actions=run_actions(self, before_retry),
-            panes=panes_of(self._reader, self.logs, lambda step: self.retry(step).note),
+            actions=run_actions(self, lambda: before_retry(None), before_resume),
+            panes=panes_of(self._reader, self.logs, lambda step: self.retry(step).note, before_retry),
             registry=registry,
             form=form,
             below=lambda status: trouble_html(self._reader, status),
