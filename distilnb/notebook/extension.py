@@ -12,6 +12,7 @@ from distilnb.notebook.completion import complete
 from distilnb.notebook.magics import DistilMagics
 from distilnb.notebook.session import Session
 from distilnb.version import __version__
+from distilnb.view.display import import_widgets
 from distilnb.view.figures import money, plural
 
 MARKS = ("%distil", "%%distil")
@@ -54,6 +55,7 @@ def _import_ahead() -> None:
     from distilnb.engine.preview import warm_up
 
     warm_up()
+    import_widgets()
     import distilnb.pipeline.quick  # noqa: F401 - as above; numpy is the most of it
 
 

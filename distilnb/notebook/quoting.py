@@ -13,6 +13,7 @@ from distilnb.spec.inline import named_by_number
 if TYPE_CHECKING:
     from distilnb.pipeline.quick import QuickQuote
 
+SETTLE_S = 0.2  # for the cell to end: it would wait for the interpreter
 PATIENCE_S = 0.5  # with a user's step that is slow on the Sample, a disk that sleeps, a network
 
 
@@ -72,4 +73,6 @@ def sharpen(question: Question, pipeline: str, graph: Graph, rows: int | None) -
 
     if not question.is_looked_into:
         question.is_looked_into = True
-        threading.Thread(target=look, name="distilnb-quote", daemon=True).start()
+        thread = threading.Timer(SETTLE_S, look)
+        thread.name, thread.daemon = "distilnb-quote", True
+        thread.start()

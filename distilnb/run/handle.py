@@ -24,6 +24,7 @@ from distilnb.export.info import RunInfo, count_edited, count_failures
 from distilnb.rows import Row
 from distilnb.run.picture import RunPicture
 from distilnb.spec.files import PipelineFile
+from distilnb.spec.graph import Graph
 from distilnb.view.actions import run_actions
 from distilnb.view.card import run_card, status_line, status_text
 from distilnb.view.display import Form
@@ -48,12 +49,19 @@ class Run:
     It lives in processes of its own: the kernel may restart, and `dn.attach(run.id)` finds it again.
     """
 
-    def __init__(self, run_dir: RunDir, *, secrets: Mapping[str, str] | None = None, note: str = "") -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        *,
+        secrets: Mapping[str, str] | None = None,
+        note: str = "",
+        graph: Graph | None = None,
+    ) -> None:
         self._dir = run_dir
         self._reader = RunReader(run_dir)
         self._secrets = dict(secrets or {})  # literal keys, for a resume from this kernel
         self.note = note
-        self._picture = RunPicture(self._reader)
+        self._picture = RunPicture(self._reader, graph)
         self._panel: weakref.ref[RunPanel] | None = None  # the last one
 
     @property
