@@ -174,6 +174,14 @@ def _columns(name: str, n_rows: int) -> Mapping[str, Cell]:
         "runner's CPU %": lambda r: 100 * runner_share(r) if name == "events" else None,
         "kernel's CPU %": lambda r: 100 * r["panel_cpu_share"] if "panel_cpu_share" in r else None,
         **_told("looks a second", "panel_hz"),
+        **_told("first row s", "first_row_s"),
+        **_told("first row, edited s", "warm_row_s"),
+        **{
+            f"run, {model}, {rows} s": figure(f"run_{model}_{size}_s")
+            for size, rows in (("small", "1,000"), ("large", f"{n_rows:,}"))
+            for model in ("free", "priced")
+            if name == "cell"
+        },
     }
 
 

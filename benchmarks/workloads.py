@@ -252,5 +252,16 @@ _ALL = (
         runs=1,
         smoke_rows=5000,
     ),
+    Workload(
+        "cell",
+        "cells in a kernel: `%distil run` of 1,000 and 100,000 rows returns, a preview shows its first row; 200 ms",
+        "cell",
+        100_000,
+        ("distilnb",),
+        concurrency=5,
+        server={"latency_ms": 200, "templates": {"mock-model": "the mock server's answer"}},
+        runs=1,
+        smoke_rows=5000,
+    ),
 )
 WORKLOADS: Mapping[str, Workload] = {workload.name: workload for workload in _ALL}

@@ -15,12 +15,14 @@ from typing import Any
 import distilnb as dn
 from benchmarks.data import Row, prompts, wide_rows
 from benchmarks.drivers import Result, drive, server_stats
+from benchmarks.drivers.cell_kernel import cell
 from benchmarks.drivers.panel_kernel import panel
 
 _HANG_TIMEOUT_S = 2.0
 _PATIENCE_S = 600.0
 _PAUSE_S = 0.6  # what lies between two cells of a fast typist
 _N_WARM = 5
+_PACE = 11_500  # rows/s of `paced`, so that over a whole run, start-up and end included, there are 10,000
 
 
 def model(arguments: argparse.Namespace, name: str = "mock-model", **options: Any) -> Any:
@@ -113,10 +115,10 @@ def result(arguments: argparse.Namespace) -> Result:
 
 
 def paced(rows: int) -> Any:
-    """Return a pipeline of four cheap steps whose source brings 10,000 rows a second, as long as they last."""
+    """Return a pipeline of four cheap steps whose source brings `_PACE` rows a second, as long as they last."""
 
     @dn.step(outputs=["id", "instruction", "generations"], step_type="generator")
-    def source(offset: int = 0, n_rows: int = rows) -> Iterator[tuple[list[Row], bool]]:
+    def source(offset: int = 0, n_rows: int = rows, pace: int = _PACE) -> Iterator[tuple[list[Row], bool]]:
         import time
 
         from benchmarks.data import wide_rows
@@ -124,7 +126,7 @@ def paced(rows: int) -> Any:
         every = list(wide_rows(1000))
         began = time.monotonic()
         for start in range(offset, n_rows, 1000):
-            time.sleep(max(0.0, began + (start - offset) / 10_000 - time.monotonic()))
+            time.sleep(max(0.0, began + (start - offset) / pace - time.monotonic()))
             yield [{**row, "id": start + row["id"]} for row in every], start + 1000 >= n_rows
 
     return four_steps(dn.Pipeline("events") >> source(), of_columns=True)
@@ -360,6 +362,7 @@ if __name__ == "__main__":
             "result": result,
             "events": events,
             "panel": panel,
+            "cell": cell,
             "w2": w2,
             "w3": w3,
             "w4h": w2,

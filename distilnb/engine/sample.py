@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,16 +14,20 @@ from distilnb.rows import Batch, IdMaker, Row, dump_json, load_json, write_text
 from distilnb.spec.step import GeneratorStep
 
 SCANNED_ROWS = 10_000  # rows among which a sample is drawn; a longer source is not read for it
+MEASURED_ROWS = 4_000  # whose length is taken where a glance at fewer rows must do
 SEED = 0
 USUAL_ROWS = 5  # of a Sample from which nobody has taken, or to which nobody has added
 _FORMAT = 1
 
 
-def pinned_sample(pipeline: str, source: GeneratorStep, n_rows: int | None = None) -> Batch:
+def pinned_sample(
+    pipeline: str, source: GeneratorStep, n_rows: int | None = None, *, keeps: bool = True
+) -> Batch:
     """Return `n_rows` pinned rows of a source; by default as many as the Sample has.
 
     They are the first of one list, whatever was asked for before: it grows when more rows are asked for, a row that
-    is gone from the source is replaced in its place unless its user has added it, and all others stay. Raises
+    is gone from the source is replaced in its place unless its user has added it, and all others stay. Unless it
+    `keeps` them they are pinned for this once: a thread must not write what a cell is just writing. Raises
     NoRowsError when the source is empty.
     """
     path = _path(pipeline, source.name)
@@ -32,7 +37,8 @@ def pinned_sample(pipeline: str, source: GeneratorStep, n_rows: int | None = Non
     if stored.source == fingerprint and len(stored.rows) >= wanted:
         return stored.rows.select(range(wanted))
     pinned = _choose(_scan(source), stored, wanted)
-    _write(path, stored._replace(rows=pinned, source=fingerprint))
+    if keeps:
+        _write(path, stored._replace(rows=pinned, source=fingerprint))
     return pinned.select(range(min(wanted, len(pinned))))
 
 
@@ -111,11 +117,68 @@ def find_row(source: GeneratorStep, wanted: int | str) -> Batch:
     )
 
 
+class Glance(NamedTuple):
+    """A few rows of a source, how many a run would take, and how many times as long those are, at most, on average.
+
+    `longer` is 1.0 where all of them are here, and None where nobody can tell at once.
+    """
+
+    batch: Batch
+    n_rows: int
+    longer: float | None
+
+
+def glance(source: GeneratorStep, limit: int | None, n: int) -> Glance | None:
+    """Return at most `n` of the rows that a run of at most `limit` would take, at once, however long the source is.
+
+    They are from all over a source that can be read anywhere, else its first. Of one whose rows cannot be counted at
+    once nothing is read: None, or without rows where `limit` bounds them. Raises NoRowsError when there is none.
+    """
+    counted = source.n_rows()
+    if counted is None:
+        return None if limit is None else Glance(Batch(), limit, None)
+    n_rows = counted if limit is None else min(counted, limit)
+    if not n_rows:
+        raise _no_row(source)
+    places = _spread(n_rows, n)
+    rows = source.rows_at(places)
+    if rows is None:
+        rows = list(islice(_rows(source), len(places)))
+        places = range(len(rows))
+    batch = Batch(rows, IdMaker(source.name).make_all(rows), [[place] for place in places])
+    return Glance(batch, n_rows, 1.0 if len(rows) == n_rows else _longer(source, rows, n_rows))
+
+
+def _spread(n_rows: int, n: int) -> Sequence[int]:
+    return range(n_rows) if n_rows <= n else [place * n_rows // n for place in range(n)]
+
+
+def _longer(source: GeneratorStep, rows: Sequence[Row], n_rows: int) -> float | None:
+    """Return how many times as long as these rows all are on average, at most; None where that cannot be told."""
+    more = source.rows_at(_spread(n_rows, MEASURED_ROWS))
+    n_bytes = source.n_bytes()
+    if more is not None:
+        mean = sum(map(text_bytes, more)) / len(more)
+    elif n_bytes is not None:
+        mean = n_bytes / n_rows
+    else:
+        return None
+    return max(1.0, mean * len(rows) / max(1, sum(map(text_bytes, rows))))
+
+
+def text_bytes(row: Row) -> int:
+    """Return the bytes of text in a row: about four a token in English, and three, a character, in Chinese."""
+    texts = (str(value) for value in row.values() if not isinstance(value, bytes))
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
 def draw_rows(source: GeneratorStep, limit: int | None) -> tuple[Batch, int]:
     """Return the rows of a source that a run of at most `limit` would take, in order, and how many these are.
 
     Of more than `SCANNED_ROWS` so many are drawn, each as likely as any other. Raises NoRowsError when there is none.
     """
+    if (found := _draw_anywhere(source, limit)) is not None:
+        return found
     ids, drawn, chance = IdMaker(source.name), Batch(), random.Random(SEED)
     n_rows = 0
     for rows in _batches(source):
@@ -131,6 +194,17 @@ def draw_rows(source: GeneratorStep, limit: int | None) -> tuple[Batch, int]:
     if not n_rows:
         raise _no_row(source)
     return drawn.in_order(), n_rows
+
+
+def _draw_anywhere(source: GeneratorStep, limit: int | None) -> tuple[Batch, int] | None:
+    """Draw rows of a long source that need not be read from its start; None for any other."""
+    n_rows = source.n_rows() or 0
+    n_rows = n_rows if limit is None else min(n_rows, limit)
+    if n_rows <= SCANNED_ROWS or source.rows_at([]) is None:
+        return None
+    places = sorted(random.Random(SEED).sample(range(n_rows), SCANNED_ROWS))
+    rows = source.rows_at(places) or []
+    return Batch(rows, IdMaker(source.name).make_all(rows), [[place] for place in places]), n_rows
 
 
 def _choose(scanned: Batch, stored: _Stored, n_rows: int) -> Batch:
@@ -157,15 +231,10 @@ def _choose(scanned: Batch, stored: _Stored, n_rows: int) -> Batch:
 
 
 def _scan(source: GeneratorStep) -> Batch:
-    ids = IdMaker(source.name)
-    batch = Batch()
-    for index, row in enumerate(_rows(source)):
-        if index >= SCANNED_ROWS:
-            break
-        batch.add(row, ids.make(row), [index])
-    if not batch:
+    rows = list(islice(_rows(source), SCANNED_ROWS))
+    if not rows:
         raise _no_row(source)
-    return batch
+    return Batch(rows, IdMaker(source.name).make_all(rows), [[place] for place in range(len(rows))])
 
 
 def _no_row(source: GeneratorStep) -> NoRowsError:

@@ -33,15 +33,15 @@ def quoted_when_dear(
     key: Hashable,
     what: str,
     quote: Quote,
-    n_rows: int | None,
+    n_rows: int,
     do: Callable[[], T],
     show_at: Callable[[T, Output], bool] = lambda result, output: False,
 ) -> T | Waiting[T]:
     """Do what asks the requests of a quote, or show the quote and let it wait.
 
-    What no price is known for is asked without a word, as long as it is for no more rows than are pinned anyway.
+    What no price is known for is asked without a word, as long as it is for no more rows than a Sample usually has.
     """
-    limit, is_few = session.settings.confirm_cost_over, n_rows is None or n_rows <= USUAL_ROWS
+    limit, is_few = session.settings.confirm_cost_over, n_rows <= USUAL_ROWS
     if not quote.requests or (is_few if quote.cost_usd is None else quote.cost_usd <= limit):
         return do()
     cost = "" if quote.cost_usd is None else f", about {money(quote.cost_usd)}"

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from distilnb.engine.budget import DRAWN_TOKENS
 from distilnb.engine.foresee import CHARACTERS_PER_TOKEN
 from distilnb.engine.preview import preview_graph
-from distilnb.engine.sample import pinned_sample
+from distilnb.engine.sample import pinned_sample, text_bytes
 from distilnb.llms.parts import n_requests
 from distilnb.llms.prices import price_of
 from distilnb.llms.request import Request
-from distilnb.rows import Row
 from distilnb.spec.graph import Graph
-from distilnb.spec.step import GeneratorStep
+from distilnb.spec.step import GeneratorStep, Step
 from distilnb.tasks.base import Task
 
 if TYPE_CHECKING:
+    from distilnb.engine.status import RunStatus, StepStatus
     from distilnb.run import Run
 
 TOKENS_EACH = (
     2000  # in and out, of a request of which nothing is known: long for most, so that the bound is one
 )
+LOOKED_ROWS = 1000
+SEEN_REQUESTS = 20  # from which on what a run has paid tells what the rest of it costs,
+MARGIN = 1.5  # with so much to spare
 
 
 class Bound(NamedTuple):
@@ -32,11 +36,17 @@ class Bound(NamedTuple):
     requests: int = 0
     rows: int = 0
 
+    def plus(self, other: Bound) -> Bound:
+        """Return the bound of both together."""
+        cost = None if self.cost is None or other.cost is None else self.cost + other.cost
+        return Bound(cost, self.requests + other.requests, self.rows + other.rows)
+
 
 def most_of_preview(name: str, graph: Graph, n: int | None, *, enough: float) -> Bound:
     """Return about the most that a preview of n rows (None: all that are pinned) can cost.
 
-    The cache is looked at only where the price of all would be above `enough`: it costs time.
+    The cache is looked at only where the price of all would be above `enough`, and for no more than `LOOKED_ROWS`: it
+    costs time.
     """
     tasks = _tasks(graph)
     prices = {task.name: _price_each(task) for task in tasks}
@@ -44,11 +54,11 @@ def most_of_preview(name: str, graph: Graph, n: int | None, *, enough: float) ->
         return Bound(0.0)
     sources = {source: step for source, step in graph.steps.items() if isinstance(step, GeneratorStep)}
     samples = {source: pinned_sample(name, step, n) for source, step in sources.items()}
-    longest = max((_length(row) for sample in samples.values() for row in sample.rows), default=0)
+    longest = max((text_bytes(row) for sample in samples.values() for row in sample.rows), default=0)
     prices = {task.name: _price_each(task, int(longest / CHARACTERS_PER_TOKEN)) for task in tasks}
     n_rows = max((len(sample) for sample in samples.values()), default=0)
     cost, requests = _sum(tasks, prices, {task.name: n_rows for task in tasks})
-    if cost is not None and cost <= enough:
+    if (cost is not None and cost <= enough) or n_rows > LOOKED_ROWS:
         return Bound(cost, requests, n_rows)
     open_rows: dict[str, int] = {}
     for result in preview_graph(graph, samples, asks=False):
@@ -57,16 +67,11 @@ def most_of_preview(name: str, graph: Graph, n: int | None, *, enough: float) ->
     return Bound(*_sum(tasks, prices, open_rows), n_rows)
 
 
-def _length(row: Row) -> int:
-    """Return the bytes of text in a row: about four a token in English, and three, a character, in Chinese."""
-    texts = (str(value) for value in row.values() if not isinstance(value, bytes))
-    return sum(len(text.encode("utf-8", "replace")) for text in texts)
-
-
 def most_of_retry(run: Run, step: str | None = None, using: Graph | None = None) -> Bound:
     """Return about the most that it can cost to do the failed rows of a run again, all or those of a step.
 
-    With `using`, the graph of an edited pipeline, its version of a failed step does them.
+    With `using`, the graph of an edited pipeline, its version of a failed step does them. A run that has ended before
+    its end goes on to that too.
     """
     errors = run.errors()
     failed = errors[(errors["state"] == "open") & ~errors["is_partial"]]
@@ -84,7 +89,80 @@ def most_of_retry(run: Run, step: str | None = None, using: Graph | None = None)
         by if task.name in at and isinstance(by := edited.get(task.name), Task) else task
         for task in _tasks(graph)
     ]
-    return Bound(*_sum(tasks, {task.name: _price_each(task) for task in tasks}, rows), len(failed))
+    again = Bound(*_sum(tasks, {task.name: _price_each(task) for task in tasks}, rows), len(failed))
+    status = run.status()
+    if not again.requests or not status.is_ended or status.state == "finished":
+        return again
+    return _within_budget(again.plus(_rest(status, graph)), status)
+
+
+def most_of_rest(run: Run) -> Bound:
+    """Return about the most that it can cost to let a run go on to its end; nothing for one that goes or is through."""
+    status = run.status()
+    if status.state not in ("paused", "stopped", "failed", "lost"):
+        return Bound(0.0)
+    return _within_budget(_rest(status, run.pipeline_file().graph), status)
+
+
+def _within_budget(bound: Bound, status: RunStatus) -> Bound:
+    """Return the bound, which a budget of the run may be below."""
+    budget, spent = status.limits.max_cost, status.cost_usd
+    if budget is None or spent is None:
+        return bound
+    left = max(0.0, budget - spent)
+    return bound._replace(cost=left if bound.cost is None else min(left, bound.cost))
+
+
+def _rest(status: RunStatus, graph: Graph) -> Bound:
+    """Bound what a run has left to ask: by what its rows have come to so far, else by the usual most.
+
+    Nothing is looked up in the reply cache, and a source is read on by nobody.
+    """
+    to_come: dict[str, float | None] = {}  # rows that a step still makes, at most
+    costs: list[float | None] = []
+    n_requests, n_rows = 0.0, 0.0
+    for name in graph.order():
+        step, known = graph.steps[name], status.step(name)
+        if isinstance(step, GeneratorStep):
+            to_come[name] = None if known.total is None else float(max(0, known.total - known.made))
+            continue
+        left = 0.0 if known.state == "finished" else _left(graph, name, status, to_come)
+        to_come[name] = _still_made(step, known, left)
+        if not isinstance(step, Task) or left == 0.0 or _price_each(step) == 0.0:
+            continue
+        asks, cost = _asked_of(step, known)
+        costs.append(None if left is None or cost is None else left * cost)
+        n_requests += (left or 1.0) * asks
+        n_rows = max(n_rows, left or 1.0)
+    sure = [cost for cost in costs if cost is not None]
+    return Bound(sum(sure) if len(sure) == len(costs) else None, math.ceil(n_requests), math.ceil(n_rows))
+
+
+def _left(graph: Graph, name: str, status: RunStatus, to_come: Mapping[str, float | None]) -> float | None:
+    """Return how many rows a step has before it, at most; None where nobody knows how many come."""
+    before = graph.predecessors(name)
+    coming = [more for one in before if (more := to_come[one]) is not None]
+    if len(coming) < len(before):
+        return None
+    each = [status.step(one).made + more for one, more in zip(before, coming, strict=True)]
+    return max(0.0, (max(each) if graph.is_join(name) else sum(each)) - status.step(name).ended)
+
+
+def _still_made(step: Step, known: StepStatus, left: float | None) -> float | None:
+    """Return how many rows a step makes of those before it: of each as many as of the others, and one at least."""
+    if left is None or (left and step.expands() and not known.done):
+        return None
+    return left * max(1.0, known.made / max(1, known.done))
+
+
+def _asked_of(step: Task, known: StepStatus) -> tuple[float, float | None]:
+    """Return how many requests a row of a task takes, and what it costs, at most."""
+    price = _price_each(step)
+    n_each = float(step.num_generations)
+    if known.asked < SEEN_REQUESTS or not known.done or known.cost_usd is None:
+        return n_each, None if price is None else price * n_each
+    n_each = max(1.0, (known.asked + known.cached) / known.done)
+    return n_each, known.cost_usd / known.asked * n_each * MARGIN
 
 
 def costs_nothing(graph: Graph) -> bool:

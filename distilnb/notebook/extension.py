@@ -12,6 +12,7 @@ from distilnb.notebook.completion import complete
 from distilnb.notebook.magics import DistilMagics
 from distilnb.notebook.session import Session
 from distilnb.version import __version__
+from distilnb.view.display import import_widgets
 from distilnb.view.figures import money, plural
 
 MARKS = ("%distil", "%%distil")
@@ -50,10 +51,12 @@ def unload(shell: Any) -> None:
 
 def _import_ahead() -> None:
     """Import what the first cells need, while the user still types."""
-    import distilnb.pipeline  # noqa: F401 - for its side effect: it is loaded
+    import distilnb.pipeline
     from distilnb.engine.preview import warm_up
 
     warm_up()
+    import_widgets()
+    import distilnb.pipeline.quick  # noqa: F401 - as above; numpy is the most of it
 
 
 def greeting() -> str:

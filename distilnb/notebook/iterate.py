@@ -42,7 +42,8 @@ def diff(session: Session, options: Namespace) -> Diff | Waiting[Diff]:
         return do()
     quote = do(ask=False).quote
     key = ("diff", whole.digest, *words, *how.values())
-    return quoted_when_dear(session, key, f"A diff of {' and '.join(words)}", quote, options.rows, do)
+    n_rows = options.rows or len(whole.sample)
+    return quoted_when_dear(session, key, f"A diff of {' and '.join(words)}", quote, n_rows, do)
 
 
 def compare(session: Session, options: Namespace) -> Comparison | Waiting[Comparison]:
@@ -69,9 +70,8 @@ def compare(session: Session, options: Namespace) -> Comparison | Waiting[Compar
     else:
         quote = do(ask=False).quote
         key = ("compare", whole.digest, *words, *map(as_key, how.values()))
-        found = quoted_when_dear(
-            session, key, f"A comparison of {', '.join(words)}", quote, options.rows, do, show
-        )
+        n_rows = options.rows or len(whole.sample)
+        found = quoted_when_dear(session, key, f"A comparison of {', '.join(words)}", quote, n_rows, do, show)
     if not isinstance(found, Waiting) and show(found):
         found.leave_to_ballot()
     return found
@@ -98,7 +98,7 @@ def sample(session: Session, options: Namespace) -> PinnedSample | Check | Waiti
         return do()
     quote = pinned.check(ask=False).quote
     key = ("sample", options.what, target.pipeline.digest, tuple(pinned.to_pandas().index))
-    return quoted_when_dear(session, key, "A check of the Sample", quote, None, do)
+    return quoted_when_dear(session, key, "A check of the Sample", quote, len(pinned), do)
 
 
 def _judge(session: Session, word: str | None) -> Any:

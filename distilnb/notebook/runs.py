@@ -21,6 +21,7 @@ from distilnb.notebook.session import Session
 from distilnb.notebook.waiting import (
     Waiting,
     ask_when_confirmed,
+    resume_when_confirmed,
     retry_when_confirmed,
     start_when_confirmed,
 )
@@ -106,9 +107,11 @@ def pause(session: Session, options: Namespace) -> Run:
 def resume(session: Session, options: Namespace) -> Run | Waiting[Run]:
     """Go on with a run that is paused, stopped, failed or was lost, and show its panel.
 
-    What it may cost was told before it was started; `max_cost` counts over its whole life.
+    What the rest may cost is told first, above confirm_cost_over; `max_cost` counts over a run's whole life.
     """
-    return _shown(session, session.run(options.run).resume(), wait=options.wait)
+    run = session.run(options.run)
+    again = run.resume() if options.yes else resume_when_confirmed(session, run, run.resume)
+    return _shown(session, again, wait=options.wait)
 
 
 def errors(session: Session, options: Namespace) -> pd.DataFrame:
@@ -167,7 +170,7 @@ COMMANDS = (
     Command("ps", ps),
     Command("attach", attach, (RUN,)),
     Command("pause", pause, (RUN,)),
-    Command("resume", resume, (RUN, WAIT)),
+    Command("resume", resume, (RUN, WAIT, YES)),
     Command("stop", stop, (RUN, WAIT)),
     Command("errors", errors, (RUN,)),
     Command(

@@ -21,6 +21,7 @@ from distilnb.view.panel import follow
 
 if TYPE_CHECKING:
     from distilnb.llms.base import LLM
+    from distilnb.notebook.bounds import Bound
     from distilnb.pipeline import Pipeline
     from distilnb.run import Run
     from distilnb.view.panel import RunPanel
@@ -43,6 +44,7 @@ class Question(Protocol):
     @property
     def is_done(self) -> bool: ...
     def show(self) -> None: ...
+    def renew(self, other: Any) -> None: ...
 
 
 Q = TypeVar("Q", bound=Question)
@@ -180,17 +182,35 @@ class Session:
         if run.status().is_ended:
             (at or Output()).show(run._repr_mimebundle_())
         else:
-            warning = partial(self._retry_warning, run)
-            run.panel(registry=self.panels, form=self.settings.form(), before_retry=warning).show(at)
+            run.panel(
+                registry=self.panels,
+                form=self.settings.form(),
+                before_retry=partial(self._retry_warning, run),
+                before_resume=partial(self._resume_warning, run),
+            ).show(at)
 
-    def _retry_warning(self, run: Run) -> str:
+    def _retry_warning(self, run: Run, step: str | None = None) -> str:
         """Return what a retry may cost, where that is above the limit; "" otherwise."""
         from distilnb.notebook.bounds import most_of_retry
 
-        bound = most_of_retry(run)
-        if not bound.requests or (bound.cost is not None and bound.cost <= self.settings.confirm_cost_over):
+        return self._warning(most_of_retry(run, step))
+
+    def _resume_warning(self, run: Run) -> str:
+        """Return what the rest of a run may cost, where that is above the limit; "" otherwise."""
+        from distilnb.notebook.bounds import most_of_rest
+
+        return self._warning(most_of_rest(run))
+
+    def _warning(self, bound: Bound) -> str:
+        if self.is_cheap(bound):
             return ""
         return f"This may come to {'a cost that is not known' if bound.cost is None else money(bound.cost)}."
+
+    def is_cheap(self, bound: Bound) -> bool:
+        """Whether something may be done without a word: it asks nothing, or costs no more than `confirm_cost_over`."""
+        return not bound.requests or (
+            bound.cost is not None and bound.cost <= self.settings.confirm_cost_over
+        )
 
     # --- what waits for its user's word ---
 
@@ -199,6 +219,7 @@ class Session:
         known = self._questions.get(key)
         asked = known if isinstance(known, type(question)) and not known.is_done else question
         self._questions[key] = asked
+        asked.renew(question)
         self.show_waiting(asked)
         return asked
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from distilnb.notebook.bounds import costs_nothing, most_of_preview, most_of_retry
+from distilnb.notebook.bounds import costs_nothing, most_of_preview, most_of_rest, most_of_retry
+from distilnb.notebook.quoting import as_known, quote_in_time, sharpen
 from distilnb.notebook.session import Session
 from distilnb.spec.graph import Graph
 from distilnb.spec.parameters import with_parameters
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 USUAL_ROWS = 5  # of a Sample to which nobody has added
+UNFINISHED = ("stopped", "failed", "lost")  # states of a run that a retry lets go on to its end
 MOVED = "The question moved to a later cell."
 
 
@@ -50,13 +52,14 @@ class Waiting(Generic[T]):
         show_at: Callable[[T, Output], bool] = lambda result, output: False,
     ) -> None:
         self.quote = quote
+        self.is_looked_into = False  # a thread makes a sharper quote
         self._session = session
         self._what = what
         self._cost = cost
         self._is_bound = is_bound
         self._do = do
         self._show_at = show_at
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a sharper quote comes from a thread
         self._results: list[T] = []
         self._output: Output | None = None
         self._below = Output()
@@ -76,8 +79,30 @@ class Waiting(Generic[T]):
         """Whether it was done."""
         return bool(self._results)
 
+    def tell(self, quote: str | object, cost: float | None, *, is_bound: bool = True) -> None:
+        """Replace the quote by a newer one, also where it is shown; may be called from any thread."""
+        with self._lock:
+            if self._results:
+                return
+            self.quote, self._cost, self._is_bound = quote, cost, is_bound
+            if self._output is None:
+                return
+            bundle: dict[str, Any] = dict(self._bundle())
+            if self._box is not None:
+                self._box.tell(bundle["text/html"])
+                bundle.update(self._box.view())
+            self._output.show(bundle)
+
+    def renew(self, other: Waiting[T]) -> None:
+        """Take the quote of an equal question that was asked later, to be shown next."""
+        self.quote, self._cost, self._is_bound = other.quote, other._cost, other._is_bound
+
     def show(self) -> None:
         """Show the quote under the current cell, with a button where a front end draws one."""
+        with self._lock:
+            self._show()
+
+    def _show(self) -> None:
         self._settle(MOVED)
         bundle: dict[str, Any] = dict(self._bundle())
         self._output, self._below = Output(), Output()
@@ -126,7 +151,8 @@ class Waiting(Generic[T]):
         limit = money(self._session.settings.confirm_cost_over)
         most = "up to" if self._is_bound else "about"
         cost = "a cost that is not known" if self._cost is None else f"{most} {money(self._cost)}"
-        over = "" if self._cost is None else f", more than {limit}"
+        is_over = self._cost is not None and self._cost > self._session.settings.confirm_cost_over
+        over = f", more than {limit}" if is_over else ""
         return f"{self._what} waits: it may come to {cost}{over}. Nothing was done yet; run the line again with -y."
 
     def __repr__(self) -> str:
@@ -156,12 +182,18 @@ def start_when_confirmed(session: Session, pipeline: Pipeline, do: partial[Run])
         return do()
     if not is_new and going(graph, {**USUAL, **options}) is not None:
         return do()
-    quote = pipeline.estimate(options["rows"], parameters=parameters, ask=False)
-    cost = None if quote.cost_usd is None else quote.cost_usd.high
-    if cost is not None and cost <= limit:
+    quote = quote_in_time(pipeline.name, graph, options["rows"])
+    if quote.most_usd is not None and quote.most_usd <= limit:
         return do()
-    key = ("run", graph.digest, is_new, *options.values())
-    return session.let_wait(key, Waiting(session, f"A run of {pipeline.name}", quote, cost, do))
+    key = ("run", *as_known(graph), is_new, *options.values())
+    told = quote.estimate or f"{pipeline.name} · {quote.lack}"
+    found = quote.estimate.cost_usd if quote.estimate else None
+    cost = None if found is None else found.high
+    waiting = Waiting(session, f"A run of {pipeline.name}", told, cost, do, is_bound=quote.doubt == 1.0)
+    asked = session.let_wait(key, waiting)
+    if quote.can_be_sharper:
+        sharpen(asked, pipeline.name, graph, options["rows"])
+    return asked
 
 
 def retry_when_confirmed(
@@ -169,12 +201,26 @@ def retry_when_confirmed(
 ) -> Run | Waiting[Run]:
     """Do failed rows again, by an edited graph if there is one, or show what that may cost and let it wait."""
     bound = most_of_retry(run, step, using)
-    if not bound.requests or (bound.cost is not None and bound.cost <= session.settings.confirm_cost_over):
+    if session.is_cheap(bound):
         return do()
     rows, requests = plural(bound.rows, "row"), plural(bound.requests, "request")
-    quote = f"{run.id} · {rows} to be done again · {requests} at most"
+    rest = " · then the run goes on to its end" if run.status().state in UNFINISHED else ""
+    quote = f"{run.id} · {rows} to be done again · {requests} at most{rest}"
     waiting = Waiting(session, f"A retry of {run.id}", quote, bound.cost, do)
     return session.let_wait(("retry", run.id, step, using and using.digest), waiting)
+
+
+def resume_when_confirmed(session: Session, run: Run, do: Callable[[], Run]) -> Run | Waiting[Run]:
+    """Let a run go on, or show what the rest of it may cost and let that wait."""
+    bound = most_of_rest(run)
+    if session.is_cheap(bound):
+        return do()
+    spent = run.status().cost_usd
+    so_far = "" if spent is None else f" · {money(spent)} so far"
+    rows, requests = plural(bound.rows, "row"), plural(bound.requests, "request")
+    quote = f"{run.id}{so_far} · {rows} left · about {requests}, less what is cached"
+    waiting = Waiting(session, f"The rest of {run.id}", quote, bound.cost, do, is_bound=False)
+    return session.let_wait(("resume", run.id), waiting)
 
 
 def ask_when_confirmed(
@@ -183,11 +229,11 @@ def ask_when_confirmed(
     """Preview a graph on n rows (None: all that are pinned), or show what that may cost and let it wait.
 
     Lines of one `key`, the graph and n ask one question: they must do the same.
-    What no price is known for is asked without a word, as long as it is for no more rows than are pinned anyway.
+    What no price is known for is asked without a word, as long as it is for no more rows than a Sample usually has.
     """
     limit = session.settings.confirm_cost_over
     bound = most_of_preview(name, graph, n, enough=limit)
-    is_small = n is None or n <= USUAL_ROWS if bound.cost is None else bound.cost <= limit
+    is_small = bound.rows <= USUAL_ROWS if bound.cost is None else bound.cost <= limit
     if is_small:
         return do()
     requests = plural(bound.requests, "request")

@@ -13,6 +13,7 @@ from distilnb.engine.preview import StepResult, preview_graph, reply_seconds
 from distilnb.engine.quote import StepQuote, quote_task, run_seconds, sum_of
 from distilnb.engine.sample import draw_rows, pinned_sample
 from distilnb.errors import InputError, UnknownStepError, did_you_mean
+from distilnb.rows import Batch
 from distilnb.spec.check import check_graph
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep
@@ -126,21 +127,50 @@ def _record(quote: StepQuote) -> dict[str, Any]:
     return record
 
 
-def make_estimate(pipeline: str, graph: Graph, rows: int | None, n_sample: int, *, ask: bool) -> Estimate:
+def make_estimate(
+    pipeline: str, graph: Graph, rows: int | None, n_sample: int, *, ask: bool, keeps: bool = True
+) -> Estimate:
     """Check a graph and quote what a run of it would ask; `rows` limits each source, as in a start.
 
-    With `ask` the Sample of `n_sample` rows is previewed first, as far as the cache does not hold its replies.
+    With `ask` the Sample of `n_sample` rows is previewed first, as far as the cache does not hold its replies. Unless
+    it `keeps` it, a Sample that was not pinned before is not pinned now.
     """
     check_limit("rows", rows)
     if n_sample < 1:
         raise InputError(f"A sample of {n_sample} rows was asked for.", "Give a number above 0.")
     check_graph(graph)
-    sources = {name: step for name, step in graph.steps.items() if isinstance(step, GeneratorStep)}
-    samples = {name: pinned_sample(pipeline, source, n_sample) for name, source in sources.items()}
-    sampled = {result.name: result for result in preview_graph(graph, samples, asks=ask)}
+    sources = sources_of(graph)
+    samples = {
+        name: pinned_sample(pipeline, source, n_sample, keeps=keeps) for name, source in sources.items()
+    }
     to_run = {name: RowsToRun(*draw_rows(source, rows)) for name, source in sources.items()}
+    return estimate_of(pipeline, graph, samples, to_run, ask=ask)
+
+
+def sources_of(graph: Graph) -> dict[str, GeneratorStep]:
+    """Return the sources of a graph by name."""
+    return {name: step for name, step in graph.steps.items() if isinstance(step, GeneratorStep)}
+
+
+def estimate_of(
+    pipeline: str,
+    graph: Graph,
+    samples: Mapping[str, Batch],
+    to_run: Mapping[str, RowsToRun],
+    *,
+    ask: bool,
+    patience_s: float | None = None,
+    note: str = "",
+) -> Estimate:
+    """Quote a run of a graph by a Sample and rows of each source.
+
+    A step that takes longer than `patience_s` on these rows, by default `PATIENCE_S`, runs on the Sample alone. The
+    `note` says how the rows were come by, where they were not drawn by chance.
+    """
+    sampled = {result.name: result for result in preview_graph(graph, samples, asks=ask)}
     n_rows = sum(taken.n_rows for taken in to_run.values())
-    slow = _too_slow(graph, sampled, n_rows)
+    n_looked = sum(len(taken.batch) for taken in to_run.values())
+    slow = _too_slow(graph, sampled, n_looked, PATIENCE_S if patience_s is None else patience_s)
     outlooks = foresee(graph, sampled, to_run, too_slow=slow)
     quotes, works = [], []
     for name, outlook in outlooks.items():
@@ -149,23 +179,24 @@ def make_estimate(pipeline: str, graph: Graph, rows: int | None, n_sample: int, 
         quotes.append(quote)
         works += of_models
     busy_s = {name: _seconds_each(sampled[name]) * n_rows for name in sampled if name not in outlooks}
+    notes = _notes(sampled, quotes, outlooks, slow)
     data = EstimateData(
         pipeline,
         n_rows,
         tuple(quotes),
         run_seconds(works, busy_s),
-        tuple(_notes(sampled, quotes, outlooks, to_run, slow)),
+        tuple([*notes, note] if note else [*notes, *_drawn(to_run)]),
         any(is_rehearsed(step) for step in graph.steps.values()),
     )
     return Estimate(data)
 
 
-def _too_slow(graph: Graph, sampled: Mapping[str, StepResult], n_rows: int) -> list[str]:
-    """Return the steps that would take too long on all rows, going by the Sample."""
+def _too_slow(graph: Graph, sampled: Mapping[str, StepResult], n_rows: int, patience_s: float) -> list[str]:
+    """Return the steps that would take too long on so many rows, going by the Sample."""
     return [
         name
         for name, step in graph.steps.items()
-        if not isinstance(step, (Task, GeneratorStep)) and _seconds_each(sampled[name]) * n_rows > PATIENCE_S
+        if not isinstance(step, (Task, GeneratorStep)) and _seconds_each(sampled[name]) * n_rows > patience_s
     ]
 
 
@@ -180,10 +211,9 @@ def _notes(
     sampled: Mapping[str, StepResult],
     quotes: Sequence[StepQuote],
     outlooks: Mapping[str, Outlook],
-    to_run: Mapping[str, RowsToRun],
     slow: Sequence[str],
 ) -> list[str]:
-    from distilnb.view.figures import count, money, plural
+    from distilnb.view.figures import money, plural
 
     notes = []
     n_asked = int(sum(result.counts.get("asked", 0) for result in sampled.values()))
@@ -215,9 +245,14 @@ def _notes(
         )
     if slow:
         notes.append(f"{', '.join(slow)} would be slow on all rows and ran on the Sample alone")
-    for name, taken in to_run.items():
-        if len(taken.batch) < taken.n_rows:
-            notes.append(
-                f"of {name}, {count(len(taken.batch))} rows drawn by chance stand for {count(taken.n_rows)}"
-            )
     return notes
+
+
+def _drawn(to_run: Mapping[str, RowsToRun]) -> list[str]:
+    from distilnb.view.figures import count
+
+    return [
+        f"of {name}, {count(len(taken.batch))} rows drawn by chance stand for {count(taken.n_rows)}"
+        for name, taken in to_run.items()
+        if len(taken.batch) < taken.n_rows
+    ]

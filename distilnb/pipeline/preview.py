@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distilnb.engine.asked import cost_usd
@@ -17,6 +18,7 @@ from distilnb.errors import InputError, SpecError, UnknownStepError, did_you_mea
 from distilnb.export.frames import frame_of
 from distilnb.llms.images import shown
 from distilnb.llms.request import Message
+from distilnb.pipeline.below import told_below
 from distilnb.pipeline.timing import Timed
 from distilnb.pipeline.version_list import Versions, find_versions
 from distilnb.pipeline.versions import note_preview, number_all, tasks_of
@@ -42,9 +44,11 @@ class Preview:
         results: Sequence[StepResult],
         sample: dict[str, Batch],
         versions: Mapping[str, int] | None = None,
+        below: str = "",
     ) -> None:
         self._pipeline = pipeline
         self._graph = graph
+        self.below = below  # what the steps below the one previewed will ask of its rows, in words
         self._results = {result.name: result for result in results}
         self._sample = sample
         self._versions = versions or {}
@@ -61,7 +65,9 @@ class Preview:
                 f"There is no step {step!r} in this preview; it has {self.steps}.",
                 did_you_mean(step, self.steps),
             )
-        return Preview(self._pipeline, self._graph, [self._results[step]], self._sample, self._versions)
+        return Preview(
+            self._pipeline, self._graph, [self._results[step]], self._sample, self._versions, self.below
+        )
 
     def _ipython_key_completions_(self) -> list[str]:
         return self.steps
@@ -120,7 +126,7 @@ class Preview:
             replace(describe(self._graph, result, ordinals), version=self._versions.get(result.name))
             for result in self._results.values()
         )
-        return PreviewData(self._pipeline, steps, size)
+        return PreviewData(self._pipeline, steps, size, self.below)
 
     def __repr__(self) -> str:
         return preview_bundle(self.data())["text/plain"]
@@ -130,9 +136,18 @@ class Preview:
 
 
 def run_preview(
-    pipeline: str, graph: Graph, n_rows: int | None, *, show: bool, is_whole: bool = True
+    pipeline: str,
+    graph: Graph,
+    n_rows: int | None,
+    *,
+    show: bool,
+    is_whole: bool = True,
+    below: Callable[[Mapping[str, Batch]], str] | None = None,
 ) -> Preview:
-    """Check a graph and run it on `n_rows` pinned rows (None: all), showing each step as it comes when asked to."""
+    """Check a graph and run it on `n_rows` pinned rows (None: all), showing each step as it comes when asked to.
+
+    `below` tells at the end, of the pinned rows, what steps that are not in the graph will ask.
+    """
     if n_rows is not None and n_rows < 1:
         raise InputError(f"A preview of {n_rows} rows was asked for.", "Give a number above 0.")
     check_graph(graph, is_whole=is_whole)
@@ -155,7 +170,7 @@ def run_preview(
             if show:
                 update(Preview(pipeline, graph, results, samples, versions).data())
     note(pipeline, graph, results)
-    return Preview(pipeline, graph, results, samples, versions)
+    return Preview(pipeline, graph, results, samples, versions, below(samples) if below else "")
 
 
 @contextmanager
@@ -269,8 +284,11 @@ class StepView:
         self, n: int | None = None, *, parameters: Mapping[str, Any] | None = None, show: bool = False
     ) -> Preview:
         """Run the pipeline up to this step on n pinned rows (all that are pinned) and return this step's preview."""
-        graph = with_parameters(self._graph, parameters).keeping(self._up_to_here().steps)
-        return run_preview(self._pipeline, graph, n, show=show, is_whole=False)[self.name]
+        whole = with_parameters(self._graph, parameters)
+        graph = whole.keeping(self._up_to_here().steps)
+        return run_preview(
+            self._pipeline, graph, n, show=show, is_whole=False, below=partial(told_below, whole, self.name)
+        )[self.name]
 
     def prompt(self, row: int | str | Row | None = None) -> Prompt:
         """Return the messages that the step would send for a row, without sending them.

@@ -42,7 +42,7 @@ def start(graph: Graph, *, name: str, text: Callable[[], str], options: dict[str
         run_dir = launch(graph, pipeline=name, text=text, options=options)
     note(name, graph)
     note_run(name, graph, run_dir.run_id)
-    return Run(run_dir, secrets=literal_secrets(graph))
+    return Run(run_dir, secrets=literal_secrets(graph), graph=_small(graph))
 
 
 def going(graph: Graph, options: dict[str, Any]) -> Run | None:
@@ -50,11 +50,16 @@ def going(graph: Graph, options: dict[str, Any]) -> Run | None:
     found = find_running(graph, options)
     if found is None:
         return None
-    run = Run(found, secrets=literal_secrets(graph))
+    run = Run(found, secrets=literal_secrets(graph), graph=_small(graph))
     is_paused = run.status().state == "paused"
     hint = "paused; run.resume() goes on with it" if is_paused else "running already"
     run.note = f"{found.run_id} is {hint}; new=True starts another."
     return run
+
+
+def _small(graph: Graph) -> Graph | None:
+    """Return the graph for the run's pictures, unless many rows would live as long as the handle of the run."""
+    return None if any(rows.is_long for rows in given_rows(graph)) else graph
 
 
 def check_limits(options: dict[str, Any]) -> None:

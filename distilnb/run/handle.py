@@ -24,6 +24,7 @@ from distilnb.export.info import RunInfo, count_edited, count_failures
 from distilnb.rows import Row
 from distilnb.run.picture import RunPicture
 from distilnb.spec.files import PipelineFile
+from distilnb.spec.graph import Graph
 from distilnb.view.actions import run_actions
 from distilnb.view.card import run_card, status_line, status_text
 from distilnb.view.display import Form
@@ -48,12 +49,19 @@ class Run:
     It lives in processes of its own: the kernel may restart, and `dn.attach(run.id)` finds it again.
     """
 
-    def __init__(self, run_dir: RunDir, *, secrets: Mapping[str, str] | None = None, note: str = "") -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        *,
+        secrets: Mapping[str, str] | None = None,
+        note: str = "",
+        graph: Graph | None = None,
+    ) -> None:
         self._dir = run_dir
         self._reader = RunReader(run_dir)
         self._secrets = dict(secrets or {})  # literal keys, for a resume from this kernel
         self.note = note
-        self._picture = RunPicture(self._reader)
+        self._picture = RunPicture(self._reader, graph)
         self._panel: weakref.ref[RunPanel] | None = None  # the last one
 
     @property
@@ -386,18 +394,20 @@ class Run:
         *,
         registry: MutableMapping[str, RunPanel] | None = None,
         form: Form | None = None,
-        before_retry: Callable[[], str] = str,
+        before_retry: Callable[[str | None], str] = lambda step: "",
+        before_resume: Callable[[], str] = str,
     ) -> RunPanel:
         """Return the live panel of the run; panels of one `registry` move instead of being shown twice.
 
-        `form` is "widgets", "html" or "text", else the best here; what `before_retry` says, a retry wants confirmed.
+        `form` is "widgets", "html" or "text", else the best here; what `before_retry` (of a step, or all) and
+        `before_resume` say is to be confirmed by a second press.
         """
         panel = RunPanel(
             self.status,
             self._picture,
             attach_line=f"run {self.id} started · attach from anywhere: %distil attach {self.id}",
-            actions=run_actions(self, before_retry),
-            panes=panes_of(self._reader, self.logs, lambda step: self.retry(step).note),
+            actions=run_actions(self, lambda: before_retry(None), before_resume),
+            panes=panes_of(self._reader, self.logs, lambda step: self.retry(step).note, before_retry),
             registry=registry,
             form=form,
             below=lambda status: trouble_html(self._reader, status),

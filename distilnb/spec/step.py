@@ -277,6 +277,14 @@ class GeneratorStep(Step):
         """Return the number of rows where it is known without reading them all."""
         return None
 
+    def n_bytes(self) -> int | None:
+        """Return the size of all rows in bytes, or more than it, where that is known without reading them."""
+        return None
+
+    def rows_at(self, places: Sequence[int]) -> list[dict[str, Any]] | None:
+        """Return the rows at these places; None for a source that is read from its start only."""
+        return None
+
     def fingerprint(self) -> str:
         """Return what changes when the source's content changes (path, size, time), where that is cheap to know."""
         return ""

@@ -164,6 +164,13 @@ def count_rows_cheaply(files: Sequence[DataFile]) -> int | None:
     return sum(count_rows(file) for file in files)
 
 
+def size_of_texts(files: Sequence[DataFile]) -> int | None:
+    """Return the size of all files in bytes, None where some are packed: their rows are longer than that."""
+    if any(file.format in {"parquet", "arrow"} or file.path.endswith(".gz") for file in files):
+        return None
+    return sum(os.path.getsize(file.path) for file in files)
+
+
 def columns_of(files: Sequence[DataFile]) -> tuple[tuple[str, ...], bool]:
     """Return the columns of the first rows of each file, and whether all these rows have the same ones."""
     names: dict[str, None] = {}

@@ -25,7 +25,14 @@ from distilnb.spec.digest import digest_of
 from distilnb.spec.inline import Inline
 from distilnb.spec.step import GeneratorStep, GeneratorStepOutput, RuntimeParameter
 from distilnb.steps.feeding import in_batches, renamed, up_to
-from distilnb.steps.files import DataFile, columns_of, count_rows_cheaply, find_files, read_files
+from distilnb.steps.files import (
+    DataFile,
+    columns_of,
+    count_rows_cheaply,
+    find_files,
+    read_files,
+    size_of_texts,
+)
 
 Files = str | Path | list[str | Path] | dict[str, "str | Path | list[str | Path]"]
 
@@ -69,6 +76,10 @@ class LoadDataFromDicts(GeneratorStep):
 
     def n_rows(self) -> int | None:
         return self.data.n_rows
+
+    def rows_at(self, places: Sequence[int]) -> list[Row]:
+        rows = self.data.require()
+        return list(renamed((dict(rows[place]) for place in places), self.output_mappings))
 
 
 class LoadDataFromFileSystem(GeneratorStep):
@@ -118,6 +129,12 @@ class LoadDataFromFileSystem(GeneratorStep):
         except (InputError, SpecError):
             return None
         return _least(counted, self.num_examples)
+
+    def n_bytes(self) -> int | None:
+        try:
+            return size_of_texts(self.files())
+        except (InputError, SpecError, OSError):
+            return None
 
     def fingerprint(self) -> str:
         try:

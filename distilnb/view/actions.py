@@ -47,10 +47,12 @@ class Action:
     )
 
 
-def run_actions(run: Controlled, before_retry: Callable[[], str] = str) -> tuple[Action, ...]:
+def run_actions(
+    run: Controlled, before_retry: Callable[[], str] = str, before_resume: Callable[[], str] = str
+) -> tuple[Action, ...]:
     """Return the buttons of a run, each with the method of the same name behind it.
 
-    `before_retry` tells what a retry may cost where that is to be confirmed, else "".
+    `before_retry` and `before_resume` tell what that may cost where it is to be confirmed, else "".
     """
     return (
         Action(
@@ -66,6 +68,7 @@ def run_actions(run: Controlled, before_retry: Callable[[], str] = str) -> tuple
             "Going on.",
             lambda status: status.state == "paused",
             run.resume,
+            warns=before_resume,
         ),
         Action(
             "Stop",

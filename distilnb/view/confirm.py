@@ -23,13 +23,18 @@ class ConfirmBox:
         )
         self.button.on_click(self._press)
         row = ipywidgets.HBox([self.button, self._said])
-        self._parts: list[Any] = [ipywidgets.HTML(html), row]
+        self._html: Any = ipywidgets.HTML(html)
+        self._parts: list[Any] = [self._html, row]
         self._box: Any = ipywidgets.VBox(self._parts)
 
     def view(self) -> dict[str, Any]:
         """Return what makes a front end draw the widgets."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}
         return {"application/vnd.jupyter.widget-view+json": view}
+
+    def tell(self, html: str) -> None:
+        """Show other words above the button."""
+        self._html.value = html
 
     def close(self) -> None:
         """Take the widgets away; they are no longer shown."""

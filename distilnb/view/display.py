@@ -34,6 +34,12 @@ def best_form() -> Form:
     return "html"
 
 
+def import_widgets() -> None:
+    """Import ahead, where widgets will be drawn, what draws the first of them: it takes as long as they do."""
+    if best_form() == "widgets":
+        import ipywidgets  # noqa: F401 - for its side effect: it is loaded
+
+
 def is_kernel() -> bool:
     """Whether this is a notebook's kernel, not a script nor IPython in a terminal."""
     shell = shell_here()

@@ -37,7 +37,8 @@ _VARYING = re.compile(r"""(?<!\w)'[^']*(?:'|$)|(?<!\w)"[^"]*(?:"|$)|\w*\d[\w.]*"
 class Pane:
     """A view that can be chosen in a panel. `html` makes it anew, for one of `choices` where there are some.
 
-    `act` is what a button beside the choice does with it, where the button has a `verb`.
+    `act` is what a button beside the choice does with it, where the button has a `verb`; what `warns` says of a choice
+    is said at a first press, so that only a second one acts.
     """
 
     label: str
@@ -45,14 +46,19 @@ class Pane:
     choices: tuple[str, ...] = ()
     verb: str = ""
     act: Callable[[str], object] | None = None
+    warns: Callable[[str], str] = lambda choice: ""
 
 
 def panes_of(
-    reader: RunReader, logs: Callable[[int], str], retry: Callable[[str | None], object]
+    reader: RunReader,
+    logs: Callable[[int], str],
+    retry: Callable[[str | None], object],
+    before_retry: Callable[[str | None], str] = lambda step: "",
 ) -> tuple[Pane, ...]:
     """Return what can be looked at of a run.
 
-    `logs` returns the last n lines of each of its processes, `retry` does failed rows of a step, or of all, again.
+    `logs` returns the last n lines of each of its processes, `retry` does failed rows of a step, or of all, again;
+    `before_retry` tells what that may cost where it is to be confirmed, else "".
     """
 
     def newest(step: str) -> str:
@@ -74,6 +80,7 @@ def panes_of(
             (*steps, ALL_STEPS),
             "Retry these",
             lambda step: retry(None if step == ALL_STEPS else step),
+            lambda step: before_retry(None if step == ALL_STEPS else step),
         ),
         Pane("Log", lambda _: log_html(logs(LOG_LINES))),
     )

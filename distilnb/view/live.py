@@ -166,6 +166,7 @@ class _PaneChooser:
         self._act.on_click(self._acted)
         self._shown = panel._html()
         self._made_at = 0.0
+        self._warned = ""  # the choice whose warning was said
         self._which.observe(self._changed, names="value")
         self._choice.observe(self._chosen, names="value")
         choosing = kit.HBox([self._which, self._choice, self._act], layout={"flex_flow": "row wrap"})
@@ -197,8 +198,14 @@ class _PaneChooser:
         pane = self._panes.get(self._which.value)
         if pane is None or pane.act is None:
             return
+        choice = self._choice.value or ""
         try:
-            self._panel.say(str(pane.act(self._choice.value or "") or ""))
+            if self._warned != f"{pane.label} {choice}" and (warning := pane.warns(choice)):
+                self._warned = f"{pane.label} {choice}"
+                self._panel.say(f"{warning} Press again to do it.")
+                return
+            self._warned = ""
+            self._panel.say(str(pane.act(choice) or ""))
         except Exception as error:  # noqa: BLE001 - nobody is there to raise to; it is shown beside the buttons
             self._panel.say(f"{pane.verb}: {str(error) or type(error).__name__}")
 

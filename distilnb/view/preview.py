@@ -14,7 +14,7 @@ from distilnb.view.figures import duration, money, plural
 from distilnb.view.html import Bundle, badge, escape, marked, page
 from distilnb.view.looks import FAILED_ROW, PARTIAL_ROW
 from distilnb.view.table import Entry, Limits, table_html, table_text
-from distilnb.view.text import one_line, value_text
+from distilnb.view.text import one_line, value_text, visible
 
 if TYPE_CHECKING:
     from distilnb.llms.request import Message
@@ -83,11 +83,12 @@ class StepPreview:
 
 @dataclass(frozen=True)
 class PreviewData:
-    """The steps of a preview in their order, and the size of the sample."""
+    """The steps of a preview in their order, the size of the sample, and what steps below will ask of it, in words."""
 
     pipeline: str
     steps: tuple[StepPreview, ...]
     sample_size: int
+    below: str = ""
 
 
 def preview_bundle(preview: PreviewData, *, columns: Mapping[str, Sequence[str]] | None = None) -> Bundle:
@@ -95,6 +96,9 @@ def preview_bundle(preview: PreviewData, *, columns: Mapping[str, Sequence[str]]
     chosen = columns or {}
     texts = [_heading(preview)]
     parts = [f"<div><b>{escape(_heading(preview))}</b></div>"]
+    if preview.below:
+        texts.append(visible(f"below: {preview.below}"))
+        parts.append(f'<div class="dnb-muted">below: {escape(preview.below)}</div>')
     for step in preview.steps:
         names = list(chosen.get(step.name) or shown_columns(step))
         entries = _entries(step)

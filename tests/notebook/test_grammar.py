@@ -41,7 +41,7 @@ GRAMMAR: Mapping[str, tuple[str, str]] = {
     "ps": ("", ""),
     "attach": ("RUN?", ""),
     "pause": ("RUN?", ""),
-    "resume": ("RUN?", "--wait"),
+    "resume": ("RUN?", "--wait -y"),
     "stop": ("RUN?", "--wait"),
     "errors": ("RUN?", ""),
     "retry": ("RUN?", "--step --using --param --wait -y"),

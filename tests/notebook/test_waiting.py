@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,7 @@ def test_free_models_are_not_quoted(notebook: Notebook, monkeypatch: pytest.Monk
     def must_not(*_: object, **__: object) -> None:
         raise AssertionError("a quote was made")
 
-    monkeypatch.setattr("distilnb.pipeline.Pipeline.estimate", must_not)
+    monkeypatch.setattr("distilnb.pipeline.quick.quick_quote", must_not)
     monkeypatch.setattr("distilnb.notebook.bounds.preview_graph", must_not)
     assert isinstance(notebook.cell("%distil preview -n 8"), Preview)
     assert isinstance(notebook.cell("%distil run"), Run)
@@ -215,6 +217,112 @@ def test_the_button_of_the_panel_asks_before_a_dear_retry(lab: Notebook) -> None
         assert not run.status().is_ended
 
 
+def test_the_button_beside_the_errors_asks_before_a_dear_retry_too(lab: Notebook) -> None:
+    lab.cell("picky = dn.llm('rehearsal', failure_rate=1.0, max_retries=0, price=(20000, 20000))")
+    lab.cell("slow = dn.llm('rehearsal', latency_s=30)")
+    lab.cell("p = dn.Pipeline('p').from_dicts(rows).generate('pick', '{{ text }}', llm=picky)")
+    run, shown = lab.shown(
+        "p = p.generate('wait', '{{ topic }}', into='w', llm=slow, after='load')\n%distil run p -y"
+    )
+    every = _inside(_widgets()[boxes(shown)[0][WIDGET]["model_id"]])
+    next(one for one in every if "Errors" in getattr(one, "options", ())).value = "Errors"
+    next(one for one in every if "pick" in getattr(one, "options", ())).value = "pick"
+    retry = next(one for one in every if getattr(one, "description", "") == "Retry these")
+    while len(run.errors()) < 8:
+        assert not run.status().is_ended
+    retry.click()
+    assert "retried" not in {event.kind for event in run.events()}
+    told = [one.value for one in every if isinstance(getattr(one, "value", None), str)]
+    assert any("This may come to $640.00. Press again to do it." in text for text in told), told
+    retry.click()
+    while "retried" not in {event.kind for event in run.events()}:
+        assert not run.status().is_ended
+
+
+HALF = """
+slow = dn.llm('rehearsal', latency_s=0.3, max_concurrency=1, price=(20000, 20000), {more})
+half = dn.Pipeline('half', llm=slow).from_dicts(rows).generate('answer', 'Say {{{{ text }}}}')
+"""
+
+
+def stopped_half_way(notebook: Notebook, more: str = "") -> Run:
+    """Return a run that was stopped when one or two of its rows had ended."""
+    notebook.cell(HALF.format(more=more))
+    run = notebook.cell("%distil run half -y")
+    assert isinstance(run, Run)
+    while not run.status().step("answer").ended:
+        assert not run.status().is_ended
+    run.stop()
+    assert run.wait(60).state == "stopped"
+    return run
+
+
+def test_the_rest_of_a_run_that_was_stopped_asks(dear: Notebook) -> None:
+    run = stopped_half_way(dear)
+    left = 8 - run.status().step("answer").ended
+    waiting, shown = dear.shown("%distil resume")
+    assert isinstance(waiting, Waiting)
+    text = visible(shown)
+    assert f"{left} rows left · about {left} requests, less what is cached" in text
+    assert f"The rest of {run.id} waits: it may come to about ${left * 80}.00, more than $1.00" in text
+    assert run.status().state == "stopped"
+    assert dear.cell("%distil resume") is waiting
+    assert dear.cell("%distil resume --wait -y").status().state == "finished"
+
+
+def test_what_is_left_of_a_budget_bounds_the_rest(dear: Notebook) -> None:
+    run = stopped_half_way(dear)
+    spent = run.status().cost_usd
+    assert spent is not None
+    run.adjust(max_cost=spent + 0.5)
+    assert isinstance(dear.cell("%distil resume --wait"), Run)
+    assert run.wait(60).state == "stopped"
+    run.adjust(max_cost=spent + 3)
+    assert isinstance(dear.cell("%distil resume"), Waiting)
+
+
+def test_the_button_of_the_panel_asks_before_a_dear_rest(lab: Notebook) -> None:
+    lab.cell(HALF.format(more=""))
+    run, shown = lab.shown("%distil run half -y")
+    every = _inside(_widgets()[boxes(shown)[0][WIDGET]["model_id"]])
+    while run.status().state != "running":
+        assert not run.status().is_ended
+    run.pause()
+    resume = next(one for one in every if getattr(one, "description", "") == "Resume")
+    while resume.disabled:
+        assert not run.status().is_ended
+    resume.click()
+    told = [one.value for one in every if isinstance(getattr(one, "value", None), str)]
+    assert any("Press again to do it." in text for text in told), told
+    assert run.status().state == "paused"
+    resume.click()
+    while run.status().state == "paused":
+        pass
+    assert not run.status().is_ended
+
+
+def test_a_retry_of_a_run_that_was_stopped_is_quoted_with_the_rest_of_it(dear: Notebook) -> None:
+    run = stopped_half_way(dear, "failure_rate=1.0, max_retries=0")
+    n_failed = run.status().step("answer").failed
+    assert n_failed
+    waiting, shown = dear.shown("%distil retry")
+    assert isinstance(waiting, Waiting)
+    text = visible(shown)
+    assert "8 rows to be done again · 8 requests at most · then the run goes on to its end" in text
+    assert "it may come to up to $640.00" in text
+
+
+def test_a_run_of_free_models_goes_on_without_a_word(notebook: Notebook) -> None:
+    notebook.cell("free = dn.llm('rehearsal', latency_s=0.3, max_concurrency=1)")
+    notebook.cell("p = dn.Pipeline('p', llm=free).from_dicts(rows).generate('answer', 'Say {{ text }}')")
+    run = notebook.cell("%distil run p")
+    while not run.status().step("answer").ended:
+        assert not run.status().is_ended
+    run.stop()
+    run.wait(60)
+    assert isinstance(notebook.cell("%distil resume --wait"), Run)
+
+
 def _inside(widget: Any) -> list[Any]:
     return [widget, *(one for child in getattr(widget, "children", ()) for one in _inside(child))]
 
@@ -236,6 +344,13 @@ def test_a_model_without_a_price_is_previewed_on_few_rows_only(notebook: Noteboo
         "dn.Pipeline('o', llm=odd).from_dicts(rows).generate(prompt='{{ text }}').graph"
     )
     assert most_of_preview("o", graph, 5, enough=1) == (None, 5, 5)
+    notebook.cell("big = dn.Pipeline('o', llm=odd).from_dicts(rows)")
+    notebook.cell("big.sample.add(0, 1, 2, 3, 4, 5, 6, 7)")
+    assert most_of_preview("o", graph, None, enough=1) == (None, 8, 8)
+    notebook.cell("big = big.generate('a', '{{ text }}')\nbig['a'].version")
+    notebook.cell("big = big.generate('a', 'Now {{ text }}')\nbig['a'].version")
+    for line in ("%distil preview", "%distil diff a@1 a@2", "%distil sample check"):
+        assert isinstance(notebook.cell(line), Waiting), line
     notebook.cell("o = dn.Pipeline('o', llm=odd).from_dicts(rows).generate(prompt='{{ text }}')")
     assert isinstance(notebook.cell("%distil preview -n 6"), Waiting)
     assert isinstance(notebook.cell("%distil run"), Waiting)
@@ -366,3 +481,72 @@ def test_a_comparison_in_text_shows_each_row_once(dear: Notebook) -> None:
     assert "vote with .vote(" in text
     for row in found.rows:
         assert text.count(f"row {row} · ") == 1
+
+
+MANY = "many = dn.Pipeline('many', llm=usual).from_dicts([{'text': f'word {i}'} for i in range(3000)])"
+
+
+def until_sharp(waiting: Any) -> None:
+    """Wait for the thread that looks at more rows."""
+    for thread in threading.enumerate():
+        if thread.name == "distilnb-quote":
+            thread.join(60)
+    assert not waiting.is_looked_into
+
+
+def test_a_question_about_many_rows_is_there_at_once_and_its_quote_gets_sharper(lab: Notebook) -> None:
+    lab.cell(f"usual = dear\n{MANY}.generate('answer', 'Say {{{{ text }}}}')\nmany.preview()")
+    waiting, shown = lab.shown("%distil run many")
+    assert isinstance(waiting, Waiting)
+    assert "a quick quote: 1,000 rows stand for 3,000" in visible(shown)
+    until_sharp(waiting)
+    assert "a quick quote" not in repr(waiting.quote)
+    assert waiting.quote["answer"].cached == 5
+    box = _widgets()[boxes(shown)[0][WIDGET]["model_id"]]
+    assert "2,995" in box.children[0].value
+    assert "a quick quote" not in box.children[0].value
+    button(boxes(shown)[0]).click()
+    assert [one.status().pipeline for one in runs()] == ["many"]
+
+
+def test_many_rows_that_cost_little_start_at_once(notebook: Notebook) -> None:
+    notebook.cell("usual = dn.llm('rehearsal', price=(0.01, 0.01))")
+    notebook.cell(f"{MANY}.generate('answer', 'Say {{{{ text }}}}')\nmany.preview()")
+    assert isinstance(notebook.cell("%distil run many"), Run)
+
+
+def test_a_quote_that_takes_long_is_asked_without(dear: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    quick = importlib.import_module("distilnb.pipeline.quick")
+    monkeypatch.setattr(quick, "quick_quote", lambda *_: free.wait(60))
+    monkeypatch.setattr("distilnb.notebook.quoting.PATIENCE_S", 0.01)
+    dear.cell("prefs.preview()")
+    waiting, shown = dear.shown("%distil run")
+    free.set()
+    assert "its quote takes longer than a cell should" in visible(shown)
+    assert "it may come to a cost that is not known" in visible(shown)
+    until_sharp(waiting)
+    assert isinstance(waiting.quote, Estimate)
+    assert "it may come to up to $" in repr(waiting)
+
+
+def test_a_source_that_cannot_be_counted_asks_and_says_why(dear: Notebook) -> None:
+    dear.cell(
+        "@dn.step(outputs=['text'], step_type='generator')\n"
+        "def source(offset: int = 0):\n"
+        "    yield [{'text': 'a'}], True\n"
+        "some = (dn.Pipeline('some', llm=dear) >> source()).generate('answer', 'Say {{ text }}')"
+    )
+    _, shown = dear.shown("%distil run some")
+    assert "the rows of source cannot be counted without reading them all: %distil estimate does" in visible(
+        shown
+    )
+
+
+def test_the_same_question_asked_again_has_the_newest_quote(dear: Notebook) -> None:
+    waiting, shown = dear.shown("%distil run")
+    assert "a cost that is not known" in visible(shown)
+    dear.cell("%distil preview -y")
+    again, shown = dear.shown("%distil run")
+    assert again is waiting
+    assert "it may come to up to $" in visible(shown)
