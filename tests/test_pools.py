@@ -193,6 +193,35 @@ def test_limits_are_each_members_own_and_can_be_changed_by_its_place(server: Moc
     assert run.wait(PATIENCE_S).state == "finished"
 
 
+def test_models_within_models_are_limited_by_the_paths_of_their_parameters(server: MockLLM) -> None:
+    inner = LLMPool(llms=[model(server, "b"), model(server, "c")])
+    mixture = MixtureOfAgentsLLM(aggregator_llm=model(server, "d"), proposers_llms=[model(server, "e")])
+    p = asks(LLMPool(llms=[model(server, "a"), inner, mixture]), k=1, n_rows=400)
+    run = p.start(new=True)
+    names = [
+        "answer.llm.0",
+        "answer.llm.1.0",
+        "answer.llm.1.1",
+        "answer.llm.2.aggregator_llm",
+        "answer.llm.2.proposers_llms.0",
+    ]
+    try:
+        assert list(run.status().limits.models) == names
+
+        def changed(place: str, value: int) -> list[str]:
+            models = run.adjust(place, max_concurrency=value).limits.models
+            return [name for name in names if models[name]["max_concurrency"] == value]
+
+        assert changed("answer.llm.1.1", 3) == names[2:3]
+        assert changed("answer.llm.llms.1.llms.1", 4) == names[2:3]
+        assert changed("answer.llm.1", 5) == names[1:3]
+        assert changed("answer.llm.2.proposers_llms", 6) == names[4:]
+        assert changed("answer", 7) == names
+    finally:
+        run.abort()
+        run.wait(PATIENCE_S)
+
+
 def test_pools_stand_in_lists_of_models_and_in_files(server: MockLLM, tmp_path: Any) -> None:
     pipeline = asks([pool_of(server, "ab"), model(server, "c")], k=2, n_rows=5)
     assert all({"c"} < set(models) <= {"a", "b", "c"} for models in models_of_join(done(pipeline)))

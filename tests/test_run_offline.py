@@ -195,6 +195,19 @@ def test_a_parked_run_is_killed_with_its_kernel_and_collected_by_a_new_process(
     assert [job["n"] for job in server.jobs()] == [12]
 
 
+def test_a_run_that_left_its_job_says_so_until_another_run_has_collected_it(server: MockLLM) -> None:
+    first = parked(pipeline())
+    first.stop()
+    ended(first)
+    assert [job.id for job in first.status().jobs] == [server.jobs()[0]["id"]]
+    second = parked(pipeline(), new=True)
+    assert "left with the provider" in repr(first)
+    collected(server, second)
+    assert answered(second) == 12
+    assert first.status().jobs == ()
+    assert "left with the provider" not in repr(first)
+
+
 @pytest.mark.parametrize("victim", ["ask_worker", "runner"])
 def test_whoever_is_killed_while_a_job_is_parked_it_is_handed_over_once(server: MockLLM, victim: str) -> None:
     run = parked(pipeline())

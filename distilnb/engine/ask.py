@@ -34,6 +34,7 @@ from distilnb.engine.asked import (
 from distilnb.engine.attempts import CacheMode, find_bought, notes_to_keep
 from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate, longest_of
 from distilnb.engine.cache import Key, ReplyCache
+from distilnb.engine.groups import groups_of
 from distilnb.engine.inquiry import NOTHING_USED, Inquiry, Used, as_replies, voices_of
 from distilnb.engine.lookup import look_up
 from distilnb.engine.models import Models
@@ -263,12 +264,9 @@ class Asker:
         if missing and self.jobs is not None and wanted.asks[0].llm.goes_by_batch:
             inquiry.replies.update(await self._await_jobs(self.jobs, errand, missing, tally))
             return
-        keys = [*missing]
-        size = wanted.asks[0].llm.max_n or len(keys)
-        while (
-            keys
-        ):  # what one request brings is kept before the next is sent: a stop or a kill loses none of it
-            part, keys = keys[:size], keys[size:]
+        # What one request brings is kept before the next is sent: a stop or a kill loses none of it.
+        indices = {key: ask.index for key, ask in missing.items()}
+        for part in groups_of(indices, wanted.asks[0].llm.max_n):
             request = for_missing([missing[key] for key in part])
             bought = await self._buy(errand, wanted, request, part, tally)
             inquiry.replies.update(bought)
@@ -352,7 +350,9 @@ class Asker:
         self._in_flight.setdefault(missing[0], None)  # those who ask after a failure may be several
         tally.n_bought += 1
         try:
-            async with caller.asking(request, before=lambda: self._before(request, tally, sending)) as answer:
+            async with caller.asking(
+                request, before=partial(self._before, request, tally, sending)
+            ) as answer:
                 pairs = list(zip(missing, answer.replies, strict=False))
                 used = Used(voice.price, usage_of(voice.llm, request, answer.replies[: len(missing)]))
                 self._longest_reply = max(self._longest_reply, longest_of(voice.llm, request, used.usage))
@@ -401,7 +401,9 @@ class Asker:
             awaited = self._in_flight[key] = asyncio.get_running_loop().create_future()
         await asyncio.wait([awaited])
 
-    async def _before(self, request: Request, tally: Tally, sending: Sending) -> None:
+    async def _before(
+        self, request: Request, tally: Tally, sending: Sending, *, is_further: bool = False
+    ) -> None:
         """Decide, whenever a request has its slot, whether it may be sent."""
         if self._is_stopped:
             raise NotStarted
@@ -416,6 +418,7 @@ class Asker:
         if self._is_stopped:  # meanwhile: a stop ends a pause
             raise NotStarted
         tally.n_sent += 1
+        tally.n_further += is_further
         if not sending.waits_for_job:
             self._flying[id(sending)] = sending.step
 

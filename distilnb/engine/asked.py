@@ -63,10 +63,9 @@ class Tally:
     """Counts the requests that one row cost."""
 
     n_sent: int = 0
-    lost: list[Used] = field(
-        default_factory=list
-    )  # what requests took that then failed: no reply tells of it
+    lost: list[Used] = field(default_factory=list)  # by requests that then failed: no reply tells of it
     n_bought: int = 0  # requests, however often each was sent
+    n_further: int = 0  # of those sent, those that repeat no failure (`Before`)
     n_found: int = 0  # requests whose replies a killed process of this run has bought
     n_reasked: int = 0
 
@@ -174,7 +173,7 @@ def account(inquiry: Inquiry, tally: Tally) -> Asked:
         brought=tuple(replies.values()),
         brought_by=tuple([inquiry.asks[key] for key in replies]),
         n_asked=tally.n_sent + tally.n_found,
-        n_retries=max(0, tally.n_sent - tally.n_bought),
+        n_retries=max(0, tally.n_sent - tally.n_bought - tally.n_further),
         n_reasked=tally.n_reasked,
         n_stood_in=len(why_stood_in),
         why_stood_in=why_stood_in[0] if why_stood_in else "",

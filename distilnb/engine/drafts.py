@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeAlias
 
@@ -186,16 +186,3 @@ def _raise_in(waiter: asyncio.Future[Ending], error: Exception) -> None:
     if not waiter.done():
         waiter.set_exception(error)
         waiter.exception()  # a row that was cancelled does not fetch it, and asyncio would complain
-
-
-def groups_of(missing: Mapping[Key, int], max_n: int | None) -> Iterator[list[Key]]:
-    """Yield the missing keys, whose numbers rise, in groups that one request brings: neighbours, at most `max_n`."""
-    part: list[Key] = []
-    for key, index in missing.items():
-        is_next = part and index == missing[part[-1]] + 1
-        if part and (not is_next or len(part) == max_n):
-            yield part
-            part = []
-        part.append(key)
-    if part:
-        yield part

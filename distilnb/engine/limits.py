@@ -131,13 +131,18 @@ def _checked(name: str, value: object, *, may_lift: bool) -> Number | None:
 
 
 def _steps_of(plan: Plan, step: str | None, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the places of the models that a step asks, or of the one named by its place, and wherever else these are
-    asked; all, without a name.
+    """Return the places of the models that a step asks, or of those at a place, and wherever else these are asked; all,
+    without a name.
     """
     if step is None:
         return sorted(models)
     known = [name for stage in plan.stages for name in stage.steps]
-    numbers = {model["number"] for place, model in models.items() if step in (place, _step_at(place, models))}
+    path = step.replace(".llms.", ".")  # as parameters may be written too
+    numbers = {
+        model["number"]
+        for place, model in models.items()
+        if path in (place, _step_at(place, models)) or place.startswith(f"{path}.")
+    }
     if step not in known and not numbers:
         raise UnknownStepError(f"There is no step {step!r}; the run has {known}.", did_you_mean(step, known))
     if not numbers:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distilnb.engine.asked import JobLeft, Tally
 from distilnb.engine.cache import Key, ReplyCache
-from distilnb.engine.drafts import Draft, Ending, JobView, Watch, groups_of
+from distilnb.engine.drafts import Draft, Ending, JobView, Watch
+from distilnb.engine.groups import groups_of
 from distilnb.engine.jobs import GOING, JobRecord, JobStore
 from distilnb.engine.keeping import Keeper, Pauses
 from distilnb.engine.together import either
@@ -145,7 +146,7 @@ class OfflineJobs:
         found: dict[Key, Reply] = {}
         refusals: list[tuple[Request, ModelError]] = []
         n_failed = n_empty = 0
-        is_again = False
+        is_again = is_further = False
         while missing := [key for key in asks if key not in found]:
             if self._stopped.is_set():
                 raise JobLeft
@@ -165,7 +166,8 @@ class OfflineJobs:
                 await before(replace(request, n=sum(map(len, parts))))
                 tally.n_sent += len(parts) - 1
                 tally.n_bought += 0 if is_again else len(parts)  # what follows is sent for what has failed
-                is_again = True
+                tally.n_further += len(parts) if is_further else 0
+                is_again, is_further = True, False
             for part in parts:
                 one = for_missing([replace(asks[key], request=sent) for key in part])
                 endings.append((part, self._add(account, one, part, replaces=replaces)))
@@ -183,6 +185,7 @@ class OfflineJobs:
                     raise _nothing(llm, account)
             elif parts and sent.mode and account.ladder.may_refuse(sent, failure):
                 refusals.append((sent, failure))
+                is_further = True
             else:
                 n_failed += 1
                 if failure.fatal or not failure.retryable or n_failed >= TRIES:

@@ -10,6 +10,7 @@ from distilnb.engine.ending import read_end, what_ails
 from distilnb.engine.events import Event
 from distilnb.engine.failures import unpack_failure
 from distilnb.engine.journal import JournalReader
+from distilnb.engine.left_jobs import jobs_of
 from distilnb.engine.limits import RunLimits
 from distilnb.engine.lineage import Lineage
 from distilnb.engine.plan import Plan, Stage
@@ -22,7 +23,6 @@ from distilnb.engine.status import (
     RunState,
     RunStatus,
     StepStatus,
-    read_jobs,
 )
 from distilnb.engine.tracing import Trace, went_on_facts
 from distilnb.engine.traffic import in_flight, refusals
@@ -184,7 +184,7 @@ class RunReader(Window):
             notes=notes,
             ran_s=facts.get("ran_s", 0.0),
             refusals=refusals(facts),
-            jobs=read_jobs(facts) if state != "finished" else (),
+            jobs=jobs_of(facts, state),
             **common,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from distilnb.engine.apply import check_row
 from distilnb.llms.base import LLM
@@ -38,8 +38,16 @@ def model_of(task: Task) -> LLM:
 
 
 def senders_of(task: Task) -> dict[str, LLM]:
-    """Return the models that send for a task, by their place: the step's name where there is one, else a path."""
+    """Return the models that send for a task, by their place: the step's name where there is one, else a path.
+
+    Paths are those of parameters: `answer.llm.1`, of a pool that is the first member of a pool `answer.llm.0.1`.
+    """
     llm = model_of(task)
+    return dict(_senders_at(f"{task.name}.llm", llm)) if llm.members else {task.name: llm}
+
+
+def _senders_at(place: str, llm: LLM) -> Iterator[tuple[str, LLM]]:
     if not llm.members:
-        return {task.name: llm}
-    return {f"{task.name}.llm.{number}": one for number, one in enumerate(llm.senders())}
+        yield place, llm
+    for name, member in llm.members_at():
+        yield from _senders_at(f"{place}.{name}", member)

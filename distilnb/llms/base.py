@@ -126,6 +126,15 @@ class LLM(Spec):
         """The models that this one is made of, and has ask in its place; none for a model that sends by itself."""
         return ()
 
+    def members_at(self) -> Iterator[tuple[str, LLM]]:
+        """Yield the members with their places, as parameter paths name them."""
+        for field in type(self).model_fields if self.members else ():
+            value, lead = getattr(self, field), "" if field in self.shorthand else f"{field}."
+            if isinstance(value, LLM):
+                yield field, value
+            elif isinstance(value, (list, tuple)):
+                yield from ((f"{lead}{n}", one) for n, one in enumerate(value) if isinstance(one, LLM))
+
     def parts(self, request: Request, repeat: int = 0) -> list[Part[LLM]]:
         """Return who gives each reply to a request; `repeat` is how many equal ones of its step came before it."""
         return [Ask(self, request, request.first + index) for index in range(request.n)]

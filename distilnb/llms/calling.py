@@ -8,10 +8,10 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distilnb.errors import MalformedReplyError, ModelError, RateLimitError, RequestTimeoutError
 from distilnb.llms.fitting import asked_again
@@ -19,14 +19,12 @@ from distilnb.llms.images import IMAGE_TOKENS, images_in, shown
 from distilnb.llms.ladder import Ladder, Modes, no_modes
 from distilnb.llms.limits import Gate
 from distilnb.llms.parts import Consulted, Part, consult
-from distilnb.llms.request import Answer, Client, Message, Reply, Request
+from distilnb.llms.request import Answer, Before, Client, Message, Reply, Request
 from distilnb.llms.resting import Rest
 from distilnb.llms.shape import ReplyShape
 
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, RetryCallState
-
-Before: TypeAlias = Callable[[], Awaitable[None]]
 
 FIRST_WAIT_S = (0.05, 0.5)  # before a retry; the upper end doubles with each
 LONGEST_WAIT_S = 8.0
@@ -153,7 +151,7 @@ class Caller:
         replies = answer.replies
         n_empty = 0 if replies else 1
         while len(replies) < request.n and n_empty < MAX_EMPTY_ANSWERS:
-            await self._call_before(before)
+            await self._call_before(before, is_further=True)
             rest = replace(request, n=request.n - len(replies), first=request.first + len(replies))
             more = await self._persist(rest, before)
             n_empty = 0 if more.replies else n_empty + 1
@@ -197,11 +195,11 @@ class Caller:
             raise
         await self._call_before(before)
 
-    async def _call_before(self, before: Before | None) -> None:
+    async def _call_before(self, before: Before | None, *, is_further: bool = False) -> None:
         if before is None:
             return
         try:
-            await before()
+            await before(is_further=is_further)
         except BaseException:
             self.gate.leave()
             raise
@@ -235,7 +233,7 @@ class Caller:
         failures: list[tuple[Request, ModelError]] = []
         for sent in self._ladder.requests(request):
             if failures and before is not None:
-                await before()
+                await before(is_further=True)
             try:
                 answer = await self._send_once(sent)
             except ModelError as error:

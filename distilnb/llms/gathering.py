@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from distilnb.errors import MalformedReplyError, ModelError
-from distilnb.llms.calling import Asking, Before, Caller, Waits
+from distilnb.llms.calling import Asking, Caller, Waits
 from distilnb.llms.limits import Gate
-from distilnb.llms.request import Answer, Client, Request
+from distilnb.llms.request import Answer, Before, Client, Request
 
 MAX_FAILED_ALONE = (
     2  # texts that are answered wrongly by themselves, with no right answer: then the rest is given up
@@ -185,7 +185,7 @@ class _Parcel:
     def note_sending(self, waiting: set[asyncio.Task[object] | None]) -> Before:
         """Return what is called when the parcel has its slot: a stop lets what is sent come to its end."""
 
-        async def sending() -> None:
+        async def sending(*, is_further: bool = False) -> None:
             for share in self.shares:
                 waiting.discard(share.task)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol, TypeAlias
@@ -69,6 +69,16 @@ class Answer:
     replies: tuple[Reply, ...]
     request_id: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Before(Protocol):
+    """Awaited whenever a request is about to be sent.
+
+    `is_further` says that it repeats no failure: another way to force the shape was refused, or a server has left
+    replies out.
+    """
+
+    def __call__(self, *, is_further: bool = False) -> Awaitable[None]: ...
 
 
 class Client(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import ClassVar
 
@@ -182,5 +183,32 @@ def test_what_one_request_of_several_has_brought_is_kept_before_the_next(tmp_pat
         await asking
         [asked] = ended
         assert (len(asked.replies), asked.n_asked, asked.n_retries) == (3, 1, 0)
+
+    asyncio.run(run())
+
+
+def test_replies_that_are_no_neighbours_are_asked_for_apart_for_each_has_the_seed_of_its_place(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        asker, ended = asker_in(tmp_path), list[Asked]()
+        asking = ask(asker, 3, ended)
+        await settle()
+        answer_next()
+        await asking
+        db = sqlite3.connect(tmp_path / "replies.sqlite")
+        with db:  # of the three only the second stays
+            db.execute("DELETE FROM replies WHERE rowid != (SELECT rowid FROM replies LIMIT 1 OFFSET 1)")
+        db.close()
+        asking = ask(asker, 3, ended)
+        await settle()
+        assert [(request.first, request.n) for request, _ in SlowClient.open] == [(0, 1)]
+        answer_next()
+        while not SlowClient.open:
+            await asyncio.sleep(0)
+        assert [(request.first, request.n) for request, _ in SlowClient.open] == [(2, 1)]
+        answer_next()
+        await asking
+        assert [len(asked.replies) for asked in ended] == [3, 3]
 
     asyncio.run(run())

@@ -139,9 +139,10 @@ def test_before_is_awaited_for_every_sending_and_may_call_it_off() -> None:
     client = Picky(native=NO)
     calls = 0
 
-    async def before() -> None:
+    async def before(*, is_further: bool = False) -> None:
         nonlocal calls
         calls += 1
+        assert is_further is (calls == 2)  # no failure is repeated
         if calls == 2:
             raise KeyError("enough")
 
