@@ -1,11 +1,13 @@
 """Local models through the model host beside the bare library called by hand, on the same prompts.
 
-    python -m benchmarks.engines transformers MODEL_FOLDER
-    python -m benchmarks.engines gguf MODEL.gguf
-    python -m benchmarks.engines vllm MODEL_FOLDER
+    python -m benchmarks.engines model FOLDER               # writes the tests' tiny model, for all three
+    python -m benchmarks.engines transformers FOLDER
+    python -m benchmarks.engines gguf FOLDER/tiny.gguf
+    python -m benchmarks.engines vllm FOLDER
 
-Both are measured in turn, in processes that hold the model already. On a busy machine the processor's seconds tell more
-than the clock's: they are of the bare process, and of host and client together.
+Both are measured in pairs, in turn first, in processes that hold the model already; a ratio is that of one pair, and
+what is told is the median of the ratios, with their range. On a busy machine the processor's seconds tell more than
+the clock's: they are of the bare process and what it started, and of host, what that started, and client together.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import NamedTuple
@@ -30,6 +32,7 @@ from distilnb.llms.local import LocalLLM
 from distilnb.llms.request import Request
 
 BATCH = 32
+BAR = 0.95
 VLLM = {"enforce_eager": True, "max_model_len": 512, "max_num_seqs": BATCH, "enable_prefix_caching": True}
 Prompts = list[str]
 
@@ -156,42 +159,79 @@ def hosted(llm: LocalLLM, prompts: Prompts) -> Took:
     return Took(n_tokens, time.perf_counter() - began, both_s() - began_cpu)
 
 
-def main() -> None:
-    """Measure, and print the ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("kind", choices=sorted(BARE))
-    parser.add_argument("path")
-    parser.add_argument("--prompts", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
-    prompts = [f"Name {n} uses of argon, and say why." for n in range(options.prompts)]
+def measure(kind: str, path: str, *, n_prompts: int, limit: int, n_pairs: int) -> None:
+    """Measure pairs, and print them and their ratios."""
+    prompts = [f"Name {n} uses of argon, and say why." for n in range(n_prompts)]
     mine, theirs = get_context("spawn").Pipe()
-    arguments = (options.kind, options.path, options.tokens, theirs)
-    bare = get_context("spawn").Process(
-        target=serve_bare, args=arguments
-    )  # not a daemon: vLLM starts processes
-    bare.start()
-    llm = model_of(options.kind, options.path, options.tokens)
+    bare = get_context("spawn").Process(target=serve_bare, args=(kind, path, limit, theirs))
+    bare.start()  # not a daemon: vLLM starts processes
+    llm = model_of(kind, path, limit)
     llm.ask("warm up")
-    hosted(llm, prompts[:BATCH])
-    wall, cpu = [], []
-    for run in range(options.runs):
+
+    def by_hand() -> Took:
         mine.send(prompts)
-        by_hand: Took = mine.recv()
-        through = hosted(llm, prompts)
-        wall.append((through.tokens / through.wall_s) / (by_hand.tokens / by_hand.wall_s))
-        cpu.append((through.tokens / through.cpu_s) / (by_hand.tokens / by_hand.cpu_s))
-        print(f"{run}: by hand {by_hand}, through the host {through}")
+        took: Took = mine.recv()
+        return took
+
+    hosted(llm, prompts)  # a whole pass of both that does not count
+    by_hand()
+    pairs: list[tuple[Took, Took]] = []
+    for number in range(n_pairs):
+        if number % 2:
+            through, bare_took = hosted(llm, prompts), by_hand()
+        else:
+            bare_took, through = by_hand(), hosted(llm, prompts)
+        pairs.append((bare_took, through))
+        print(f"{number + 1}: by hand {_told(bare_took)}; through the host {_told(through)}", flush=True)
     mine.send(None)
     bare.join()
     unload_hosts(llm.host().place())
-    print(
-        f"tokens a second, host / by hand, median of {options.runs}: {statistics.median(wall):.2f} by the clock,"
+    wall = [(t.tokens / t.wall_s) / (b.tokens / b.wall_s) for b, t in pairs]
+    cpu = [(t.tokens / t.cpu_s) / (b.tokens / b.cpu_s) for b, t in pairs]
+    own = [b.tokens / b.wall_s for b, _ in pairs]
+    print(f"{kind}: tokens a second, through the host / by hand, {n_pairs} pairs of {n_prompts} prompts")
+    print(f"  by the clock            {_spread(wall)}  bar {BAR}: {_verdict(wall)}")
+    print(f"  by the processors' time {_spread(cpu)}  bar {BAR}: {_verdict(cpu)}")
+    print(f"  by hand alone differed by {max(own) / min(own) - 1:.0%} between its passes")
+
+
+def _told(took: Took) -> str:
+    return f"{took.tokens} tokens, {took.wall_s:.2f} s, {took.cpu_s:.2f} s of processors"
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+def _verdict(ratios: Sequence[float]) -> str:
+    return "met" if statistics.median(ratios) >= BAR else "missed"
+
+
+def write_model(path: str) -> None:
+    """Write the tests' tiny model into a folder, and its GGUF file beside the weights."""
+    from pathlib import Path
+
+    from tests.llms.engines.tiny_model import make_tiny_model, write_gguf
+
+    write_gguf(make_tiny_model(Path(path)), Path(path) / "tiny.gguf")
+
+
+def main() -> None:
+    """Measure one library, or write the model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    print(f"{statistics.median(cpu):.2f} by the processors' time")
+    parser.add_argument("kind", choices=[*sorted(BARE), "model"])
+    parser.add_argument("path")
+    parser.add_argument("--prompts", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--pairs", type=int, default=7)
+    options = parser.parse_args()
+    if options.kind == "model":
+        write_model(options.path)
+    else:
+        sizes = {"n_prompts": options.prompts, "limit": options.tokens, "n_pairs": options.pairs}
+        measure(options.kind, options.path, **sizes)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,9 @@ _SHARED = (
     Sign(TOO_FAST, on(429)),
     Sign(TOO_SLOW, on(408)),
     Sign(FAILED, on(409, 425)),
+    Sign(
+        INVALID, on(500), words=r"validation errors?:.{0,100}'loc': \('body'"
+    ),  # so says llama.cpp's in Python
 )
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from distilnb.errors import RefusedRequestError
+from distilnb.errors import ContextLengthError, RefusedRequestError
 from distilnb.llms.magpie import RAW
 from distilnb.llms.request import Message
 from distilnb.llms.shape import PROMPT, ReplyShape
@@ -182,9 +182,17 @@ def _text_of(content: object) -> str:
     return "".join(str(part.get("text", "")) for part in parts)
 
 
-def too_long(n_tokens: int, n_context: int) -> RefusedRequestError:
-    """Make the error for a prompt that leaves no room for a reply."""
+def refusal(library: str, error: Exception) -> RefusedRequestError:
+    """Make the error for a request that the library cannot take: a parameter of another type, out of its range."""
     return RefusedRequestError(
+        f"{library} refused the request: {error}",
+        "Change what the message names in the step or its model.",
+    )
+
+
+def too_long(n_tokens: int, n_context: int) -> ContextLengthError:
+    """Make the error for a prompt that leaves no room for a reply."""
+    return ContextLengthError(
         f"The prompt has {n_tokens} tokens; the context of the model has {n_context}, reply included.",
         "Shorten the prompt, or choose a model with a longer context.",
     )

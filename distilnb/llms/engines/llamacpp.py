@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Mapping, Sequence
+from ctypes import ArgumentError
 from typing import Any
 
 from distilnb.errors import ModelError, RefusedRequestError
@@ -15,6 +17,7 @@ from distilnb.llms.engines.base import (
     Completed,
     Completion,
     raw_text,
+    refusal,
     stops_of,
     text_messages,
     too_long,
@@ -67,7 +70,8 @@ class LlamaCppEngine(BatchingEngine):
                 results.append(self._complete(ask))
             except ModelError as error:
                 results.append(error)
-            except ValueError as error:  # the library's word for a prompt or a grammar that it cannot take
+            # The library's words for a prompt, a grammar, a parameter that it cannot take.
+            except (ValueError, TypeError, ArgumentError) as error:
                 results.append(self._refusal(error))
         return results
 
@@ -132,21 +136,29 @@ class LlamaCppEngine(BatchingEngine):
         from llama_cpp import LlamaGrammar
 
         try:
-            if shape.kind == "json":
-                grammar = LlamaGrammar.from_json_schema(schema_text(shape), verbose=False)
-            else:
-                grammar = LlamaGrammar.from_string(gbnf_of(shape), verbose=False)
+            text = _json_grammar(schema_text(shape)) if shape.kind == "json" else gbnf_of(shape)
         except ModelError:
             raise
         except Exception as error:  # whatever the library raises says that it cannot
             raise RefusedRequestError(f"No grammar can be made of the shape: {error}") from error
-        return {"grammar": grammar}
+        self._check_grammar(text)
+        return {"grammar": LlamaGrammar.from_string(text, verbose=False)}
 
-    def _refusal(self, error: ValueError) -> ModelError:
+    def _check_grammar(self, text: str) -> None:
+        """Raise for a grammar that the library cannot read: to sample by one ends the process."""
+        import llama_cpp
+
+        vocabulary = self.model._model.vocab
+        sampler = llama_cpp.llama_sampler_init_grammar(vocabulary, text.encode(), b"root")
+        if not sampler:
+            raise RefusedRequestError("No grammar can be made of the shape: llama.cpp cannot read it.")
+        llama_cpp.llama_sampler_free(sampler)
+
+    def _refusal(self, error: Exception) -> ModelError:
         words = str(error)
         if "exceed context window" in words:
             return too_long(max(map(int, re.findall(r"\d+", words))), self.model.n_ctx())
-        return RefusedRequestError(f"llama.cpp refused the request: {words}")
+        return refusal("llama.cpp", error)
 
     def _handler_of(self, template: str) -> Any:
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -163,6 +175,19 @@ class LlamaCppEngine(BatchingEngine):
             stop_token_ids=[model.token_eos()],
         )
         return formatter.to_chat_handler()
+
+
+def _json_grammar(schema: str) -> str:
+    """Return the grammar of a JSON schema, as the library makes it, but for what it does not escape: backslashes."""
+    from llama_cpp.llama_grammar import SchemaConverter
+
+    class Converter(SchemaConverter):  # type: ignore[misc]  # the package has no types here
+        def _format_literal(self, literal: str) -> str:
+            return str(super()._format_literal(literal.replace("\\", "\\\\")))
+
+    converter = Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+    converter.visit(converter.resolve_refs(json.loads(schema), "stdin"), "")
+    return str(converter.format_grammar())
 
 
 def _plain_logprobs(told: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

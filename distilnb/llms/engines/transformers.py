@@ -14,6 +14,7 @@ from distilnb.llms.engines.base import (
     Completion,
     cut_at_stop,
     raw_text,
+    refusal,
     stops_of,
     text_messages,
     too_long,
@@ -105,6 +106,8 @@ class TransformersEngine(BatchingEngine):
                 owners += [number] * ask.n
             except ModelError as error:
                 results[number] = error
+            except (TypeError, ValueError) as error:  # a parameter that is none: the others are answered
+                results[number] = refusal("Transformers", error)
         if rows:
             padded = self.tokenizer.pad(
                 {"input_ids": [prompts[owner] for owner in owners]}, padding_side="left", return_tensors="pt"

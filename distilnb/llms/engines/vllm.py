@@ -17,6 +17,7 @@ from distilnb.llms.engines.base import (
     Completion,
     Engine,
     raw_text,
+    refusal,
     stops_of,
     text_messages,
     too_long,
@@ -67,31 +68,46 @@ class VllmEngine(Engine):
                 "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
                 "enable_prefix_caching": True,
                 "enable_log_requests": False,
+                "disable_log_stats": True,  # nobody reads them, and they are counted at every token
                 **{name: value for name, value in named.items() if value is not None},
                 **(settings["extra_kwargs"] or {}),
             },
         )
         self.engine = AsyncLLMEngine.from_engine_args(arguments)
+        self._watch_steps()
         found = self.engine.get_tokenizer()
         self.tokenizer = await found if asyncio.iscoroutine(found) else found
         config = self.engine.model_config
         self._n_context = int(config.max_model_len)
         self._defaults = config.get_diff_sampling_param()
 
+    def _watch_steps(self) -> None:
+        """Have each step of the engine tell that it moves: a request's own output comes at its end only."""
+        processor: Any = getattr(self.engine, "output_processor", None)
+        process: Any = getattr(processor, "process_outputs", None)
+        if process is None:
+            return  # another version: the ends of requests tell
+
+        def process_and_tell(*arguments: Any, **named: Any) -> Any:
+            self.moved()
+            return process(*arguments, **named)
+
+        processor.process_outputs = process_and_tell
+
     async def answer(self, ask: Ask) -> Completed:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._answer(ask), self._loop))
 
     async def _answer(self, ask: Ask) -> Completed:
         prompt = self._prompt(ask)
-        parameters = self._sampling(ask, len(prompt))
         last: Any = None
         name = f"request-{next(self._numbers)}"
         try:
+            parameters = self._sampling(ask, len(prompt))
             async for output in self.engine.generate({"prompt_token_ids": prompt}, parameters, name):
                 self.moved()
                 last = output
-        except ValueError as error:  # its word for a request that it cannot take
-            raise RefusedRequestError(f"vLLM refused the request: {error}") from error
+        except (TypeError, ValueError) as error:  # its words for a request that it cannot take
+            raise refusal("vLLM", error) from error
         completions = [self._completion(ask, one) for one in sorted(last.outputs, key=lambda one: one.index)]
         return Completed(completions, len(prompt))
 

@@ -95,17 +95,24 @@ class HostClient:
             await self._link.close()
 
     async def _ask_in_time(self, link: Link, question: Message) -> Message:
+        asking = asyncio.ensure_future(link.ask(question))
         try:
-            return await asyncio.wait_for(link.ask(question), self.timeout_s)
-        except asyncio.TimeoutError as error:
-            if link.is_open and link.still_s >= STUCK_SHARE * self.timeout_s:
+            await asyncio.wait([asking], timeout=self.timeout_s)
+            # It is called off only when the host was asked: one that has nothing to do does not tell that it is stuck.
+            if not asking.done() and await link.is_stuck(STUCK_SHARE * self.timeout_s):
                 link.kill_host()
-                raise HostGone(said_bye=False) from error
-            raise RequestTimeoutError(
-                f"{self.spec.label} did not answer within {self.timeout_s:g} s.",
-                "Raise timeout=, or lower max_new_tokens or max_concurrency.",
-                provider=self.provider,
-            ) from error
+                raise HostGone(said_bye=False)
+            if asking.done():
+                return asking.result()
+        finally:
+            if not asking.done():
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+        raise RequestTimeoutError(
+            f"{self.spec.label} did not answer within {self.timeout_s:g} s.",
+            "Raise timeout=, or lower max_new_tokens or max_concurrency.",
+            provider=self.provider,
+        )
 
     def _read(self, message: Message) -> Answer:
         completions = message["completions"]

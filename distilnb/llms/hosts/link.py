@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import Any
 
@@ -45,6 +46,7 @@ class Link:
         self._failure: ModelError | None = None
         self._n_silent = 0
         self._still = (0.0, 0.0)  # how long the engine had not moved, when it was told
+        self._beaten = asyncio.Event()
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -80,6 +82,15 @@ class Link:
         """How long the engine has not moved, although it has something to do."""
         still_s, told_at = self._still
         return still_s + asyncio.get_running_loop().time() - told_at if still_s else 0.0
+
+    async def is_stuck(self, limit_s: float) -> bool:
+        """Whether the engine has not moved for so long, by what the host says next: its last word may be old."""
+        if self.still_s < limit_s:
+            return False
+        self._beaten.clear()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._beaten.wait(), 3 * TICK_S)
+        return self.is_open and self.still_s >= limit_s
 
     def say(self, message: Message) -> None:
         """Send a message; that the host is gone is told to those who wait."""
@@ -136,6 +147,7 @@ class Link:
             self._settle(message["id"], read_error(message, self._provider))
         elif kind == "beat":
             self._still = (message["still_s"], asyncio.get_running_loop().time())
+            self._beaten.set()
         elif kind == "state":
             self.words, self.is_ready = message["what"], message["state"] == "ready"
             if self.is_ready and not self._loaded.done():

@@ -281,6 +281,26 @@ def test_a_host_that_does_nothing_for_the_time_of_a_request_is_replaced(
     assert "hello" in FakeLLM().ask("hello")
 
 
+def test_a_host_is_not_stuck_by_what_it_said_long_ago() -> None:
+    async def main() -> bool:
+        client = FakeLLM().make_client()
+        assert isinstance(client, client_module.HostClient)
+        await client.send(Request(({"role": "user", "content": "hello"},)))
+        link = client._link
+        assert link is not None
+        slow = asyncio.ensure_future(client.send(Request(({"role": "user", "content": "slow " * 8},))))
+        link._still = (0.1, asyncio.get_running_loop().time() - 10.0)
+        assert link.still_s > 10.0
+        is_stuck = await link.is_stuck(5.0)
+        assert not slow.done()
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+        await client.close()
+        return is_stuck
+
+    assert not asyncio.run(main())
+
+
 def test_a_request_that_waits_too_long_in_a_busy_host_times_out() -> None:
     patient = FakeLLM(batch_size=1)  # of the same host: the time of a request is the client's affair
     host = pid_in(patient.ask("hello"))
