@@ -142,8 +142,11 @@ def changes(data: DiffData) -> str:
     if left.seconds is not None and right.seconds is not None:
         told.append(f"latency {duration(left.seconds)} → {duration(right.seconds)}")
     if left.rating is not None and right.rating is not None:
-        of_rows = f" in {plural(left.n_rated, 'row')} rated in both" if left.n_rated < len(data.rows) else ""
-        told.append(f"judge {left.rating:.2g} → {right.rating:.2g}{of_rows} ({data.verdict})")
+        of_rows, verdict = "", data.verdict
+        if left.n_rated < len(data.rows):
+            of_rows = f" in {plural(left.n_rated, 'row')} rated in both"
+            verdict = verdict.removeprefix(f"{plural(left.n_rated, 'row')}: ")  # once is enough
+        told.append(f"judge {left.rating:.2g} → {right.rating:.2g}{of_rows} ({verdict})")
     elif any(_rating_words(row) for row in data.rows):
         told.append("judge: no row is rated in both")
     for word, counts in (

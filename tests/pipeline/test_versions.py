@@ -287,7 +287,7 @@ def test_the_ratings_of_a_difference_are_of_rows_rated_in_both(server: MockLLM) 
     both = frame[frame["right_rating"].notna()]
     assert len(both) == 4
     means = [f"{both[side].mean():.2g}" for side in ("left_rating", "right_rating")]
-    assert f"judge {means[0]} → {means[1]} in 4 rows rated in both (" in repr(found)
+    assert f"judge {means[0]} → {means[1]} in 4 rows rated in both (too few to tell" in repr(found)
 
 
 def test_differences_of_two_steps_or_of_nothing_are_refused(server: MockLLM) -> None:
