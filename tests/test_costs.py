@@ -95,7 +95,7 @@ def test_a_guess_is_called_one_and_what_was_told_is_not(silent: MockLLM) -> None
 
 def test_the_quote_counts_as_the_run_will(silent: MockLLM) -> None:
     p = texts(silent, 30, price=(1.0, 1.0))
-    p.preview(8)
+    assert "≈ $" in repr(p.preview(8))
     quote = p.estimate()
     assert quote.cost_usd is not None
     spent = sum(row.cost_usd or 0 for row in [done(p).status()])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
+import json
+import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -112,6 +115,58 @@ def test_a_backup_by_batch_answers_for_a_model_that_is_not_there(server: MockLLM
     collected(server, run)
     assert models_of(run) == [["offline"]] * N_ROWS
     assert run.status().step("answer").stood_in == N_ROWS
+
+
+class _Recovering(http.server.BaseHTTPRequestHandler):
+    """A model that fails until it is up."""
+
+    is_up: ClassVar[bool] = False
+    n_asked: ClassVar[int] = 0
+
+    def do_POST(self) -> None:
+        type(self).n_asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        said = {"choices": [{"message": {"role": "assistant", "content": "I am back."}}], "model": "first"}
+        body = json.dumps(said if self.is_up else {"error": {"message": "down"}}).encode()
+        self.send_response(200 if self.is_up else 500)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def recovering() -> Iterator[str]:
+    _Recovering.is_up, _Recovering.n_asked = False, 0
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Recovering) as served:
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_address[1]}/v1"
+        served.shutdown()
+        thread.join()
+
+
+def test_a_row_that_waits_for_its_backup_s_job_waits_on_after_a_kill_though_the_first_model_is_back(
+    server: MockLLM, recovering: str
+) -> None:
+    run = asks(direct(server, "first", base_url=recovering) | offline(server)).start()
+    wait_for(run, parked)
+    assert sum(jobs_of(server)) == N_ROWS
+    run.abort()
+    run.wait(PATIENCE_S)
+    _Recovering.is_up, _Recovering.n_asked = True, 0
+    run.resume()
+    wait_for(run, parked)
+    collected(server, run)
+    assert _Recovering.n_asked == 0
+    assert models_of(run) == [["offline"]] * N_ROWS
+    assert run.status().step("answer").stood_in == N_ROWS
+    again = asks(direct(server, "first", base_url=recovering) | offline(server)).start(new=True)
+    again.wait(PATIENCE_S)
+    assert again.status().step("answer").cached == N_ROWS
+    assert _Recovering.n_asked == 0
 
 
 def test_what_a_job_does_not_bring_a_backup_is_asked_for_at_once(server: MockLLM) -> None:

@@ -188,6 +188,8 @@ class Asker:
             while True:
                 found = self._seek(errand, inquiry)
                 self._found(errand, inquiry, found, tally)
+                if self.jobs is not None and inquiry.marks:
+                    inquiry.awaited.update(self.jobs.store.holders(inquiry.noted()))
                 wanted = inquiry.wanted()
                 if wanted and errand.on_missing is not None:
                     missing = [Missing(w.asks[0].llm, w.asks[0].request, w.keys) for w in wanted]
@@ -262,6 +264,10 @@ class Asker:
                 break  # it failed: all that waited for it ask now, each for itself and none after the other
             missing = {key: ask for key, ask in missing.items() if key not in found}
         if missing and self.jobs is not None and wanted.asks[0].llm.goes_by_batch:
+            if (
+                self.mode == "on" and wanted.marks
+            ):  # long before the reply: whoever takes the row up waits for it too
+                await self.cache.keep(notes_to_keep(self.cache, self.mode, wanted.marks))
             inquiry.replies.update(await self._await_jobs(self.jobs, errand, missing, tally))
             return
         # What one request brings is kept before the next is sent: a stop or a kill loses none of it.

@@ -19,6 +19,19 @@ MemberField = Annotated[LLM, BeforeValidator(as_llm)]
 PLACES = frozenset(map(str, range(64)))
 
 
+# Why a model that makes something else has no place among others, and what to do.
+_WHY_TEXTS = {
+    "vector": (
+        "Vectors of two models do not mix: they differ in length and in what each number means, so none of one can be "
+        "compared with any of the other. Use one model; several servers that hold the same one are its base_urls=[...]."
+    ),
+    "image": (
+        "Only models that make texts are combined. Use one model that draws, with base_urls=[...] for several servers; "
+        "or draw with two steps, each on a part of the rows."
+    ),
+}
+
+
 class CombinedLLM(LLM):
     """A model that is made of others. Keys, prices, limits and parameters are those of its members.
 
@@ -36,6 +49,12 @@ class CombinedLLM(LLM):
                 f"Give it to its members: dn.llm('provider:model', {name}=...).",
             )
         super().__init__(**values)
+        for member in self.members:
+            if member.makes != "text":
+                raise SpecError(
+                    f"{type(self).__name__} was given {member.label}, which makes {member.makes}s.",
+                    _WHY_TEXTS[member.makes],
+                )
 
     def identity(self) -> dict[str, Any]:
         """Return what tells it from other combinations; each reply is kept under the identity of who gave it."""
@@ -61,11 +80,6 @@ class CombinedLLM(LLM):
         """Raise what is wrong with any member, before any request."""
         for member in self.members:
             member.check()
-            if member.makes != self.makes:
-                raise SpecError(
-                    f"{member.label}, of {self.label}, makes {member.makes}s.",
-                    "Combine models that make texts.",
-                )
         shapes = [member.reply_shape for member in self.members]
         if any(shape != shapes[0] for shape in shapes):
             raise SpecError(

@@ -103,6 +103,9 @@ class Course(Generic[M]):
         self.replies: dict[Any, Reply] = {}
         self.failures: dict[tuple[int, Any], ModelError] = {}
         self.marks: dict[Any, str] = {}
+        self.awaited: set[Any] = (
+            set()
+        )  # keys of replies that somebody is about to bring: an offline job holds them
         self.asks: dict[Any, Ask[M]] = {}  # by key
         self.is_mark: set[Any] = set()
         self._on_way: set[Any] = set()
@@ -183,6 +186,14 @@ class Course(Generic[M]):
             self._on_way.update(group.keys)
         return list(groups.values())
 
+    def noted(self) -> list[Any]:
+        """Return the keys of replies that are not there, of models that stand in for others by a note."""
+        return [
+            key
+            for part, attempt in zip(self.parts, self.attempts, strict=True)
+            for key in self._noted(part, attempt)
+        ]
+
     def later(self) -> list[M]:
         """Return whom to ask once others have answered: for each request that is made of replies not there yet."""
         return [
@@ -224,6 +235,9 @@ class Course(Generic[M]):
                 if isinstance(found, Standing):
                     found.why = self.marks[mark]
                     return found
+                if isinstance(found, _Open) and found.asks and self._awaits(found):
+                    first = label_of(part.choices[0])
+                    return _Open([(ask, key, old, backup or first) for ask, key, old, backup in found.asks])
         failures: list[tuple[str, ModelError]] = []
         for number, choice in enumerate(part.choices):
             found = self._look(choice, attempt)
@@ -241,6 +255,9 @@ class Course(Generic[M]):
             told = (*marks, *((mark, "") for mark in notes[number:]))
             return _Open([(ask, key, (*old, *told), backup or later) for ask, key, old, backup in found.asks])
         return _all_failed(failures)
+
+    def _awaits(self, found: _Open[M]) -> bool:
+        return all(key in self.awaited for _, key, _, _ in found.asks)
 
     def _look_made(self, part: MadeOf[M], attempt: int) -> Standing[M] | _Open[M] | ModelError:
         inner = [self._look(one, 0) for one in part.parts]
@@ -286,6 +303,16 @@ class Course(Generic[M]):
                 yield from self._unknown(self._make(part, inner), attempt)
             for one in part.parts:
                 yield from self._unknown(one, 0)
+
+    def _noted(self, part: Part[M], attempt: int) -> Iterator[Any]:
+        if isinstance(part, FirstOf):
+            marks = self._marks_of(part, attempt)
+            for choice, mark in zip(part.choices[1:], marks, strict=True):
+                found = self._look(choice, attempt) if mark in self.marks else None
+                yield from (key for _, key, _, _ in found.asks) if isinstance(found, _Open) else ()
+        elif isinstance(part, MadeOf):
+            for one in part.parts:
+                yield from self._noted(one, 0)
 
     def _later(self, part: Part[M], attempt: int) -> Iterator[M]:
         if isinstance(part, FirstOf):

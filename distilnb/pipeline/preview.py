@@ -219,6 +219,7 @@ def describe(graph: Graph, result: StepResult, sampled: Mapping[str, int]) -> St
         stood_in=int(result.counts.get("stood_in", 0)),
         why_stood_in=result.why_stood_in,
         cost_usd=result.counts.get("cost_usd", 0.0) if result.is_priced else None,
+        guessed=int(result.counts.get("guessed", 0)),
         saved_usd=None if None in saved else sum(amount or 0.0 for amount in saved),
         uses=uses,
         seconds=result.seconds,

@@ -62,6 +62,7 @@ class StepPreview:
     stood_in: int = 0  # replies that a backup gave
     why_stood_in: str = ""  # what kept the first model from giving one of them
     cost_usd: float | None = 0.0
+    guessed: int = 0  # replies whose provider told no tokens: their cost is by the length of the texts
     saved_usd: float | None = 0.0  # what the reused replies have cost when they were asked for
     uses: Mapping[int, RowUse] = field(default_factory=dict)
     seconds: float = 0.0
@@ -142,7 +143,9 @@ def step_header(step: StepPreview) -> str:
         told.append(f"asked {step.asked}, reused {step.reused}{_saved([step.saved_usd])}{reasked}")
     if step.stood_in:
         told.append(f"{step.stood_in} by a backup ({one_line(step.why_stood_in, 120)})")
-    told.append(f"{duration(step.seconds)}, {money(step.cost_usd, is_free=step.asked > 0 or not step.asks)}")
+    about = "≈ " if step.guessed and step.cost_usd else ""
+    cost = about + money(step.cost_usd, is_free=step.asked > 0 or not step.asks)
+    told.append(f"{duration(step.seconds)}, {cost}")
     told += [f"{plural(len(step.failures), 'row')} failed"] * bool(step.failures)
     told += [f"{plural(len(step.partial), 'row')} partial"] * bool(step.partial)
     told += [f"{plural(n, 'row')} left out ({reason})" for reason, n in step.dropped.items()]

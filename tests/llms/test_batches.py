@@ -100,7 +100,7 @@ def test_a_run_pays_what_the_discount_leaves(llm: LLM, share: float) -> None:
     full, paid = price_of(llm), run_price_of(llm)
     assert full is not None
     assert paid is not None
-    assert paid == pytest.approx((full.input_usd * share, full.output_usd * share))
+    assert paid == pytest.approx(full.times(share))
 
 
 def test_a_price_that_nobody_knows_stays_unknown() -> None:

@@ -15,7 +15,15 @@ from distilnb.errors import (
     UnreachableError,
     UnsupportedParameterError,
 )
-from distilnb.llms import FallbackLLM, LLMPool, MixtureOfAgentsLLM, OpenAILLM, TransformersLLM
+from distilnb.llms import (
+    FallbackLLM,
+    LLMPool,
+    MixtureOfAgentsLLM,
+    OpenAIEmbeddings,
+    OpenAIImageGeneration,
+    OpenAILLM,
+    TransformersLLM,
+)
 from distilnb.llms.base import LLM
 from distilnb.pipeline import Pipeline
 from distilnb.spec.graph import Graph
@@ -112,6 +120,24 @@ def test_members_must_agree_on_the_shape_that_their_settings_ask_for() -> None:
     assert pool.reply_shape == first.reply_shape != None  # noqa: E711 - equal, and there is one
     with pytest.raises(SpecError, match="different shapes"):
         LLMPool(llms=[first, dn.llm("rehearsal")]).check()
+
+
+def test_models_that_make_no_texts_are_told_why_they_have_no_place_among_others() -> None:
+    small, large = (OpenAIEmbeddings(model=f"text-embedding-3-{size}") for size in ("small", "large"))
+    drawing = OpenAIImageGeneration(model="gpt-image-1")
+    for combine in (
+        lambda: small | large,
+        lambda: dn.llm("rehearsal") | small,
+        lambda: LLMPool(llms=[small, large]),
+        lambda: MixtureOfAgentsLLM(aggregator_llm="rehearsal", proposers_llms=[small]),
+    ):
+        with pytest.raises(SpecError, match="text-embedding-3-small, which makes vectors") as caught:
+            combine()
+        assert "Vectors of two models do not mix" in caught.value.fix
+        assert "base_urls" in caught.value.fix
+    with pytest.raises(SpecError, match="gpt-image-1, which makes images") as caught:
+        LLMPool(llms=[drawing, drawing])
+    assert "base_urls" in caught.value.fix
 
 
 def parameters_of(llm: LLM, changes: dict[str, Any]) -> LLM:

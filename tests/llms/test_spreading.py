@@ -18,10 +18,11 @@ from distilnb.errors import (
     UnreachableError,
     UnsafeFileError,
 )
-from distilnb.llms import OpenAIEmbeddings, OpenAILLM, spreading
+from distilnb.llms import OpenAIEmbeddings, OpenAIImageGeneration, OpenAILLM, spreading
 from distilnb.llms.request import Answer, Reply, Request
 from distilnb.llms.spreading import SpreadClient
 from distilnb.pipeline import Pipeline
+from distilnb.tasks import ImageGeneration
 from tests.llms.scripted import ScriptedClient, ask
 from tests.llms.virtual import run_virtually
 from tests.runs import done
@@ -304,3 +305,21 @@ def test_vectors_are_spread_too() -> None:
         assert len(run.to_pandas()) == 80
         counts = [server.stats()["requests"] for server in (one, two)]
         assert min(counts) >= 4
+
+
+def test_images_are_spread_too() -> None:
+    with mock_llm() as one, mock_llm() as two:
+        model = OpenAIImageGeneration(model="m", base_urls=[one.base_url, two.base_url])
+        rows = [{"prompt": f"A kite, number {number}."} for number in range(20)]
+        run = done(Pipeline("pictures").from_dicts(rows).ask(ImageGeneration(name="draw", llm=model)))
+        assert run.status().step("draw").done == 20
+        assert min(server.stats()["requests"] for server in (one, two)) >= 5
+
+
+def test_a_dead_server_costs_no_vector() -> None:
+    with mock_llm() as alive:
+        model = OpenAIEmbeddings(model="m", base_urls=[DEAD, alive.base_url], batch_size=4)
+        rows = [{"text": f"Text {number}"} for number in range(40)]
+        run = done(Pipeline("vectors").from_dicts(rows).embed("text", model=model))
+        assert run.status().step("embed").failed == 0
+        assert len(run.to_pandas()) == 40
