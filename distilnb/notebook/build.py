@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from distilnb.pipeline import Pipeline, StepView
 
 
+_ONE_DEFAULT = "A pipeline has one default model; name several where they are asked."
+
+
 def new(session: Session, options: Namespace) -> Pipeline:
     """Make a pipeline from a source, in a variable of its name.
 
@@ -28,15 +31,13 @@ def new(session: Session, options: Namespace) -> Pipeline:
 
     if not options.name.isidentifier():
         raise UsageError(f"{options.name!r} is no name for a variable.")
-    pipeline = Pipeline(options.name, llm=_one_model(session, options.llm))
+    pipeline = Pipeline(
+        options.name,
+        llm=session.one_model(
+            options.llm, "A pipeline has one default model; name several where they are asked."
+        ),
+    )
     return session.assign(options.name, _with_source(pipeline, options.source, session))
-
-
-def _one_model(session: Session, text: str | None) -> Any:
-    model = session.models(text)
-    if isinstance(model, list):
-        raise UsageError("A pipeline has one default model; name several where they are asked.")
-    return model
 
 
 def _with_source(pipeline: Pipeline, source: str, session: Session) -> Pipeline:

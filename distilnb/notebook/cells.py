@@ -36,6 +36,9 @@ NAME = argument(
 )
 
 
+_ONE_JUDGE = "%%distil judge: a judge has one model; make a judge for each."
+
+
 def prompt(session: Session, options: Namespace, body: str) -> Shown:
     """Make a generation step of a prompt, or replace the one of that name, and preview it.
 
@@ -79,7 +82,7 @@ def judge(session: Session, options: Namespace, body: str) -> Shown:
     The body is the rubric: what is asked of each text, and what each rating from 1 to 5 means. It is sent as it is.
     """
     target = session.pipeline(options.pipeline)
-    said = {"mode": options.mode, "over": options.over, "llm": _one_model(session, options)}
+    said = {"mode": options.mode, "over": options.over, "llm": session.one_model(options.llm, _ONE_JUDGE)}
     settings = {**_judge_like(session, target, options.like), **{k: v for k, v in said.items() if v}}
     told = settings.pop("kind", "ultrafeedback")
     kind = options.kind or told
@@ -93,13 +96,6 @@ def judge(session: Session, options: Namespace, body: str) -> Shown:
     )
     changed = target.pipeline.judge(kind, name=options.name, after=options.after or "", **own, **settings)
     return _keep(session, target, changed, options)
-
-
-def _one_model(session: Session, options: Namespace) -> Any:
-    model = session.models(options.llm)
-    if isinstance(model, list):
-        raise UsageError("%%distil judge: a judge has one model; make a judge for each.")
-    return model
 
 
 def _judge_like(session: Session, target: Target, like: str | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from distilnb.view.display import import_widgets
 from distilnb.view.figures import money, plural
 
 MARKS = ("%distil", "%%distil")
-RUN_CLASS = ("distilnb.run", "Run")  # by name: the class need not be imported for it
+RUN_CLASS = ("distilnb.run.handle", "Run")  # by name: the class need not be imported for it
 
 
 def load(shell: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from functools import partial
@@ -67,27 +68,25 @@ def _row(word: str) -> int | str:
 
 
 def rows(session: Session, options: Namespace) -> pd.DataFrame:
-    """Show the finished rows of a step of a run, while it goes on too; 17 or 3:8 chooses among them."""
+    """Show the finished rows of a step of a run, while it goes on too; 17, 3:8 or an id are rows of the source."""
     words = list(options.words)
-    chosen = next((word for word in words if ROW_NUMBERS.fullmatch(word)), "")
+    chosen = next((word for word in words if ":" in word or word.isdecimal()), "")
     steps = [word for word in words if word != chosen]
     run = session.run(options.run)
     step = steps[0].rpartition(".")[2] if steps else run.pipeline_file().graph.leaves()[-1]
     if len(steps) > 1:
         raise UsageError(f"%distil rows: one step at a time, not {steps}.")
-    return _chosen_rows(run.rows(step), chosen)
+    return run.rows(step, _source_rows(chosen))
 
 
-def _chosen_rows(frame: pd.DataFrame, chosen: str) -> pd.DataFrame:
-    found = ROW_NUMBERS.fullmatch(chosen)
+def _source_rows(word: str) -> int | str | range | None:
+    """Return what a word means: a number, a range of numbers, or a row id."""
+    found = ROW_NUMBERS.fullmatch(word)
     if found is None:
-        return frame
-    if found["first"] is None:
-        return frame.iloc[slice(*(int(edge) if edge else None for edge in (found["start"], found["stop"])))]
-    number = int(found["first"])
-    if number >= len(frame):
-        raise UsageError(f"%distil rows: there is no row {number}; {len(frame)} are finished.")
-    return frame.iloc[number : number + 1]
+        return word or None
+    if found["first"] is not None:
+        return int(word)
+    return range(int(found["start"] or 0), int(found["stop"] or sys.maxsize))
 
 
 def models(session: Session, options: Namespace) -> ModelTable:
@@ -129,7 +128,7 @@ COMMANDS = (
                 "words",
                 nargs="*",
                 metavar="STEP|ROWS",
-                help="a step, and rows such as 17 or 3:8",
+                help="a step, and rows of the source: 17, 3:8 or an id",
                 completes="step",
             ),
             OF_RUN,

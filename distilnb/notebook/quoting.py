@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Protocol
 from distilnb.engine.spool import given_rows
 from distilnb.spec.graph import Graph
 from distilnb.spec.inline import named_by_number
+from distilnb.view.display import best_form
 
 if TYPE_CHECKING:
     from distilnb.pipeline.quick import QuickQuote
 
 SETTLE_S = 0.2  # for the cell to end: it would wait for the interpreter
 PATIENCE_S = 0.5  # with a user's step that is slow on the Sample, a disk that sleeps, a network
+UNWATCHED_S = (
+    10.0  # the same where nobody may sit before the cell, and a busy machine must not decide what is run
+)
 
 
 class Question(Protocol):
@@ -42,7 +46,7 @@ def quote_in_time(pipeline: str, graph: Graph, rows: int | None) -> QuickQuote:
 
     threading.Thread(target=make, name="distilnb-quote", daemon=True).start()
     try:
-        quote = found.get(timeout=PATIENCE_S)
+        quote = found.get(timeout=PATIENCE_S if best_form() == "widgets" else UNWATCHED_S)
     except queue.Empty:
         return QuickQuote(None, None, True, "its quote takes longer than a cell should")
     if isinstance(quote, BaseException):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from distilnb.pipeline.estimate import Estimate
     from distilnb.run import Run, RunList
 
+_IN_MAGICS = {"new=True": "--new", "run.resume()": "%distil resume"}  # what a note of the API calls them
 SAMPLE_ROWS = 5  # that an estimate previews
 
 RUN = argument(
@@ -66,6 +67,8 @@ def _shown(session: Session, run: Run | Waiting[Run], *, wait: bool) -> Run | Wa
     """Show a run that goes, and perhaps wait for it; one that waits itself is shown already."""
     if isinstance(run, Waiting):
         return run
+    for api, magic in _IN_MAGICS.items():
+        run.note = run.note.replace(api, magic)
     session.show_run(run)
     if wait:
         session.wait_for(run)

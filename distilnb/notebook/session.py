@@ -265,6 +265,13 @@ class Session:
         found = [self._model(word) for word in (text or "").split(",") if word]
         return (found[0] if len(found) == 1 else found) or None
 
+    def one_model(self, text: str | None, refusal: str) -> LLM | str | None:
+        """Return what `--llm` means where it is one model; raises UsageError with that refusal for several."""
+        found = self.models(text)
+        if isinstance(found, list):
+            raise UsageError(refusal)
+        return found
+
     def _model(self, word: str) -> LLM | str:
         from distilnb.llms.base import LLM
 

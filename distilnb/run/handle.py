@@ -19,7 +19,7 @@ from distilnb.engine.status import RunStatus
 from distilnb.engine.window import check_journal
 from distilnb.errors import RunError, RunFailedError, RunNotFinishedError, StoreError
 from distilnb.export.distiset import Distiset
-from distilnb.export.frames import frame_of
+from distilnb.export.frames import chosen_rows, frame_of
 from distilnb.export.info import RunInfo, count_edited, count_failures
 from distilnb.rows import Row
 from distilnb.run.picture import RunPicture
@@ -244,12 +244,12 @@ class Run:
 
     # --- what it made ---
 
-    def rows(self, step: str) -> pd.DataFrame:
-        """Return the finished rows of a step as a DataFrame, while the run goes on too.
+    def rows(self, step: str, rows: RowChoice | None = None) -> pd.DataFrame:
+        """Return the finished rows of a step, all or those of `rows` (ordinals or ids), while the run goes on too.
 
-        The index is the row id.
+        The index is the row id. Raises InputError when none is made of such a row yet.
         """
-        return frame_of(self._reader.rows(step))
+        return frame_of(chosen_rows(self._reader.rows(step), rows))
 
     def why(self, row: int | str) -> RowStory:
         """Return the story of a row: what came in at each step, what was asked and answered, what was made of it.

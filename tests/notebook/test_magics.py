@@ -186,6 +186,28 @@ def test_run_waits_and_its_rows_are_the_previews(notebook: Notebook) -> None:
     assert sum(step.asked for step in run.status().steps) == 0
 
 
+def test_rows_are_chosen_by_their_number_in_the_source_or_their_id(notebook: Notebook) -> None:
+    notebook.cell(
+        "odd = prefs.filter('text[-1]|int % 2 == 1').expand('generations')\nrun = %distil run odd --wait"
+    )
+    whole = notebook.cell("%distil rows")
+    assert len(whole) == 8
+
+    def chosen(words: str) -> list[str]:
+        return list(notebook.cell(f"%distil rows {words}")["text"])
+
+    assert chosen("5") == ["word 5"] * 2
+    assert chosen("expand 3:6") == ["word 3"] * 2 + ["word 5"] * 2
+    assert chosen("6:") == ["word 7"] * 2
+    assert chosen(":2") == ["word 1"] * 2
+    row_id = whole.index[0]
+    assert chosen(row_id) == ["word 1"]
+    assert chosen(row_id.rpartition(".")[0]) == ["word 1"] * 2
+    assert chosen("load 4") == ["word 4"]
+    assert "No finished row here is of row 4 of the source." in notebook.error("%distil rows expand 4")
+    assert list(notebook.evaluate("run").rows("expand", [1, row_id])["text"]) == ["word 1"] * 2
+
+
 def test_the_sub_commands_of_runs_do_what_their_methods_do(notebook: Notebook) -> None:
     run = notebook.cell("run = %distil run --wait\nrun")
     pairs = {

@@ -103,7 +103,7 @@ def test_a_second_start_of_an_equal_plan_shows_the_run_that_goes(notebook: Noteb
     first = notebook.cell("%distil run")
     again, shown = notebook.shown("%distil run")
     assert again.id == first.id
-    assert f"{first.id} is running already; new=True starts another." in visible(shown)
+    assert f"{first.id} is running already; --new starts another." in visible(shown)
     assert notebook.cell("%distil run --new").id != first.id
     _, shown = notebook.shown(f"%distil stop {first.id}")
     assert f"{first.id} is told to stop." in visible(shown)
@@ -139,3 +139,28 @@ def test_loading_twice_registers_once(notebook: Notebook) -> None:
     hooks = [hook.__qualname__ for hook in notebook.shell.events.callbacks["post_run_cell"]]
     assert len([name for name in hooks if "Session" in name]) == 1
     assert current(notebook) in ("", "prefs")
+
+
+@pytest.mark.parametrize("form", ["text", "html", "widgets"])
+def test_a_line_that_waits_shows_its_run_once(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr("distilnb.view.display.is_kernel", lambda: form != "text")
+    if form == "widgets":
+        monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
+    picky = "picky = dn.llm('rehearsal', failure_rate=0.5, max_retries=0)"
+    notebook.cell(
+        f"{picky}\npick = dn.Pipeline('pick', llm=picky).from_dicts(rows).generate('a', '{{{{ text }}}}')"
+    )
+    for line in ("%distil run pick --wait", "run = %distil run pick --new --wait\nrun"):
+        _, shown = notebook.shown(line)
+        assert shown.stdout.partition("Out[")[2].partition("\n")[2].strip() == ""  # not as a value too
+        first = [one.data["text/plain"] for one in shown.outputs if not one.update]
+        assert len(first) == (0 if form == "text" else 2)  # how to attach, and the panel
+
+
+def test_a_run_that_has_ended_is_shown_by_the_cell_that_names_it(notebook: Notebook) -> None:
+    notebook.cell("run = %distil run --wait")
+    _, shown = notebook.shown("run")
+    assert len(shown.outputs) == 1
+    assert "finished" in shown.outputs[0].data["text/plain"]

@@ -519,7 +519,7 @@ def test_a_quote_that_takes_long_is_asked_without(dear: Notebook, monkeypatch: p
     free = threading.Event()
     quick = importlib.import_module("distilnb.pipeline.quick")
     monkeypatch.setattr(quick, "quick_quote", lambda *_: free.wait(60))
-    monkeypatch.setattr("distilnb.notebook.quoting.PATIENCE_S", 0.01)
+    monkeypatch.setattr("distilnb.notebook.quoting.UNWATCHED_S", 0.01)
     dear.cell("prefs.preview()")
     waiting, shown = dear.shown("%distil run")
     free.set()
