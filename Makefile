@@ -69,7 +69,7 @@ test-widgets7: $(WIDGETS7)  ## what is shown, with ipywidgets 7.7 (Colab's), and
 
 # One process after the other, or two hosts of vLLM would share the processors.
 test-engines: $(ENGINES)   ## a tiny model in the real Transformers, llama.cpp and vLLM, on the CPU (2 GB, 15 minutes)
-	@DISTILNB_TEST_ALL=1 OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest -m engines -p no:randomly tests/llms/engines
+	@DISTILNB_TEST_ALL=1 OMP_NUM_THREADS=1 .venv-engines/bin/python -m tests.llms.conformance engines
 
 crash-test: $(TEST)     ## kill real processes of running pipelines, 200 times and more; MINUTES=5 ends it sooner, SEED=… repeats it
 	@DISTILNB_CRASH_MINUTES=$(MINUTES) DISTILNB_SEED=$(SEED) $(BIN)/python -m pytest -m crash

@@ -12,7 +12,7 @@ from distilnb.llms.catalog import EMBEDDING_PROVIDERS, IMAGE_PROVIDERS
 from distilnb.llms.catalog import PROVIDERS as NAMES
 from distilnb.llms.remote import RemoteLLM
 from distilnb.spec.registry import EMBEDDINGS, IMAGE_MODELS
-from tests.llms.conformance.local import HEAD, local_tables
+from tests.llms.conformance.local import HEAD, local_tables, real_head, real_table
 from tests.llms.conformance.providers import BEHAVIOURS, PROVIDERS, UNTOLD, Behaviour, Provider
 from tests.llms.conformance.test_requests import VALUES
 from tests.llms.conformance.vectors import HEAD as VECTORS
@@ -63,12 +63,14 @@ def write_page() -> str:
     for name in SUITES:  # the behaviours are noted where the tests are
         importlib.import_module(f"tests.llms.conformance.{name}")
     remote = [_HEAD, *_classes(), _PARAMETERS, *_parameters(), _BEHAVIOURS, *_behaviours()]
+    head, *rows = real_table(_in_order())
+    real = [real_head().rstrip("\n"), "", *_table(head, rows)]
     local = [line for head, *rows in local_tables(VALUES) for line in ("", *_table(head, rows))]
     head, *rows = class_table(EMBEDDINGS, EMBEDDING_PROVIDERS)
     vectors = [VECTORS.rstrip("\n"), "", *_table(head, rows)]
     head, *rows = class_table(IMAGE_MODELS, IMAGE_PROVIDERS)
     vectors += [IMAGES.rstrip("\n"), "", *_table(head, rows)]
-    return "\n".join([*remote, HEAD.rstrip("\n"), *local, *vectors]) + "\n"
+    return "\n".join([*remote, *real, HEAD.rstrip("\n"), *local, *vectors]) + "\n"
 
 
 def _classes() -> list[str]:
@@ -100,12 +102,15 @@ def _parameters() -> list[str]:
 
 
 def _behaviours() -> list[str]:
-    behaviours = sorted(BEHAVIOURS.values(), key=lambda behaviour: SUITES.index(behaviour.suite))
     rows = [
         (behaviour.title, *(_shown(behaviour, provider) for provider in PROVIDERS))
-        for behaviour in behaviours
+        for behaviour in _in_order()
     ]
     return _table(("", *(f"`{provider.kind}`" for provider in PROVIDERS)), rows)
+
+
+def _in_order() -> list[Behaviour]:
+    return sorted(BEHAVIOURS.values(), key=lambda behaviour: SUITES.index(behaviour.suite))
 
 
 def _support(cls: type[LLM], name: str) -> str:

@@ -6,18 +6,20 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import pytest
 
-from distilnb.llms.base import LLM
+from distilnb.llms.base import GENERATION_PARAMETERS, LLM
 from distilnb.llms.calling import Caller
+from distilnb.llms.local import LocalLLM
 from distilnb.llms.request import Answer, Request
 from distilnb.spec.registry import load_kind
+from tests.llms.engines.real import KEY, REAL_ENGINES, RealEngine, Served
 from tests.llms.scripted import ask
 from tests.servers import MockLLM
 
-CANARY = "sk-canary-0123456789abcdef"
+CANARY = KEY
 MODEL = "mock-model"
 T = TypeVar("T")
 
@@ -40,12 +42,13 @@ class Provider:
     def cls(self) -> type[LLM]:
         return load_kind(self.kind)  # type: ignore[return-value]
 
-    def model(self, server: MockLLM, **fields: Any) -> LLM:
+    def model(self, server: Server, **fields: Any) -> LLM:
         """Return a model that is asked on the mock server."""
         own = {"model": MODEL, "api_key": CANARY, "base_url": self.url(server)}
         return self.cls(**{**own, **self.fields, **fields})
 
-    def url(self, server: MockLLM) -> str:
+    def url(self, server: Server) -> str:
+        assert isinstance(server, MockLLM)
         return server.base_url.removesuffix("/v1") + self.path
 
 
@@ -66,13 +69,43 @@ PROVIDERS = (
 )
 
 
+Subject: TypeAlias = Provider | RealEngine
+Server: TypeAlias = MockLLM | Served  # where a subject is asked: a mock server for a provider
+
+# Why a behaviour is not asked of a real engine.
+FAULT = "It takes a server that fails on purpose, which a real one cannot be made to."
+NO_FILTER = "It filters nothing."
+NO_KEY = "A model in process needs no key."
+NO_ADDRESS = "A model in process has no address."
+OWN_FILE = "A model in process is a file of this machine, and looked for by the check."
+ONE_MODEL = "It has one model, and answers with it under any name."
+BLIND = "The tiny model sees no images."
+UNBOUNDED = "The tiny model ends no object that nothing bounds."
+NO_PATTERN = (
+    "It cannot be held to a pattern: a reply that does not match is refused, which a test of its own shows."
+)
+ALL_FORMS = "It refuses no form of a schema."
+REASONS = (
+    *(FAULT, NO_FILTER, NO_KEY, NO_ADDRESS, OWN_FILE, ONE_MODEL, BLIND, UNBOUNDED, NO_PATTERN),
+    ALL_FORMS,
+)
+
+
 class Behaviour(NamedTuple):
-    """What one test shows of every provider; where the provider lacks what it `needs`, that it says so."""
+    """What one test shows of every subject; where a provider lacks what it `needs`, that it says so."""
 
     title: str
     needs: str
     suite: str  # the module of its test
     images: str = ""  # the way in which it takes images, where that is what is shown
+    test: str = ""  # the name of the function
+    unreal: Mapping[str, str] = {}
+
+    def not_of(self, engine: RealEngine) -> str:
+        """Return why it is not asked of a real engine; "" where it is."""
+        return next(
+            (self.unreal[word] for word in (engine.name, engine.family, "") if word in self.unreal), ""
+        )
 
 
 BEHAVIOURS: dict[str, Behaviour] = {}  # by title, in the order of their modules' import
@@ -82,24 +115,36 @@ UNTOLD = {"CohereLLM": "error", "OllamaLLM": "stop"}  # a reply that the filter 
 
 
 def behaviour(
-    title: str, *, needs: str = "", images: str = ""
+    title: str, *, needs: str = "", images: str = "", unreal: str | Mapping[str, str] = ""
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Run a test for every provider, as a row of the table in docs/llms.md.
+    """Run a test for every provider and every real engine, as a row of the tables in docs/llms.md.
 
-    `needs` names a generation parameter: where the provider lacks it, the model is refused by name instead.
+    `needs` names a generation parameter: where the provider lacks it, the model is refused by name instead. `unreal`
+    tells why it is not asked of real engines: of none of them, or of those that are named, or of a whole family.
     """
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         suite = test.__module__.rpartition(".")[2]
-        BEHAVIOURS[title] = Behaviour(title, needs, suite, images)
-        return pytest.mark.parametrize("provider", [provider.as_parameter() for provider in PROVIDERS])(test)
+        reasons = unreal if isinstance(unreal, Mapping) else {"": unreal} if unreal else {}
+        assert set(reasons.values()) <= set(REASONS)
+        found = BEHAVIOURS[title] = Behaviour(title, needs, suite, images, test.__name__, reasons)
+        real = [engine for engine in REAL_ENGINES if not found.not_of(engine)]
+        subjects = [subject.as_parameter() for subject in (*PROVIDERS, *real)]
+        return pytest.mark.parametrize("provider", subjects)(test)
 
     return decorate
 
 
+def parameters_of(model: LLM) -> set[str]:
+    """Return the names of the generation parameters that a model takes."""
+    if isinstance(model, LocalLLM):
+        return set(GENERATION_PARAMETERS | model.own_parameters) - model.refused
+    return set(model.parameters)
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that must end: no provider may keep a test for ever."""
-    return asyncio.run(asyncio.wait_for(main, 30))
+    return asyncio.run(asyncio.wait_for(main, 60))
 
 
 def send(model: LLM, request: Request | str) -> Answer:

@@ -8,21 +8,31 @@ from typing import Any
 
 import pytest
 
-from distilnb.errors import MissingKeyError, UnsupportedParameterError
+from distilnb.errors import (
+    AuthenticationError,
+    MissingKeyError,
+    UnknownParameterError,
+    UnsupportedParameterError,
+)
 from distilnb.llms.base import GENERATION_PARAMETERS
+from distilnb.llms.local import LocalLLM
 from distilnb.llms.remote import RemoteLLM
 from distilnb.spec.registry import LLMS, build, load_kind
 from tests.llms.conformance.providers import (
     CANARY,
     MODEL,
+    NO_KEY,
     PROVIDERS,
-    Provider,
+    Server,
+    Subject,
     at,
     behaviour,
+    parameters_of,
     send,
     set_environment,
     text_of,
 )
+from tests.llms.engines.real import RealEngine, Served
 from tests.servers import MockLLM
 
 VALUES: dict[str, Any] = {
@@ -41,7 +51,9 @@ VALUES: dict[str, Any] = {
 
 
 @behaviour("parameters under the provider's names")
-def test_every_parameter_arrives_under_the_providers_name(provider: Provider, server: MockLLM) -> None:
+def test_every_parameter_arrives_under_the_providers_name(provider: Subject, server: Server) -> None:
+    if isinstance(server, Served):
+        return changes_what_is_drawn(provider, server)
     given = {name: value for name, value in VALUES.items() if name in provider.cls.parameters}
     model = provider.model(server, generation_kwargs=given)
     model.check()
@@ -53,11 +65,30 @@ def test_every_parameter_arrives_under_the_providers_name(provider: Provider, se
             expected[path] = value_of(given[name])
     assert {path: at(seen["body"], path) for path in expected} == expected
     assert len(expected) >= 5
+    return None
+
+
+def changes_what_is_drawn(engine: Subject, served: Served) -> None:
+    """See of each way to sample that it has its effect."""
+
+    def drawn(**wanted: Any) -> str:
+        return text_of(send(engine.model(served, generation_kwargs=wanted), "hello"))
+
+    greedy = drawn()
+    assert len({drawn(temperature=1.5) for _ in range(4)}) > 1
+    for only_the_best in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        assert drawn(temperature=1.0, **only_the_best) == greedy
+    long = drawn(max_new_tokens=40)
+    own = [{"repetition_penalty": 3.0}] if issubclass(engine.cls, LocalLLM) else []
+    for against_repeats in ({"frequency_penalty": 2.0}, {"presence_penalty": 2.0}, *own):
+        assert drawn(max_new_tokens=40, **against_repeats) != long
 
 
 @behaviour("what a provider lacks is refused by name")
-def test_what_the_provider_lacks_is_refused_before_the_run(provider: Provider, server: MockLLM) -> None:
-    for name in sorted(GENERATION_PARAMETERS - provider.cls.parameters.keys() - {"extra"}):
+def test_what_the_provider_lacks_is_refused_before_the_run(provider: Subject, server: Server) -> None:
+    with pytest.raises(UnknownParameterError, match=r"'top_kk'.*\n*.*'top_k'"):
+        provider.model(server, generation_kwargs={"top_kk": 1})
+    for name in sorted(GENERATION_PARAMETERS - parameters_of(provider.model(server)) - {"extra"}):
         with pytest.raises(UnsupportedParameterError, match=f"no parameter '{name}'") as caught:
             provider.model(server, generation_kwargs={name: VALUES[name]}).check()
         assert caught.value.provider == provider.cls.provider
@@ -65,7 +96,13 @@ def test_what_the_provider_lacks_is_refused_before_the_run(provider: Provider, s
 
 
 @behaviour("fields of the server's own (extra)")
-def test_extra_fields_arrive_as_they_are(provider: Provider, server: MockLLM) -> None:
+def test_extra_fields_arrive_as_they_are(provider: Subject, server: Server) -> None:
+    if isinstance(server, Served):
+        greedy = text_of(send(provider.model(server), "hello"))
+        wanted = {"temperature": 1.5, "extra": {"top_k": 1}}
+        for _ in range(3):
+            assert text_of(send(provider.model(server, generation_kwargs=wanted), "hello")) == greedy
+        return
     table = provider.cls.parameters
     extra: dict[str, Any] = {}
     *folders, last = table["temperature"].name.split(".")
@@ -81,28 +118,37 @@ def test_extra_fields_arrive_as_they_are(provider: Provider, server: MockLLM) ->
 
 
 @behaviour("no key in anything that is shown")
-def test_the_key_shows_nowhere(provider: Provider, server: MockLLM) -> None:
-    model = provider.model(server)
+def test_the_key_shows_nowhere(provider: Subject, server: Server) -> None:
+    model = provider.model(server, api_key=CANARY)
     client = model.make_client()
     shown = [repr(model), str(model), json.dumps(model.dump()), json.dumps(model.identity()), model.label]
     assert [text for text in shown if CANARY in text] == []
     assert CANARY.encode() not in pickle.dumps(model)
     assert CANARY not in repr(client)
     assert send(model, "hello").replies
+    if isinstance(server, Served):
+        return
     (seen,) = server.seen()
     assert CANARY not in seen["path"] + json.dumps(seen["body"])
     assert [name for name, value in seen["headers"].items() if CANARY in value] != []
 
 
-@behaviour("the key of the environment")
+@behaviour("the key of the environment", unreal={"in process": NO_KEY})
 def test_the_key_of_the_environment_is_found_by_its_name(
-    provider: Provider, server: MockLLM, monkeypatch: pytest.MonkeyPatch
+    provider: Subject, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cls = provider.cls
+    url_variable = getattr(cls, "url_variable", "")
+    if isinstance(server, Served):  # which answers to no other key
+        set_environment(monkeypatch, **{cls.key_variable: CANARY, url_variable: server.url})
+        model = cls(model="tiny", generation_kwargs={"max_new_tokens": 4})
+        model.check()
+        assert send(model, "hello").replies
+        return
+    assert not isinstance(provider, RealEngine)
     if not cls.key_variable:  # LiteLLM looks for keys of many providers itself
         assert provider.model(server, api_key=None).key() == ""
         return
-    url_variable = getattr(cls, "url_variable", "")
     set_environment(monkeypatch, **{cls.key_variable: CANARY, url_variable: provider.url(server)})
     fields = {name: value for name, value in provider.fields.items() if name != "api_key"}
     model = cls(**{"model": MODEL, **fields})
@@ -112,9 +158,9 @@ def test_the_key_of_the_environment_is_found_by_its_name(
     assert [name for name, value in seen["headers"].items() if CANARY in value] != []
 
 
-@behaviour("the environment's key goes to no other host")
+@behaviour("the environment's key goes to no other host", unreal={"in process": NO_KEY})
 def test_the_key_of_the_environment_stays_at_home(
-    provider: Provider, server: MockLLM, monkeypatch: pytest.MonkeyPatch
+    provider: Subject, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variables = dict.fromkeys(
         (provider.cls.key_variable or "OPENAI_API_KEY", "CO_API_KEY", "GOOGLE_API_KEY"), CANARY
@@ -122,6 +168,10 @@ def test_the_key_of_the_environment_stays_at_home(
     set_environment(monkeypatch, **variables)
     model = provider.model(server, api_key=None)
     assert model.key() == ""
+    if isinstance(server, Served):  # with the key it would have answered
+        with pytest.raises(AuthenticationError):
+            send(model, "hello")
+        return
     assert send(model, "hello").replies
     (seen,) = server.seen()
     assert CANARY not in json.dumps(seen)
@@ -129,10 +179,13 @@ def test_the_key_of_the_environment_stays_at_home(
 
 @behaviour("a missing key, told before the run")
 def test_a_missing_key_says_which_variable_to_set(
-    provider: Provider, monkeypatch: pytest.MonkeyPatch
+    provider: Subject, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_environment(monkeypatch)
     cls = provider.cls
+    if isinstance(provider, RealEngine):  # one at an address of the user's own, or in process, may need none
+        provider.model(server, api_key=None).check()
+        return
     fields = {name: value for name, value in provider.fields.items() if name != "api_key"}
     if cls.kind() == "AzureOpenAILLM":
         fields["base_url"] = "https://mine.openai.azure.com"
@@ -146,7 +199,7 @@ def test_a_missing_key_says_which_variable_to_set(
 
 
 @behaviour("dumped and built again")
-def test_a_dump_builds_the_same_model(provider: Provider, server: MockLLM) -> None:
+def test_a_dump_builds_the_same_model(provider: Subject, server: Server) -> None:
     model = provider.model(server, generation_kwargs={"temperature": 0.5})
     assert build(model.dump()) == model
     assert model.dump()["kind"] == provider.kind

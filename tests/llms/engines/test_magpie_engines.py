@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distilnb.llms import LlamaCppLLM, TransformersLLM, vLLM
 from distilnb.llms.calling import answer_now
 from distilnb.llms.local import LocalLLM
 from distilnb.llms.magpie import RAW
 from distilnb.llms.request import Answer, Request
 from distilnb.tasks import Magpie
+from tests.llms.engines.real import IN_PROCESS, RealEngine, Served
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
 
 Make = Callable[..., LocalLLM]
 
 
-@pytest.fixture(params=["transformers", "llama_cpp", "vllm"])
-def make(request: pytest.FixtureRequest, tiny_model: Path) -> Make:
+@pytest.fixture(params=IN_PROCESS, ids=lambda engine: engine.kind)
+def make(request: pytest.FixtureRequest, serve: Callable[[RealEngine], Served]) -> Make:
     """Return what makes the tiny model for an engine, with generation parameters."""
-    if find_spec(request.param) is None:
-        pytest.skip(f"the package {request.param!r} is not installed")
-    fields: dict[str, Any] = {"model": str(tiny_model), "magpie_pre_query_template": "qwen2"}
-    kind: type[LocalLLM] = TransformersLLM
-    if request.param == "llama_cpp":
-        kind = LlamaCppLLM
-        fields |= {"model": str(request.getfixturevalue("tiny_gguf")), "n_ctx": 512}
-    elif request.param == "vllm":
-        kind = vLLM
-        fields["extra_kwargs"] = {"enforce_eager": True, "max_model_len": 512, "max_num_seqs": 16}
-    return lambda **generation: kind(**fields, generation_kwargs={"max_new_tokens": 12, **generation})
+    engine: RealEngine = request.param
+    served = serve(engine)
+
+    def made(**generation: Any) -> LocalLLM:
+        wanted = {"temperature": 1.0, "max_new_tokens": 12, **generation}
+        llm = engine.model(served, magpie_pre_query_template="qwen2", generation_kwargs=wanted)
+        assert isinstance(llm, LocalLLM)
+        return llm
+
+    return made
 
 
 def raw(llm: LocalLLM, text: str) -> Answer:
