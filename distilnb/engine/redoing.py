@@ -18,6 +18,8 @@ from distilnb.spec.step import Step
 StepOf = Callable[[str, int], Step]  # (name, version) → the step, loaded
 Apply = Callable[[Step, Batch], Outcome]
 
+_FIRST = Attempt()
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -31,7 +33,7 @@ class Marks:
 
     def of(self, step: str, row_id: str) -> Attempt:
         """Return how a row is to be done at a step."""
-        return self.attempts.get(step, {}).get(row_id) or Attempt()
+        return self.attempts.get(step, {}).get(row_id) or _FIRST if self.attempts else _FIRST
 
     def by_version(self, step: str, batch: Batch, indices: Iterable[int]) -> dict[int, list[int]]:
         """Return indices of rows grouped by the version of the step that does them."""
