@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distilnb.engine.apply import Failure, Outcome, append, apply_step
-from distilnb.engine.journal import JournalReader
 from distilnb.engine.lineage import Attempt, Lineage
 from distilnb.engine.plan import Stage
 from distilnb.engine.rundir import RunDir
@@ -58,6 +57,9 @@ class Marks:
 
 def read_marks(run: RunDir, stage: Stage, batch_id: int, ids: Sequence[str]) -> Marks:
     """Look up in the journal what was retried of a batch that a stage is given."""
+    # Few runs have a retry, and it takes a hundredth of a second to load.
+    from distilnb.engine.journal import JournalReader
+
     reader = JournalReader.open(run.journal)
     if reader is None:
         return Marks()
