@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,9 +26,9 @@ from distilnb.engine.asked import (
     Tally,
     account,
     check_told,
+    finish,
     nowhere,
     prompt_text,
-    reply_text,
     used_for,
 )
 from distilnb.engine.attempts import CacheMode, find_bought, notes_to_keep
@@ -38,7 +38,7 @@ from distilnb.engine.groups import groups_of
 from distilnb.engine.inquiry import NOTHING_USED, Inquiry, Used, as_replies, voices_of
 from distilnb.engine.lookup import look_up
 from distilnb.engine.models import Models
-from distilnb.engine.reasking import n_reasks, reask_key
+from distilnb.engine.reasking import complaint, has_complaint, n_reasks, reask_key
 from distilnb.engine.rendering import model_of
 from distilnb.engine.repeats import Repeats
 from distilnb.engine.together import all_or_first_error, probe_first
@@ -136,9 +136,10 @@ class Asker:
         found = look_up(errand, indices, attempts or {}, self.cache, self.mode, self.repeats, at=self.at)
         for inquiry in found:
             tally = Tally()
-            self._found(errand, inquiry, inquiry.replies, tally)
-            if inquiry.all_stand and not self._has_complaint(errand, inquiry):
-                done(inquiry.index, self._finish(errand, inquiry, tally))
+            if again:
+                self._found(errand, inquiry, inquiry.replies, tally)
+            if inquiry.all_stand and not has_complaint(errand, inquiry, self.at):
+                done(inquiry.index, finish(errand, inquiry, tally, self.at))
             else:
                 waiting.append(asyncio.ensure_future(self._ask_one(errand, inquiry, tally)))
         if waiting and self.probes:
@@ -150,8 +151,12 @@ class Asker:
     async def _ask_one(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> None:
         task, batch = errand.task, errand.batch
         try:
-            await self._obtain(errand, inquiry, tally)
-            await self._reask(errand, inquiry, tally)
+            if inquiry.is_plain:
+                await self._obtain_plain(errand, inquiry, tally)
+            else:
+                await self._obtain(errand, inquiry, tally)
+            if n_reasks(task, inquiry.request):
+                await self._reask(errand, inquiry, tally)
         except NotBought as lack:
             lack.tell(inquiry.index)
             return
@@ -179,7 +184,21 @@ class Asker:
             asked.n_cached = 0
             errand.done(inquiry.index, asked)
             return
-        errand.done(inquiry.index, self._finish(errand, inquiry, tally))
+        errand.done(inquiry.index, finish(errand, inquiry, tally, self.at))
+
+    async def _obtain_plain(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> None:
+        """Get the replies of a row that one model gives: nothing leads to another request, nobody stands in for it."""
+        wanted = inquiry.all_missing()
+        if not wanted.keys:
+            return
+        if errand.on_missing is not None:
+            raise NotBought(errand.on_missing, [Missing(inquiry.llm, inquiry.request, wanted.keys)])
+        try:
+            await self._get(errand, inquiry, wanted, tally)
+        except ModelError as error:
+            if self._is_stopped and error.retryable:
+                raise NotStarted from error
+            raise
 
     async def _obtain(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> None:
         """Ask whoever has a part in a row's replies until all are there; raises what nobody is left for."""
@@ -197,8 +216,6 @@ class Asker:
                     raise NotBought(errand.on_missing, missing + later)
                 if len(wanted) == 1 and not sending:  # as most: a task of its own would cost time
                     await self._fetch(errand, inquiry, wanted[0], tally)
-                    if inquiry.is_plain and inquiry.all_stand:
-                        return
                     continue
                 sending |= {asyncio.ensure_future(self._fetch(errand, inquiry, w, tally)) for w in wanted}
                 if not sending:
@@ -215,8 +232,7 @@ class Asker:
             if sending:  # what is on its way is paid for, and kept
                 await asyncio.wait(sending)
             raise
-        if not inquiry.is_plain:
-            await self._keep_marks(inquiry)
+        await self._keep_marks(inquiry)
 
     def _seek(self, errand: Errand, inquiry: Inquiry) -> dict[Key, Reply]:
         """Look in the cache for what came to matter; the reply to one request may lead to another."""
@@ -280,9 +296,9 @@ class Asker:
     async def _reask(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> None:
         """Ask again for replies without their shape until they have it, or have used up their re-asks."""
         most = n_reasks(errand.task, inquiry.request)
-        for place in range(len(inquiry.parts) if most else 0):
+        for place in range(len(inquiry.parts)):
             number = 0
-            while number < most and (words := self._complaint(errand, inquiry, place)):
+            while number < most and (words := complaint(errand, inquiry, place, self.at)):
                 number += 1
                 try:
                     await self._reask_one(errand, inquiry, place, number, words, tally)
@@ -326,19 +342,6 @@ class Asker:
         for used in inquiry.bought(known):
             tally.n_found += 1
             self.budget.spend(used.cost_usd or 0.0, used.usage.tokens)
-
-    def _has_complaint(self, errand: Errand, inquiry: Inquiry) -> bool:
-        if not n_reasks(errand.task, inquiry.request):
-            return False
-        return any(self._complaint(errand, inquiry, place) for place in range(len(inquiry.parts)))
-
-    def _complaint(self, errand: Errand, inquiry: Inquiry, place: int) -> str:
-        """Return what is wrong with a reply of a row, where asking again may help."""
-        one = inquiry.at(place)
-        if one is None:
-            return ""
-        with self.at(errand.batch, inquiry.index, finishes=False):
-            return errand.task.complaint(one.reply, errand.batch.rows[inquiry.index])
 
     async def _buy(
         self,
@@ -384,7 +387,11 @@ class Asker:
         first, ask = next(iter(missing.items()))
         sending = Sending(errand.task.name, errand.voices[id(ask.llm)], waits_for_job=True)
         self._in_flight.setdefault(first, None)
-        before = partial(self._before, tally=tally, sending=sending)
+
+        async def before(request: Request) -> None:
+            if (waits := self._before(request, tally, sending)) is not None:
+                await waits
+
         used = NOTHING_USED
         try:
             brought = await jobs.obtain(missing, tally, replaces=self.mode == "refresh", before=before)
@@ -407,13 +414,21 @@ class Asker:
             awaited = self._in_flight[key] = asyncio.get_running_loop().create_future()
         await asyncio.wait([awaited])
 
-    async def _before(
+    def _before(
         self, request: Request, tally: Tally, sending: Sending, *, is_further: bool = False
-    ) -> None:
-        """Decide, whenever a request has its slot, whether it may be sent."""
+    ) -> Awaitable[None] | None:
+        """Decide, whenever a request has its slot, whether it may be sent; returns what is to be waited for first."""
         if self._is_stopped:
             raise NotStarted
         sending.check_rest()
+        if self.budget.is_limited or not self._may_send.is_set():
+            return self._wait_to_send(request, tally, sending, is_further=is_further)
+        self._is_sent(tally, sending, is_further=is_further)
+        return None
+
+    async def _wait_to_send(
+        self, request: Request, tally: Tally, sending: Sending, *, is_further: bool
+    ) -> None:
         if self.budget.is_limited:  # which a change of limits may have made it while the request waited
             if sending.hold is None:
                 most = estimate(sending.voice.llm, sending.voice.price, request, self._longest_reply)
@@ -423,27 +438,10 @@ class Asker:
             await self._may_send.wait()
         if self._is_stopped:  # meanwhile: a stop ends a pause
             raise NotStarted
+        self._is_sent(tally, sending, is_further=is_further)
+
+    def _is_sent(self, tally: Tally, sending: Sending, *, is_further: bool) -> None:
         tally.n_sent += 1
         tally.n_further += is_further
         if not sending.waits_for_job:
             self._flying[id(sending)] = sending.step
-
-    def _finish(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> Asked:
-        """Make rows of the replies; a reply that cannot be used quarantines the row, and stays cached."""
-        batch, index = errand.batch, inquiry.index
-        asked = account(inquiry, tally)
-        try:
-            with self.at(batch, index, finishes=True):
-                made = errand.task.rows_from(batch.rows[index], asked.replies)
-        except Exception as error:  # noqa: BLE001 - a user's parser may raise anything; it is the row's failure
-            asked.failure = Failure.of(
-                batch.ids[index],
-                errand.task.name,
-                error,
-                prompt=prompt_text(inquiry.request),
-                reply=reply_text(inquiry.llm, asked.replies),
-                attempts=max(1, tally.n_sent),
-            )
-            return asked
-        asked.rows, asked.partial = made.rows, made.partial
-        return asked

@@ -48,6 +48,7 @@ from distilnb.tasks.base import Task
 FLUSH_ROWS = 256
 REFUSALS_EVERY_S = 1.0
 FLUSH_AFTER_S = 0.02  # shorter costs more files, longer delays the next stage
+FLUSH_LAST_AFTER_S = 0.02  # where there is none
 
 # Thresholds of the garbage collector. A thousand requests in flight are hundreds of thousands of objects, and next to
 # none are garbage: by its own thresholds the collector would take an eighth of the time of a request.
@@ -115,10 +116,12 @@ class AskWorker:
     _told_flying: dict[str, int] | None = None
     _told_jobs: list[dict[str, Any]] | None = None
     _n_at_work: Counter[str] = field(default_factory=Counter)  # batches, by stage
+    _last: set[str] = field(default_factory=set)  # stages that no other waits for
 
     def __post_init__(self) -> None:
         self.plan = self.run.plan()
         self.keep = KeepFailed.of(self.plan.options)
+        self._last = {stage.name for stage in self.plan.stages if not self.plan.consumers(stage.name)}
 
     def handle(self, message: Message) -> None:
         """Begin one thing; what it brings is said later."""
@@ -289,7 +292,11 @@ class AskWorker:
         def done(index: int, asked: Asked) -> None:
             self._finish(stage, task, batch, index, asked, message)
 
-        attempts = {index: marks.of(stage.name, batch.ids[index]).attempt for index in rows}
+        attempts = (
+            {index: marks.of(stage.name, batch.ids[index]).attempt for index in rows}
+            if marks.attempts
+            else {}
+        )
         await self.asker.ask_rows(task, batch, rows, done, again=message["again"], attempts=attempts)
 
     def _task(self, name: str, version: int) -> Task:
@@ -319,7 +326,7 @@ class AskWorker:
         flush.n_rows += 1
         if not stage.tells_gone:
             flush.outcome.batch.gone.clear()
-        if flush.n_rows >= FLUSH_ROWS:
+        if flush.n_rows >= self._flush_rows(stage):
             self._flush(stage.name)
 
     def _pass_gone(self, stage: Stage, batch: Batch, index: int, message: Message) -> None:
@@ -335,9 +342,14 @@ class AskWorker:
             flush = None
         if flush is None:
             flush = self._flushes[stage.name] = _Flush(era=era)
-            flush.timer = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self._flush, stage.name)
+            after_s = FLUSH_LAST_AFTER_S if stage.name in self._last else FLUSH_AFTER_S
+            flush.timer = asyncio.get_running_loop().call_later(after_s, self._flush, stage.name)
         flush.took.setdefault(message["batch"], []).append(index)
         return flush
+
+    def _flush_rows(self, stage: Stage) -> int:
+        """Return how many finished rows wait at most: those that wait long may not fill the window of the stage."""
+        return min(FLUSH_ROWS, stage.window // 4 or FLUSH_ROWS) if stage.name in self._last else FLUSH_ROWS
 
     def _flush(self, stage: str) -> None:
         flush = self._flushes.pop(stage, None)
@@ -390,19 +402,26 @@ def add_asked(
         name,
         done=int(has_ended_well),
         made=len(asked.rows),
-        partial=int(has_ended_well and bool(asked.partial)),
         asked=asked.n_asked,
-        retries=asked.n_retries,
-        reasked=asked.n_reasked,
-        stood_in=asked.n_stood_in,
         cached=asked.n_cached,
         truncated=sum([reply.is_truncated for reply in asked.replies]),
         input_tokens=asked.input_tokens,
         output_tokens=asked.output_tokens,
         cost_usd=asked.cost_usd or 0.0,
-        unpriced=1 if asked.cost_usd is None else 0,
-        guessed=asked.n_guessed,
     )
+    is_plain = not (
+        asked.n_retries or asked.n_reasked or asked.n_stood_in or asked.n_guessed or asked.partial
+    )
+    if not is_plain or asked.cost_usd is None:
+        outcome.count(  # of few rows
+            name,
+            retries=asked.n_retries,
+            reasked=asked.n_reasked,
+            stood_in=asked.n_stood_in,
+            partial=int(has_ended_well and bool(asked.partial)),
+            unpriced=int(asked.cost_usd is None),
+            guessed=asked.n_guessed,
+        )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class FatalModelError(Exception):
         self.error = error
 
 
-@dataclass
+@dataclass(slots=True)
 class Asked:
     """What became of one row at a task."""
 
@@ -58,7 +58,7 @@ class Asked:
     n_guessed: int = 0  # of those replies, the ones whose tokens were not told by the provider
 
 
-@dataclass
+@dataclass(slots=True)
 class Tally:
     """Counts the requests that one row cost."""
 
@@ -77,7 +77,7 @@ class Tally:
         return used
 
 
-@dataclass
+@dataclass(slots=True)
 class Sending:
     """One request on its way: whether its model rests, for one with a backup, and what of the budget is set aside."""
 
@@ -191,6 +191,27 @@ def account(inquiry: Inquiry, tally: Tally) -> Asked:
         asked.n_cached = not (paid or asked.n_asked)
     else:
         asked.n_cached = inquiry.n_requests_known()
+    return asked
+
+
+def finish(errand: Errand, inquiry: Inquiry, tally: Tally, at: At) -> Asked:
+    """Make rows of the replies; a reply that cannot be used quarantines the row, and stays cached."""
+    batch, index = errand.batch, inquiry.index
+    asked = account(inquiry, tally)
+    try:
+        with at(batch, index, finishes=True):
+            made = errand.task.rows_from(batch.rows[index], asked.replies)
+    except Exception as error:  # noqa: BLE001 - a user's parser may raise anything; it is the row's failure
+        asked.failure = Failure.of(
+            batch.ids[index],
+            errand.task.name,
+            error,
+            prompt=prompt_text(inquiry.request),
+            reply=reply_text(inquiry.llm, asked.replies),
+            attempts=max(1, tally.n_sent),
+        )
+        return asked
+    asked.rows, asked.partial = made.rows, made.partial
     return asked
 
 

@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from json.encoder import encode_basestring
 from pathlib import Path
 
@@ -159,17 +159,17 @@ class ReplyCache:
                     found[key] = Reply(text, finish_reason, model, n_in, n_out, is_cached=not is_unpaid)
         return found
 
-    async def keep(self, replies: Sequence[tuple[Key, Reply]], *, replace: bool = False) -> bool:
-        """Return once the replies are committed; all that arrive in one turn of the loop share a commit.
+    def keep(self, replies: Sequence[tuple[Key, Reply]], *, replace: bool = False) -> Awaitable[bool]:
+        """Keep replies: what is returned ends once they are committed; all of one turn of the loop share a commit.
 
-        What is stored already stays, unless `replace`; then False is returned.
+        What is stored already stays, unless `replace`; then the outcome is False.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bool] = loop.create_future()
         if not self._pending:
             loop.call_soon(self._commit)
         self._pending.append((replies, replace, done))
-        return await done
+        return done
 
     def _commit(self) -> None:
         pending, self._pending = self._pending, []

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from distilnb.engine.cache import Key, reply_key, request_digester
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
-from distilnb.llms.parts import Ask, Course, Standing
+from distilnb.llms.parts import Ask, Course, Standing, Wanted
 from distilnb.llms.prices import Price, price_of, run_price_of
 from distilnb.llms.request import Reply, Request
 from distilnb.llms.usage import Usage, usage_of, usages_of
@@ -66,6 +66,20 @@ def voices_of(llm: LLM, *, in_run: bool = False) -> Voices:
 class Inquiry(Course[LLM]):
     """The course of one row's request. `repeat` is its number among equal ones of its step."""
 
+    __slots__ = (
+        "_digests",
+        "_plain_keys",
+        "_repeat",
+        "_sought",
+        "counting",
+        "index",
+        "is_plain",
+        "llm",
+        "request",
+        "told",
+        "voices",
+    )
+
     def __init__(self, index: int, request: Request, repeat: int, llm: LLM, voices: Voices) -> None:
         super().__init__(llm.parts(request, repeat))
         self.llm = llm
@@ -116,12 +130,22 @@ class Inquiry(Course[LLM]):
         if self.is_plain:
             if self._plain_keys:
                 return []
-            asks = zip(self.parts, self.attempts, strict=True)
-            self._plain_keys = [self._key(ask, attempt) for ask, attempt in asks if isinstance(ask, Ask)]
+            asks = [part for part in self.parts if isinstance(part, Ask)]
+            self._plain_keys = [*map(self.key_of, asks, self.attempts)]
+            self.asks.update(zip(self._plain_keys, asks, strict=True))
             return [key for key in self._plain_keys if key not in self.replies]
         keys = [key for key in self.unknown() if key not in self._sought]
         self._sought.update(keys)
         return keys
+
+    def all_missing(self) -> Wanted[LLM]:
+        """Return what is to be asked for a plain one: all that the cache does not have, of its one model."""
+        pairs = [
+            (ask, key)
+            for ask, key in zip(self.parts, self._plain_keys, strict=True)
+            if key not in self.replies and isinstance(ask, Ask)
+        ]
+        return Wanted([ask for ask, _ in pairs], [key for _, key in pairs], {})
 
     # --- what counts ---
 
@@ -203,7 +227,11 @@ def seek_all(inquiries: Sequence[Inquiry], find: Find) -> None:
     open_ones = list(inquiries)
     while open_ones:
         sought = [(inquiry, inquiry.to_seek()) for inquiry in open_ones]
-        open_ones = [inquiry for inquiry, keys in sought if keys]
-        found = find([key for _, keys in sought for key in keys]) if open_ones else {}
+        open_ones = [
+            inquiry for inquiry, keys in sought if keys and not inquiry.is_plain
+        ]  # which lead no further
+        wanted = [key for _, keys in sought for key in keys]
+        found = find(wanted) if wanted else {}
         for inquiry, keys in sought:
-            inquiry.take({key: found[key] for key in keys if key in found})
+            if found and keys:
+                inquiry.take({key: found[key] for key in keys if key in found})

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from distilnb.engine.journal import BatchRef
 from distilnb.engine.ranges import from_ranges
+
+if TYPE_CHECKING:
+    from distilnb.engine.journal import BatchRef
 
 MONEY = (
     "asked",
@@ -82,6 +84,8 @@ class Lineage:
 
     def _batches(self, where: str, values: Sequence[object]) -> list[BatchRef]:
         query = f"SELECT id, stage, path, n_rows, n_gone FROM batches WHERE {where} ORDER BY id"
+        from distilnb.engine.journal import BatchRef  # which workers would load with all events, for nothing
+
         return [BatchRef(*row) for row in self._db.execute(query, values)]
 
     # --- errors ---

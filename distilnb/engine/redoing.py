@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distilnb.engine.apply import Failure, Outcome, append, apply_step
-from distilnb.engine.journal import JournalReader
 from distilnb.engine.lineage import Attempt, Lineage
 from distilnb.engine.plan import Stage
 from distilnb.engine.rundir import RunDir
@@ -17,6 +16,8 @@ from distilnb.spec.step import Step
 
 StepOf = Callable[[str, int], Step]  # (name, version) → the step, loaded
 Apply = Callable[[Step, Batch], Outcome]
+
+_FIRST = Attempt()
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Marks:
 
     def of(self, step: str, row_id: str) -> Attempt:
         """Return how a row is to be done at a step."""
-        return self.attempts.get(step, {}).get(row_id) or Attempt()
+        return self.attempts.get(step, {}).get(row_id) or _FIRST if self.attempts else _FIRST
 
     def by_version(self, step: str, batch: Batch, indices: Iterable[int]) -> dict[int, list[int]]:
         """Return indices of rows grouped by the version of the step that does them."""
@@ -56,6 +57,9 @@ class Marks:
 
 def read_marks(run: RunDir, stage: Stage, batch_id: int, ids: Sequence[str]) -> Marks:
     """Look up in the journal what was retried of a batch that a stage is given."""
+    # Few runs have a retry, and it takes a hundredth of a second to load.
+    from distilnb.engine.journal import JournalReader
+
     reader = JournalReader.open(run.journal)
     if reader is None:
         return Marks()

@@ -26,7 +26,6 @@ from distilnb.errors import RunError, UnknownStepError
 from distilnb.rows import write_text
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GeneratorStep, GlobalStep, Step
-from distilnb.steps.route import RouteRows
 from distilnb.tasks.base import Task
 
 _FOLDER = "versions"
@@ -215,6 +214,8 @@ def _check_kind(plan: Plan, step: Step) -> None:
             f"{plan.options['kinds'][step.name]} in the run.",
             "Start the edited pipeline: what is unchanged comes from the reply cache.",
         )
+    from distilnb.steps.route import RouteRows  # workers read versions too, and have no use for it
+
     if isinstance(step, RouteRows):
         there = [stage.steps[0] for stage in plan.consumers(plan.stage_of(step.name).name)]
         unknown = sorted({name for names in step.branches.values() for name in names}.difference(there))

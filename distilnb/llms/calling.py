@@ -8,10 +8,10 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from distilnb.errors import MalformedReplyError, ModelError, RateLimitError, RequestTimeoutError
 from distilnb.llms.fitting import asked_again
@@ -25,6 +25,8 @@ from distilnb.llms.shape import ReplyShape
 
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, RetryCallState
+
+OwnTask: TypeAlias = "asyncio.Task[object] | None"  # that asks
 
 FIRST_WAIT_S = (0.05, 0.5)  # before a retry; the upper end doubles with each
 LONGEST_WAIT_S = 8.0
@@ -85,7 +87,7 @@ class Caller:
         self._ladder = Ladder(modes)
         self._breaker: ModelError | None = None
         self._is_stopped = False
-        self._waiting: set[asyncio.Task[object] | None] = set()  # that hold no request which was sent
+        self._waiting: set[OwnTask] = set()  # that hold no request which was sent
         self._mean_output_tokens = 256.0
 
     @classmethod
@@ -99,8 +101,8 @@ class Caller:
     def asking(self, request: Request, *, before: Before | None = None) -> Asking:
         """Ask, and hold the slot until the block ends, so that the reply can be made durable in it.
 
-        `before` is awaited whenever the request has its slot and is about to be sent; what it raises calls the
-        request off (a budget that is used up).
+        `before` is called, and what it returns awaited, whenever the request has its slot and is about to be sent; what
+        it raises calls the request off (a budget that is used up).
 
         The answer has `request.n` replies, or fewer when the server returned none twice in a row. Raises the
         last ModelError when retries are used up, at once when it is not retryable, and without asking when an
@@ -135,9 +137,9 @@ class Caller:
         self._waiting.add(task)
         try:
             await self._enter(request, before)
-            answer = await self._persist(request, before)
+            answer = await self._persist(request, before, task)
             if len(answer.replies) != request.n:
-                answer = await self._complete(request, answer, before)
+                answer = await self._complete(request, answer, before, task)
             self.rest.answered()
             return answer
         except ModelError as error:
@@ -146,14 +148,21 @@ class Caller:
         finally:
             self._waiting.discard(task)
 
-    async def _complete(self, request: Request, answer: Answer, before: Before | None) -> Answer:
+    async def _complete(
+        self, request: Request, answer: Answer, before: Before | None, task: OwnTask
+    ) -> Answer:
         """Ask for the replies that a server left out: some ignore n and return one."""
         replies = answer.replies
         n_empty = 0 if replies else 1
         while len(replies) < request.n and n_empty < MAX_EMPTY_ANSWERS:
-            await self._call_before(before, is_further=True)
+            try:
+                if before is not None and (waits := before(is_further=True)) is not None:
+                    await waits
+            except BaseException:
+                self.gate.leave()
+                raise
             rest = replace(request, n=request.n - len(replies), first=request.first + len(replies))
-            more = await self._persist(rest, before)
+            more = await self._persist(rest, before, task)
             n_empty = 0 if more.replies else n_empty + 1
             replies += more.replies
         if not replies:
@@ -161,17 +170,19 @@ class Caller:
             raise MalformedReplyError("The model answered twice without any reply.", "See the server's log.")
         return replace(answer, replies=replies[: request.n])
 
-    async def _persist(self, request: Request, before: Before | None) -> Answer:
+    async def _persist(self, request: Request, before: Before | None, task: OwnTask) -> Answer:
         """Send in the slot that is held; on a failure that may pass, wait outside and send again."""
         try:
-            return await self._send(request, before)
+            return await self._send(request, before, task)
         except ModelError as error:
             if not error.retryable or self._max_retries == 0 or self._is_stopped:
                 raise
             first_failure = error
-        return await self._retry(request, first_failure, before)
+        return await self._retry(request, first_failure, before, task)
 
-    async def _retry(self, request: Request, failure: ModelError, before: Before | None) -> Answer:
+    async def _retry(
+        self, request: Request, failure: ModelError, before: Before | None, task: OwnTask
+    ) -> Answer:
         # The first attempt of the loop is the one that has failed already: so tenacity is set up only then.
         pending: ModelError | None = failure
         async for attempt in _retrying(self._max_retries + 1):
@@ -181,7 +192,7 @@ class Caller:
                     raise again
                 await self._enter(request, before, returns=True)
                 self.retries += 1
-                return await self._send(request, before)
+                return await self._send(request, before, task)
         raise failure  # the loop ends by returning or raising; this is for the type checker
 
     async def _enter(self, request: Request, before: Before | None, *, returns: bool = False) -> None:
@@ -190,28 +201,19 @@ class Caller:
         await self.gate.enter(tokens, returns=returns)
         try:
             self._raise_if_broken()  # it may have happened while this one stood in line
-        except ModelError:
-            self.gate.leave()
-            raise
-        await self._call_before(before)
-
-    async def _call_before(self, before: Before | None, *, is_further: bool = False) -> None:
-        if before is None:
-            return
-        try:
-            await before(is_further=is_further)
+            if before is not None and (waits := before()) is not None:
+                await waits
         except BaseException:
             self.gate.leave()
             raise
 
-    async def _send(self, request: Request, before: Before | None) -> Answer:
+    async def _send(self, request: Request, before: Before | None, task: OwnTask) -> Answer:
         era = self.gate.era
-        task = asyncio.current_task()
         self._waiting.discard(task)
         began_s = time.monotonic()
         try:
             if request.shape is None:
-                answer = await self._send_once(request)
+                answer = await self._sending_once(request)
             else:
                 answer = await self._send_shaped(request, before)
         except BaseException as error:
@@ -232,10 +234,10 @@ class Caller:
         """
         failures: list[tuple[Request, ModelError]] = []
         for sent in self._ladder.requests(request):
-            if failures and before is not None:
-                await before(is_further=True)
+            if failures and before is not None and (waits := before(is_further=True)) is not None:
+                await waits
             try:
-                answer = await self._send_once(sent)
+                answer = await self._sending_once(sent)
             except ModelError as error:
                 failures.append((sent, error))
                 if self._is_stopped or not self._ladder.may_refuse(sent, error):
@@ -247,11 +249,9 @@ class Caller:
             return answer
         raise failures[-1][1]
 
-    async def _send_once(self, request: Request) -> Answer:
+    def _sending_once(self, request: Request) -> Awaitable[Answer]:
         self.asked += 1
-        if self._timeout_s is None:
-            return await self.client.send(request)
-        return await self._send_in_time(request)
+        return self.client.send(request) if self._timeout_s is None else self._send_in_time(request)
 
     async def _send_in_time(self, request: Request) -> Answer:
         assert self._timeout_s is not None
@@ -297,8 +297,8 @@ class Asking:
         self._request = request
         self._before = before
 
-    async def __aenter__(self) -> Answer:
-        return await self._caller._obtain(self._request, self._before)
+    def __aenter__(self) -> Awaitable[Answer]:
+        return self._caller._obtain(self._request, self._before)
 
     async def __aexit__(self, *_: object) -> None:
         self._caller.gate.leave()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from distilnb.errors import MalformedReplyError, ModelError
-from distilnb.llms.calling import Asking, Caller, Waits
+from distilnb.llms.calling import Asking, Caller, OwnTask, Waits
 from distilnb.llms.limits import Gate
 from distilnb.llms.request import Answer, Before, Client, Request
 
@@ -56,10 +56,10 @@ class GatheringCaller(Caller):
             while True:
                 self._waiting.add(task)
                 self._raise_if_broken()
-                if before is not None:
-                    # Here, and not where the parcel has its slot: one that waits for the budget would hold up those
-                    # for whose end it waits.
-                    await before()
+                # Here, and not where the parcel has its slot: one that waits for the budget would hold up those
+                # for whose end it waits.
+                if before is not None and (ready := before()) is not None:
+                    await ready
                 share = self._join(request, task)
                 try:
                     answer = await share.answer()
@@ -94,7 +94,9 @@ class GatheringCaller(Caller):
             self._parcels.add(sending)
             sending.add_done_callback(self._parcels.discard)
 
-    async def _complete(self, request: Request, answer: Answer, before: Before | None) -> Answer:
+    async def _complete(
+        self, request: Request, answer: Answer, before: Before | None, task: OwnTask
+    ) -> Answer:
         """Refuse an answer that has not one reply for each text: nobody could tell whose is missing."""
         self.gate.leave()
         error = MalformedReplyError(
@@ -185,7 +187,7 @@ class _Parcel:
     def note_sending(self, waiting: set[asyncio.Task[object] | None]) -> Before:
         """Return what is called when the parcel has its slot: a stop lets what is sent come to its end."""
 
-        async def sending(*, is_further: bool = False) -> None:
+        def sending(*, is_further: bool = False) -> None:
             for share in self.shares:
                 waiting.discard(share.task)
 

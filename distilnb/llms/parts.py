@@ -97,6 +97,20 @@ class Course(Generic[M]):
     Such a reply stays, though the first model answers again: a row keeps what it got.
     """
 
+    __slots__ = (
+        "_keys",
+        "_made",
+        "_on_way",
+        "_withheld",
+        "asks",
+        "attempts",
+        "failures",
+        "is_mark",
+        "marks",
+        "parts",
+        "replies",
+    )
+
     def __init__(self, parts: Sequence[Part[M]]) -> None:
         self.parts = parts
         self.attempts = [0] * len(parts)  # of each part's last request; what it is made of is asked once

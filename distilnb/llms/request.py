@@ -72,13 +72,13 @@ class Answer:
 
 
 class Before(Protocol):
-    """Awaited whenever a request is about to be sent.
+    """Called whenever a request is about to be sent; returns what is to be awaited first, None where nothing is.
 
     `is_further` says that it repeats no failure: another way to force the shape was refused, or a server has left
     replies out.
     """
 
-    def __call__(self, *, is_further: bool = False) -> Awaitable[None]: ...
+    def __call__(self, *, is_further: bool = False) -> Awaitable[None] | None: ...
 
 
 class Client(Protocol):

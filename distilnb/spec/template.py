@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import keyword
-import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distilnb.errors import MissingValueError, RowError, StepRowError, TemplateError, did_you_mean
+from distilnb.spec.plain_template import Piece, split_plain
 
 if TYPE_CHECKING:
     from jinja2 import Template, nodes
@@ -40,15 +40,14 @@ _VALUE_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeE
 class CompiledTemplate(NamedTuple):
     """A template with its variables; those in `may_be_none` are tested by the template itself.
 
-    `pieces` is set where it is made of text and bare variables only: what to print as it is, and whether to print
-    the column of that name instead. Then Jinja is not needed, which costs a process a twentieth of a second to
-    import, and ten times as long to fill.
+    `pieces` is set where it is made of text, bare variables and items of lists only. Then Jinja is not needed, which
+    costs a process a twentieth of a second to import, and ten times as long to fill.
     """
 
     template: Template | None
     variables: tuple[str, ...]
     may_be_none: frozenset[str] = frozenset()
-    pieces: tuple[tuple[str, bool], ...] = ()
+    pieces: tuple[Piece, ...] = ()
 
 
 class CompiledExpression(NamedTuple):
@@ -74,10 +73,10 @@ def compile_template(text: str, first_line: int = 1) -> CompiledTemplate:
     >>> compile_template("{{ question }}{% if context %} ({{ context }}){% endif %}").variables
     ('question', 'context')
     """
-    pieces = _split_plain(text)
+    pieces = split_plain(text, _WORDS)
     if pieces is not None:
         return CompiledTemplate(
-            None, tuple(dict.fromkeys(name for name, is_column in pieces if is_column)), pieces=pieces
+            None, tuple(dict.fromkeys(one.text for one in pieces if one.is_column)), pieces=pieces
         )
     tree = _parse(text, first_line)
     from jinja2 import nodes
@@ -138,14 +137,28 @@ def render_template(text: str, row: Mapping[str, Any]) -> str:
     if template is None:
         try:
             return _fill(compiled.pieces, row)
+        except _NotQuick:
+            template = _with_jinja(text)
         except _VALUE_ERRORS as error:
             raise _misfit(error, "template", compiled.variables, row) from error
     values = {**dict.fromkeys(compiled.may_be_none), **row}
     return str(_evaluated(lambda: template.render(values), "template", compiled.variables, row))
 
 
-def _fill(pieces: Sequence[tuple[str, bool]], row: Mapping[str, Any]) -> str:
-    return "".join([str(row[piece]) if is_column else piece for piece, is_column in pieces])
+def _fill(pieces: Sequence[Piece], row: Mapping[str, Any]) -> str:
+    return "".join(
+        [
+            text if not is_column else str(row[text] if place is None else _item(row[text], place))
+            for text, is_column, place in pieces
+        ]
+    )
+
+
+def _item(value: Any, place: int) -> Any:
+    """Return an item of a list; raises _NotQuick where there is none: Jinja knows what that comes to."""
+    if type(value) not in (list, tuple) or place >= len(value) or is_missing(value[place]):
+        raise _NotQuick
+    return value[place]
 
 
 def evaluate_expression(text: str, row: Mapping[str, Any]) -> bool:
@@ -185,23 +198,10 @@ def missing_value(column: str, row: Mapping[str, Any]) -> MissingValueError:
     )
 
 
-# --- templates without Jinja -------------------------------------------------------
-
-_VARIABLE = re.compile(r"\{\{[ \t\n]*([A-Za-z]\w*)[ \t\n]*\}\}", re.ASCII)
-_BRACES = re.compile(r"\{\{|\{%|\{#|\}\}|%\}|#\}")
-
 # Words that are no variables to Jinja; of names that begin with "_" it has its own too.
 _WORDS = frozenset(
     {"true", "false", "none", "True", "False", "None", "self", "range", *_FUNCTIONS, *keyword.kwlist}
 )
-
-
-def _split_plain(text: str) -> tuple[tuple[str, bool], ...] | None:
-    """Return a template as text and names of columns, or None when it has anything that is left to Jinja."""
-    parts = _VARIABLE.split(re.sub(r"\r\n|\r", "\n", text))  # Jinja too has one kind of newline
-    if any(_BRACES.search(part) for part in parts[::2]) or not _WORDS.isdisjoint(parts[1::2]):
-        return None
-    return tuple((part, index % 2 == 1) for index, part in enumerate(parts) if part)
 
 
 # --- Jinja ----------------------------------------------------------------------
@@ -223,6 +223,12 @@ def _environment() -> SandboxedEnvironment:
     environment.globals = {"range": environment.globals["range"], **_FUNCTIONS}
     environment.filters["default"] = environment.filters["d"] = _default
     return environment
+
+
+@lru_cache(maxsize=512)
+def _with_jinja(text: str) -> Template:
+    """Return a plain template for Jinja, for rows whose values are not what it is plain for."""
+    return _environment().from_string(text)
 
 
 def _default(value: Any, default_value: Any = "", boolean: bool = False) -> Any:
@@ -321,7 +327,7 @@ _ARITHMETIC: Mapping[str, type[ast.operator]] = {
 
 
 class _NotQuick(Exception):
-    """An expression has a part that only Jinja's sandbox may evaluate."""
+    """An expression, or what a template is filled with, has a part that is left to Jinja's sandbox."""
 
 
 def _quick_form(tree: nodes.Template) -> ast.expr | None:

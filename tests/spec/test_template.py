@@ -195,8 +195,45 @@ def test_text_and_columns_are_put_together_as_jinja_does(text: str, row: dict[st
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        ["x{{ b }}", 2.5, {}],
+        ("x", True, "é"),
+        "text",
+        {0: "a", 2: "b"},
+        [1],
+        [None, 1, 2],
+        [float("nan"), 1, 2],
+        [],
+        {"0": "a"},
+        7,
+    ],
+    ids=str,
+)
+def test_items_of_lists_are_put_in_as_jinja_does(value: object) -> None:
+    text = "{{ a[0] }} and\r\n{{a[2]}} of {{ a }}"
+    compiled = compile_template(text)
+    assert compiled.template is None
+    assert compiled.variables == ("a",)
+    try:
+        told = _environment().from_string(text).render({"a": value})
+    except (UndefinedError, MissingValueError):
+        with pytest.raises(MissingValueError):
+            render_template(text, {"a": value})
+    else:
+        assert render_template(text, {"a": value}) == told
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "{{ a[-1] }}",
+        "{{ a[0][1] }}",
+        "{{ a['b'] }}",
+        "{{ a[b] }}",
+        "{{ a[:1] }}",
+        "{{ a[0].b }}",
+        "{{ range[0] }}",
         "{{ a|upper }}",
         "{{ a.b }}",
         "{{ a ~ b }}",
