@@ -104,6 +104,7 @@ class Course(Generic[M]):
         "_withheld",
         "asks",
         "attempts",
+        "awaited",
         "failures",
         "is_mark",
         "marks",
