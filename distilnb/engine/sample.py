@@ -120,21 +120,26 @@ def find_row(source: GeneratorStep, wanted: int | str) -> Batch:
 class Glance(NamedTuple):
     """A few rows of a source, how many a run would take, and how many times as long those are, at most, on average.
 
-    `longer` is 1.0 where all of them are here, and None where nobody can tell at once.
+    `longer` is 1.0 where all of them are here, and None where nobody can tell at once. Where they are not counted,
+    `n_rows` is what the size of the source makes likely.
     """
 
     batch: Batch
     n_rows: int
     longer: float | None
+    is_counted: bool = True
 
 
 def glance(source: GeneratorStep, limit: int | None, n: int) -> Glance | None:
     """Return at most `n` of the rows that a run of at most `limit` would take, at once, however long the source is.
 
     They are from all over a source that can be read anywhere, else its first. Of one whose rows cannot be counted at
-    once nothing is read: None, or without rows where `limit` bounds them. Raises NoRowsError when there is none.
+    once, and whose size is not known, nothing is read: None, or without rows where `limit` bounds them. Raises
+    NoRowsError when there is none.
     """
     counted = source.n_rows()
+    if counted is None and (n_bytes := source.n_bytes()) is not None:
+        return _by_size(source, n_bytes, limit, n)
     if counted is None:
         return None if limit is None else Glance(Batch(), limit, None)
     n_rows = counted if limit is None else min(counted, limit)
@@ -145,8 +150,21 @@ def glance(source: GeneratorStep, limit: int | None, n: int) -> Glance | None:
     if rows is None:
         rows = list(islice(_rows(source), len(places)))
         places = range(len(rows))
-    batch = Batch(rows, IdMaker(source.name).make_all(rows), [[place] for place in places])
+    batch = _named(source, rows, places)
     return Glance(batch, n_rows, 1.0 if len(rows) == n_rows else _longer(source, rows, n_rows))
+
+
+def _by_size(source: GeneratorStep, n_bytes: int, limit: int | None, n: int) -> Glance:
+    rows = list(islice(_rows(source), n if limit is None else min(n, limit)))
+    if not rows:
+        raise _no_row(source)
+    likely = int(n_bytes * len(rows) / sum(len(dump_json(row)) + 1 for row in rows))
+    n_rows = max(len(rows), likely if limit is None else min(likely, limit))
+    return Glance(_named(source, rows, range(len(rows))), n_rows, None, is_counted=False)
+
+
+def _named(source: GeneratorStep, rows: list[Row], places: Sequence[int]) -> Batch:
+    return Batch(rows, IdMaker(source.name).make_all(rows), [[place] for place in places])
 
 
 def _spread(n_rows: int, n: int) -> Sequence[int]:
@@ -204,7 +222,7 @@ def _draw_anywhere(source: GeneratorStep, limit: int | None) -> tuple[Batch, int
         return None
     places = sorted(random.Random(SEED).sample(range(n_rows), SCANNED_ROWS))
     rows = source.rows_at(places) or []
-    return Batch(rows, IdMaker(source.name).make_all(rows), [[place] for place in places]), n_rows
+    return _named(source, rows, places), n_rows
 
 
 def _choose(scanned: Batch, stored: _Stored, n_rows: int) -> Batch:
@@ -234,7 +252,7 @@ def _scan(source: GeneratorStep) -> Batch:
     rows = list(islice(_rows(source), SCANNED_ROWS))
     if not rows:
         raise _no_row(source)
-    return Batch(rows, IdMaker(source.name).make_all(rows), [[place] for place in range(len(rows))])
+    return _named(source, rows, range(len(rows)))
 
 
 def _no_row(source: GeneratorStep) -> NoRowsError:

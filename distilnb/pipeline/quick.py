@@ -19,7 +19,7 @@ GLANCE_ROWS = 1000  # of all sources together
 PATIENCE_S = 0.05  # for one step on these rows
 CHANCE = 2.0  # how far off a few hundred rows may be, beside their lengths
 FEW = 6.0  # and fewer: times as far by the root of how many there are
-MANY_ROWS = 1_000_000  # what is read on to know better, in the background
+MANY_ROWS = 300_000  # what is read on to know better, in the background
 
 
 class QuickQuote(NamedTuple):
@@ -46,7 +46,8 @@ class QuickQuote(NamedTuple):
 def quick_quote(pipeline: str, graph: Graph, rows: int | None) -> QuickQuote:
     """Quote a run by what is known at once; nothing is asked, and nothing is pinned.
 
-    Rows are counted where a source can tell without being read. Where it cannot, the Sample alone is looked at.
+    Rows are counted where a source can tell without being read, else told by the size of files. Where neither can be,
+    a limit of rows and the Sample are all there is to go by.
     """
     check_graph(graph)
     sources = sources_of(graph)
@@ -64,11 +65,13 @@ def quick_quote(pipeline: str, graph: Graph, rows: int | None) -> QuickQuote:
         samples[name] = kept if len(kept) else found.batch.select(range(min(SAMPLE_ROWS, len(found.batch))))
         to_run[name] = RowsToRun(found.batch if len(found.batch) else kept, found.n_rows)
     n_rows = sum(taken.n_rows for taken in to_run.values())
-    can_be_sharper = n_rows <= MANY_ROWS
+    n_read = sum(to_run[name].n_rows for name, source in sources.items() if source.rows_at([]) is None)
+    can_be_sharper = n_read <= MANY_ROWS
     if not all(len(taken.batch) for taken in to_run.values()):
         return QuickQuote(None, None, can_be_sharper, f"{count(n_rows)} rows, none of which was seen yet")
-    is_whole = all(len(found.batch) == found.n_rows for found in seen.values() if found)
-    note = "" if is_whole else _note(to_run)
+    is_counted = all(found.is_counted for found in seen.values() if found)
+    is_whole = is_counted and all(len(found.batch) == found.n_rows for found in seen.values() if found)
+    note = "" if is_whole else _note(to_run, is_counted=is_counted)
     quote = estimate_of(pipeline, graph, samples, to_run, ask=False, patience_s=PATIENCE_S, note=note)
     if is_whole:
         return QuickQuote(quote, 1.0, False)
@@ -111,6 +114,7 @@ def _is_free(step: Step) -> bool:
     return all(price is not None and price.is_free for price in prices)
 
 
-def _note(to_run: dict[str, RowsToRun]) -> str:
+def _note(to_run: dict[str, RowsToRun], *, is_counted: bool) -> str:
     looked, every = sum(map(_n_looked, to_run.values())), sum(map(_n_rows, to_run.values()))
-    return f"a quick quote: {count(looked)} rows stand for {count(every)}"
+    told = f"a quick quote: {count(looked)} rows stand for "
+    return told + (count(every) if is_counted else f"about {count(every)}, by the size of the files")

@@ -76,6 +76,16 @@ def test_of_many_rows_it_looks_at_few_from_all_over_and_says_so(monkeypatch: pyt
     assert found.estimate["answer"].requests.expected + found.estimate["answer"].cached == n_rows
 
 
+def test_a_long_list_is_looked_into_further_but_no_file_of_that_length_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distilnb.pipeline.quick.MANY_ROWS", 2000)
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(3000)))
+    assert quick(priced(rows(3000))).can_be_sharper
+    assert not quick(priced(str(path))).can_be_sharper
+
+
 def test_it_pins_nothing_and_asks_nothing(home: Path) -> None:
     found = quick(priced(rows(2000)))
     assert found.estimate is not None
@@ -165,13 +175,21 @@ def test_a_source_that_cannot_be_counted_is_not_read() -> None:
     assert (limited.estimate, limited.most_usd, limited.can_be_sharper) == (None, None, True)
 
 
-def test_a_large_file_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", [None, 2000, 50])
+def test_a_large_file_is_not_counted_but_told_by_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
     monkeypatch.setattr("distilnb.steps.files._COUNTED_BYTES", 1000)
     path = tmp_path / "large.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(200)))
-    found = quick(priced(str(path)))
-    assert found.most_usd is None
-    assert "cannot be counted" in found.lack
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(3000)))
+    p = priced(str(path))
+    p.preview(5)
+    found = quick(p, limit)
+    assert found.estimate is not None
+    assert found.most_usd is None  # so it is asked
+    assert found.estimate.rows == pytest.approx(min(3000, limit or 3000), rel=0.2)
+    assert ", by the size of the files" in repr(found.estimate)
+    assert found.can_be_sharper
 
 
 def test_a_step_that_is_slow_on_these_rows_runs_on_the_sample_alone() -> None:
