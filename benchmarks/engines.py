@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import os
 import statistics
 import time
@@ -119,8 +118,11 @@ def serve_bare(kind: str, path: str, limit: int, line: Connection) -> None:
         began, began_cpu = time.perf_counter(), cpu_s()
         n_tokens = generate(prompts)
         line.send(Took(n_tokens, time.perf_counter() - began, cpu_s() - began_cpu))
-    del generate  # vLLM's processes end with its model, and this one waits for them
-    gc.collect()
+    below = psutil.Process().children(recursive=True)
+    for process in below:  # vLLM's, which its own end may wait for in vain
+        process.kill()
+    psutil.wait_procs(below, timeout=10)
+    os._exit(0)
 
 
 # --- through the host ---------------------------------------------------------------

@@ -154,9 +154,8 @@ def test_unload_waits_for_the_end_of_all_hosts_or_of_one() -> None:
     first, second = FakeLLM(), FakeLLM(model="cockatoo")
     pids = [pid_in(llm.ask("hello")) for llm in (first, second)]
     assert dn.unload(second) == ["fake:cockatoo"]
-    assert [
-        psutil.pid_exists(pid) and not place.is_alive() for pid, place in [(pids[1], place_of(second))]
-    ] == [False]
+    assert not place_of(second).is_alive()
+    wait_until(lambda: not psutil.pid_exists(pids[1]))  # the system lets go of its lock a moment before
     assert place_of(first).is_alive()
     assert dn.unload() == ["fake:parrot"]
     assert not place_of(first).is_alive()
