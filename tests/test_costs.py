@@ -29,6 +29,7 @@ from distilnb.llms.base import LLM
 from distilnb.llms.magpie import MagpieClient
 from distilnb.llms.prices import Price, price_of
 from distilnb.llms.request import Answer, Client, Reply, Request
+from distilnb.notebook.bounds import most_of_preview
 from distilnb.pipeline import Pipeline
 from distilnb.rows import Batch
 from distilnb.tasks import ImageGeneration, Magpie
@@ -147,6 +148,15 @@ def test_images_cost_what_is_said_of_each_and_a_budget_ends_the_run(silent: Mock
     status = run.status()
     assert (status.state, status.cost_usd, status.steps[1].done) == ("stopped", 1.0, 4)
     assert "≈" not in run_cost(status)
+
+
+def test_a_magic_knows_what_images_may_cost_and_where_nobody_can_know_it(silent: MockLLM) -> None:
+    def most(**options: Any) -> float | None:
+        p = pictures(silent, kind=InferenceEndpointsImageGeneration, **options)
+        return most_of_preview(p.name, p.graph, 2, enough=0.0).cost
+
+    assert most(price={"per_image": 0.25}) == pytest.approx(0.5)
+    assert most(price=(1.0, 1.0)) is None
 
 
 def test_a_price_by_request_counts_requests(silent: MockLLM) -> None:

@@ -195,7 +195,7 @@ def _price_each(task: Task, tokens_of_row: int = 0) -> float | None:
     dearest = 0.0
     for llm in task.llm.senders() if task.llm else ():
         price = price_of(llm)
-        if price is None:
+        if price is None or (price.needs_tokens and not llm.tells_tokens):
             return None
         longest = llm.generation_kwargs.get("max_new_tokens")
         tokens_out = longest if isinstance(longest, int) else TOKENS_EACH
