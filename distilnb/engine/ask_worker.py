@@ -48,7 +48,7 @@ from distilnb.tasks.base import Task
 FLUSH_ROWS = 256
 REFUSALS_EVERY_S = 1.0
 FLUSH_AFTER_S = 0.02  # shorter costs more files, longer delays the next stage
-FLUSH_LAST_AFTER_S = 0.02  # where there is none
+FLUSH_LAST_AFTER_S = 0.1  # where there is none
 
 # Thresholds of the garbage collector. A thousand requests in flight are hundreds of thousands of objects, and next to
 # none are garbage: by its own thresholds the collector would take an eighth of the time of a request.
