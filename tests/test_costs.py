@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import pytest
 
 from distilnb.engine.ask import Asker
 from distilnb.engine.asked import Asked, FatalModelError
-from distilnb.engine.budget import Budget, estimate
+from distilnb.engine.budget import Budget, BudgetReached, estimate
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.forecast import Interval
 from distilnb.engine.models import Models
@@ -256,11 +257,14 @@ class _Talk:
     async def close(self) -> None: ...
 
 
-def talk(folder: Path, llm: LLM, budget: Budget | None = None, n_turns: int = 2) -> tuple[Asked, Budget]:
+def talk(
+    folder: Path, llm: LLM, budget: Budget | None = None, n_turns: int = 2, k: int = 1
+) -> tuple[Asked, Budget]:
     async def main() -> Asked:
         ended: list[Asked] = []
+        folder.mkdir(exist_ok=True)
         asker = Asker(ReplyCache(folder / "replies.sqlite"), Models(), budget, Repeats())
-        task = Magpie(name="talk", llm=llm, n_turns=n_turns)
+        task = Magpie(name="talk", llm=llm, n_turns=n_turns, num_generations=k)
         await asker.ask_rows(task, Batch([{}], ["row"], [[0]]), [0], lambda _, asked: ended.append(asked))
         [asked] = ended
         return asked
@@ -276,6 +280,29 @@ def test_a_conversation_is_held_as_all_its_requests() -> None:
     cost, tokens = estimate(llm, price, request)
     assert tokens == 6 * 8 + (0 + 100 + 200 + 300 + 400 + 500) + 6 * 100
     assert cost == pytest.approx(tokens / 1e6)
+    assert estimate(llm, price, replace(request, n=4)) == (pytest.approx(4 * cost), 4 * tokens)
+
+
+def test_several_conversations_of_a_row_stay_within_the_budget(tmp_path: Path) -> None:
+    llm = Talker(price=(1.0, 1.0), generation_kwargs={"max_new_tokens": 100})
+    whole, budget = talk(tmp_path / "whole", llm, k=4)
+    assert (len(whole.replies), whole.n_asked, budget.spent_tokens) == (4, 4, 1440)
+    budget = Budget(max_tokens=1200)
+    with pytest.raises(BudgetReached):
+        talk(tmp_path / "half", llm, budget, k=4)
+    assert 0 < budget.spent_tokens <= 1200
+    price = {"per_request": 0.5}
+    asked, budget = talk(tmp_path / "priced", Talker(price=price), k=3)
+    assert asked.cost_usd == budget.spent_cost == 3 * 4 * 0.5
+
+
+def test_a_conversation_that_was_paid_for_is_kept_though_the_next_of_its_row_fails(tmp_path: Path) -> None:
+    asked, budget = talk(tmp_path, Talker(price=(1.0, 1.0), fails_at=6), k=2)
+    assert asked.failure is not None
+    assert (asked.input_tokens, asked.output_tokens) == (10 + 20 + 30 + 40 + 50, 5 * 5)
+    assert budget.spent_tokens == 175
+    asked, _ = talk(tmp_path, Talker(price=(1.0, 1.0)), k=2)
+    assert (len(asked.replies), asked.n_asked, asked.replies[0].is_cached) == (2, 1, True)
 
 
 def test_turns_that_were_paid_for_before_a_conversation_failed_are_counted(tmp_path: Path) -> None:

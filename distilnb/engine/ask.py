@@ -34,7 +34,6 @@ from distilnb.engine.asked import (
 from distilnb.engine.attempts import CacheMode, find_bought, notes_to_keep
 from distilnb.engine.budget import USUAL_REPLY_TOKENS, Budget, BudgetReached, estimate, longest_of
 from distilnb.engine.cache import Key, ReplyCache
-from distilnb.engine.groups import groups_of
 from distilnb.engine.inquiry import NOTHING_USED, Inquiry, Used, as_replies, voices_of
 from distilnb.engine.lookup import look_up
 from distilnb.engine.models import Models
@@ -45,6 +44,7 @@ from distilnb.engine.together import all_or_first_error, probe_first
 from distilnb.errors import ModelError
 from distilnb.llms.base import LLM
 from distilnb.llms.fitting import asked_again
+from distilnb.llms.groups import groups_of
 from distilnb.llms.parts import Ask, Standing, Wanted, for_missing
 from distilnb.llms.request import Reply, Request
 from distilnb.llms.usage import usage_of
@@ -192,7 +192,7 @@ class Asker:
         if not wanted.keys:
             return
         if errand.on_missing is not None:
-            raise NotBought(errand.on_missing, [Missing(inquiry.llm, inquiry.request, wanted.keys)])
+            raise NotBought(errand.on_missing, [Missing.of(wanted)])
         try:
             await self._get(errand, inquiry, wanted, tally)
         except ModelError as error:
@@ -211,7 +211,7 @@ class Asker:
                     inquiry.awaited.update(self.jobs.store.holders(inquiry.noted()))
                 wanted = inquiry.wanted()
                 if wanted and errand.on_missing is not None:
-                    missing = [Missing(w.asks[0].llm, w.asks[0].request, w.keys) for w in wanted]
+                    missing = [Missing.of(one) for one in wanted]
                     later = [Missing(next(llm.senders()), inquiry.request, []) for llm in inquiry.later()]
                     raise NotBought(errand.on_missing, missing + later)
                 if len(wanted) == 1 and not sending:  # as most: a task of its own would cost time
@@ -287,8 +287,7 @@ class Asker:
             inquiry.replies.update(await self._await_jobs(self.jobs, errand, missing, tally))
             return
         # What one request brings is kept before the next is sent: a stop or a kill loses none of it.
-        indices = {key: ask.index for key, ask in missing.items()}
-        for part in groups_of(indices, wanted.asks[0].llm.max_n):
+        for part in groups_of(missing):
             request = for_missing([missing[key] for key in part])
             bought = await self._buy(errand, wanted, request, part, tally)
             inquiry.replies.update(bought)
@@ -324,7 +323,7 @@ class Asker:
         if not known:
             wanted = Wanted([Ask(llm, again)], [key], {})
             if errand.on_missing is not None:
-                raise NotBought(errand.on_missing, [Missing(llm, again, [key])])
+                raise NotBought(errand.on_missing, [Missing.of(wanted)])
             try:
                 await self._get(errand, inquiry, wanted, tally)
             except ModelError as error:

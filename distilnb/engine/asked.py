@@ -15,8 +15,9 @@ from distilnb.engine.inquiry import Inquiry, Used, Voice, Voices, total_usd
 from distilnb.errors import ModelError, UnknownPriceError
 from distilnb.llms.base import LLM
 from distilnb.llms.calling import Caller
+from distilnb.llms.groups import requests_that_brought
 from distilnb.llms.images import shown
-from distilnb.llms.parts import Ask
+from distilnb.llms.parts import Ask, Wanted
 from distilnb.llms.prices import price_of
 from distilnb.llms.request import Message, Reply, Request
 from distilnb.llms.resting import Rest
@@ -108,6 +109,13 @@ class Missing(NamedTuple):
     llm: LLM
     request: Request
     keys: Sequence[Key]
+    n_requests: int = 1  # that bring them
+
+    @classmethod
+    def of(cls, wanted: Wanted[LLM]) -> Missing:
+        """Return what is missing where this is wanted."""
+        asks = wanted.asks
+        return cls(asks[0].llm, asks[0].request, wanted.keys, requests_that_brought(asks))
 
 
 class At(Protocol):

@@ -6,9 +6,11 @@ import asyncio
 from dataclasses import dataclass, field
 
 from distilnb.llms.base import LLM
+from distilnb.llms.groups import requests_for
+from distilnb.llms.magpie import n_sendings
 from distilnb.llms.prices import Price
 from distilnb.llms.request import Request
-from distilnb.llms.usage import Usage, conversation_tokens, n_sendings, prompt_tokens
+from distilnb.llms.usage import Usage, conversation_tokens, prompt_tokens
 
 USUAL_REPLY_TOKENS = 512  # set aside for a reply while no longer one was seen
 DRAWN_TOKENS = 6_300  # and for an image: the largest one at the best quality, of OpenAI's gpt-image-1
@@ -120,11 +122,12 @@ def estimate(
 
     A model without `max_new_tokens` may write any number; the longest reply so far is the measure then.
     """
-    n_requests = n_sendings(request)
+    n_turns = n_sendings(request)
+    n_requests = requests_for(llm, request, request.n) * n_turns
     n_images = request.n if llm.makes == "image" else 0
-    if n_requests > 1:  # a conversation: each message is asked for by itself
+    if n_turns > 1:  # conversations: each message is asked for by itself
         each = int(llm.generation_kwargs.get("max_new_tokens") or longest_reply)
-        n_input, n_output = conversation_tokens(llm, request, each)
+        n_input, n_output = (n * request.n for n in conversation_tokens(llm, request, each))
     else:
         n_input, n_output = prompt_tokens(llm, request), _most_output(llm, request, longest_reply)
     cost = price.cost_usd(n_input, n_output, n_requests, n_images) if price else 0.0

@@ -15,10 +15,11 @@ from typing import NamedTuple
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.engine.rendering import model_of
 from distilnb.llms.base import LLM
+from distilnb.llms.groups import requests_that_brought
 from distilnb.llms.images import shown
 from distilnb.llms.parts import Ask
 from distilnb.llms.request import Message
-from distilnb.llms.usage import Usage, image_tokens, requests_for, usages_of
+from distilnb.llms.usage import Usage, image_tokens, usages_of
 from distilnb.rows import Batch, root_id
 from distilnb.spec.graph import Graph
 from distilnb.spec.step import GlobalStep, Step
@@ -204,11 +205,11 @@ def _unsent(result: StepResult, left_out: Collection[str]) -> tuple[list[Unsent]
     unsent: dict[bytes, Unsent] = {}
     n_repeated = 0
     for row_id, missing in result.missing.items():
-        for llm, request, keys in missing if root_id(row_id) not in left_out else ():
+        for llm, request, keys, n_requests in missing if root_id(row_id) not in left_out else ():
             if keys:
                 n_repeated += keys[0] in unsent
                 length = _length(request.messages, llm)
-                unsent[keys[0]] = Unsent(length, len(keys), requests_for(llm, len(keys)))
+                unsent[keys[0]] = Unsent(length, len(keys), n_requests)
     return list(unsent.values()), n_repeated
 
 
@@ -263,10 +264,10 @@ def _n_requests(result: StepResult, row_id: str) -> int:
 
 def _n_first(result: StepResult, row_id: str) -> int:
     """Return how many requests the replies of a row take at least."""
-    asks: dict[tuple[int, int], dict[int, Ask[LLM]]] = {}
+    asks: dict[tuple[int, int], list[Ask[LLM]]] = {}
     for ask in result.brought_by[row_id]:
-        asks.setdefault((id(ask.llm), id(ask.request)), {})[id(ask)] = ask
-    return sum(requests_for(next(iter(of_one.values())).llm, len(of_one)) for of_one in asks.values())
+        asks.setdefault((id(ask.llm), id(ask.request)), []).append(ask)
+    return sum(map(requests_that_brought, asks.values()))
 
 
 def _answered(result: StepResult) -> list[Answered]:

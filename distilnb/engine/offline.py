@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,13 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from distilnb.engine.asked import JobLeft, Tally
 from distilnb.engine.cache import Key, ReplyCache
 from distilnb.engine.drafts import Draft, Ending, JobView, Watch
-from distilnb.engine.groups import groups_of
 from distilnb.engine.jobs import GOING, JobRecord, JobStore
 from distilnb.engine.keeping import Keeper, Pauses
 from distilnb.engine.together import either
 from distilnb.errors import MalformedReplyError, ModelError
 from distilnb.llms.base import LLM, limits_key
 from distilnb.llms.batches import Batches
+from distilnb.llms.groups import groups_of, requests_that_brought
 from distilnb.llms.ladder import Ladder
 from distilnb.llms.parts import Ask, for_missing
 from distilnb.llms.request import Reply, Request
@@ -155,13 +154,11 @@ class OfflineJobs:
                 ([key for key in missing if held.get(key) == marker], marker) for marker in {*held.values()}
             ]
             for part, marker in waits:
-                tally.n_found += (
-                    math.ceil(len(part) / (llm.max_n or len(part))) if self._is_own(marker) else 0
-                )
+                if self._is_own(marker):
+                    tally.n_found += requests_that_brought(asks[key] for key in part)
             endings = [(part, self._join(account, marker, part)) for part, marker in waits]
             sent = _in_next_mode(account.ladder, request, refusals)
-            left = {key: asks[key].index for key in missing if key not in held}
-            parts = list(groups_of(left, llm.max_n))
+            parts = list(groups_of({key: asks[key] for key in missing if key not in held}))
             if parts:
                 await before(replace(request, n=sum(map(len, parts))))
                 tally.n_sent += len(parts) - 1

@@ -50,6 +50,12 @@ TEMPLATES: dict[str, TurnTemplate] = {
 }
 
 
+def n_sendings(request: Request) -> int:
+    """Return how many times a model is asked for one reply: more than once where it writes a conversation."""
+    asked = request.messages[-1] if request.messages else {}
+    return int(asked["n_messages"]) if asked.get("role") == MAGPIE else 1
+
+
 def stops_of(template: str) -> tuple[str, ...]:
     """Return the texts that end the user's turn; none are known of a text of one's own."""
     return TEMPLATES[template].stops if template in TEMPLATES else ()

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from distilnb.llms.groups import requests_for, requests_that_brought
 from distilnb.llms.images import has_parts, images_in, shown
-from distilnb.llms.magpie import MAGPIE
+from distilnb.llms.magpie import n_sendings
 from distilnb.llms.request import Message, Reply, Request
 from distilnb.llms.tokens import text_tokens
 
@@ -52,7 +53,7 @@ def usage_of(llm: LLM, request: Request, replies: Sequence[Reply], n_requests: i
             n_guessed += 1
         n_input += reply.input_tokens or 0
         n_output += reply.output_tokens or 0
-    n_requests = n_requests or requests_for(llm, len(replies))
+    n_requests = n_requests or requests_for(llm, request, len(replies))
     n_turns = n_sendings(request)
     if llm.makes == "image":  # nobody can tell the tokens of a picture by its bytes
         return Usage(n_input, n_output, n_requests, len(replies), n_guessed)
@@ -68,11 +69,6 @@ def usage_of(llm: LLM, request: Request, replies: Sequence[Reply], n_requests: i
     return Usage(n_input, n_output + sum(guesses), n_requests * n_turns, 0, n_guessed)
 
 
-def requests_for(llm: LLM, n_replies: int) -> int:
-    """Return how many requests so many replies take: one, unless the provider brings fewer at once."""
-    return -(-n_replies // (llm.max_n or max(1, n_replies)))
-
-
 def usages_of(replies: Iterable[Reply], brought_by: Iterable[Ask[LLM]]) -> list[tuple[LLM, Usage]]:
     """Return what the replies of each request took, and whose they are. A reply that was asked again stands twice."""
     groups: dict[tuple[int, int], list[tuple[Reply, Ask[LLM]]]] = {}
@@ -81,8 +77,8 @@ def usages_of(replies: Iterable[Reply], brought_by: Iterable[Ask[LLM]]) -> list[
     found = []
     for pairs in groups.values():
         llm, request = pairs[0][1].llm, pairs[0][1].request
-        n_places = len({id(ask) for _, ask in pairs})
-        n_requests = requests_for(llm, n_places) + len(pairs) - n_places
+        places = {id(ask): ask for _, ask in pairs}
+        n_requests = requests_that_brought(places.values()) + len(pairs) - len(places)
         found.append((llm, usage_of(llm, request, [reply for reply, _ in pairs], n_requests)))
     return found
 
@@ -108,9 +104,3 @@ def conversation_tokens(llm: LLM, request: Request, each: int) -> tuple[int, int
     n = n_sendings(request)
     before = prompt_tokens(llm, replace(request, messages=request.messages[:-1]))
     return n * before + each * n * (n - 1) // 2, each * n
-
-
-def n_sendings(request: Request) -> int:
-    """Return how many times a model is asked for one reply: more than once where it writes a conversation."""
-    asked = request.messages[-1] if request.messages else {}
-    return int(asked["n_messages"]) if asked.get("role") == MAGPIE else 1

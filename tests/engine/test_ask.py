@@ -59,13 +59,13 @@ def asker_in(folder: Path) -> Asker:
     return Asker(ReplyCache(folder / "replies.sqlite"), Models(), Budget(), Repeats())
 
 
-def slow() -> Slow:
-    return Slow(generation_kwargs={"temperature": 0.0}, max_concurrency=64, max_retries=0)
+def slow(**parameters: float) -> Slow:
+    return Slow(generation_kwargs={"temperature": 0.0, **parameters}, max_concurrency=64, max_retries=0)
 
 
-def ask(asker: Asker, n: int, ended: list[Asked]) -> asyncio.Task[None]:
+def ask(asker: Asker, n: int, ended: list[Asked], **parameters: float) -> asyncio.Task[None]:
     """Ask for n replies to the one question that there is."""
-    task = TextGeneration(name="task", llm=slow(), num_generations=n)
+    task = TextGeneration(name="task", llm=slow(**parameters), num_generations=n)
     batch = Batch([{"instruction": "Well?"}], ["row"], [[0]])
     done = asker.ask_rows(task, batch, [0], lambda _, asked: ended.append(asked))
     return asyncio.ensure_future(done)
@@ -187,20 +187,37 @@ def test_what_one_request_of_several_has_brought_is_kept_before_the_next(tmp_pat
     asyncio.run(run())
 
 
-def test_replies_that_are_no_neighbours_are_asked_for_apart_for_each_has_the_seed_of_its_place(
-    tmp_path: Path,
-) -> None:
+async def with_the_second_of_three(folder: Path, **parameters: float) -> tuple[Asker, list[Asked]]:
+    """Return an asker whose cache has only the second of three replies."""
+    asker, ended = asker_in(folder), list[Asked]()
+    asking = ask(asker, 3, ended, **parameters)
+    await settle()
+    answer_next()
+    await asking
+    db = sqlite3.connect(folder / "replies.sqlite")
+    with db:
+        db.execute("DELETE FROM replies WHERE rowid != (SELECT rowid FROM replies LIMIT 1 OFFSET 1)")
+    db.close()
+    return asker, ended
+
+
+def test_replies_that_are_no_neighbours_share_a_request(tmp_path: Path) -> None:
     async def run() -> None:
-        asker, ended = asker_in(tmp_path), list[Asked]()
+        asker, ended = await with_the_second_of_three(tmp_path)
         asking = ask(asker, 3, ended)
         await settle()
+        assert [(request.first, request.n) for request, _ in SlowClient.open] == [(0, 2)]
         answer_next()
         await asking
-        db = sqlite3.connect(tmp_path / "replies.sqlite")
-        with db:  # of the three only the second stays
-            db.execute("DELETE FROM replies WHERE rowid != (SELECT rowid FROM replies LIMIT 1 OFFSET 1)")
-        db.close()
-        asking = ask(asker, 3, ended)
+        assert [len(asked.replies) for asked in ended] == [3, 3]
+
+    asyncio.run(run())
+
+
+def test_with_a_seed_they_are_asked_for_apart_for_each_has_the_seed_of_its_place(tmp_path: Path) -> None:
+    async def run() -> None:
+        asker, ended = await with_the_second_of_three(tmp_path, seed=7)
+        asking = ask(asker, 3, ended, seed=7)
         await settle()
         assert [(request.first, request.n) for request, _ in SlowClient.open] == [(0, 1)]
         answer_next()

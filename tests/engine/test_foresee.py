@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from distilnb.engine.cache import ReplyCache
 from distilnb.engine.foresee import Outlook, RowsToRun, foresee
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.engine.sample import draw_rows, pinned_sample
+from distilnb.llms import OpenAILLM
 from distilnb.pipeline import Pipeline
 from distilnb.spec.step import GeneratorStep
+from tests.servers import mock_llm
 
 
 def source(p: Pipeline) -> GeneratorStep:
@@ -105,3 +110,20 @@ def test_rows_of_one_row_are_added_up() -> None:
     found = outlooks(more(start().expand("generations")))["more"]
     assert [use.n_requests for use in found.per_row] == [2, 2, 2]
     assert found.n_cached == 6
+
+
+@pytest.mark.parametrize("fixed, n_requests", [({}, 1), ({"seed": 7}, 2)])
+def test_replies_that_are_no_neighbours_are_foreseen_as_the_requests_that_bring_them(
+    fixed: dict[str, int], n_requests: int
+) -> None:
+    with mock_llm() as server:
+        llm = OpenAILLM(model="m", base_url=server.base_url, generation_kwargs=fixed)
+        p = Pipeline("seen", llm=llm).from_dicts([{"i": 1}]).generate("answer", "Say {{ i }}.", k=3)
+        sampled(p, 1)
+        with closing(sqlite3.connect(ReplyCache.default_path())) as db, db:
+            db.execute("DELETE FROM replies WHERE rowid != (SELECT rowid FROM replies LIMIT 1 OFFSET 1)")
+        [unsent] = outlooks(p, 1, asks=False)["answer"].unsent
+        assert (unsent.n_replies, unsent.n_requests) == (2, n_requests)
+        n_before = server.stats()["requests"]
+        sampled(p, 1)
+        assert server.stats()["requests"] - n_before == n_requests

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from distilnb.llms import AnthropicLLM, OpenAIEmbeddings, OpenAIImageGeneration, OpenAILLM
 from distilnb.llms.magpie import MAGPIE
 from distilnb.llms.parts import Ask
@@ -63,3 +65,20 @@ def test_replies_of_several_requests_are_taken_apart_and_those_asked_again_count
         ("openai", 2, 6),
         ("anthropic", 1, 2),
     ]
+
+
+@pytest.mark.parametrize("fixed, n_requests", [({}, 1), ({"seed": 7}, 2)])
+def test_replies_that_are_no_neighbours_have_taken_two_requests_where_a_seed_is_set(
+    fixed: dict[str, int], n_requests: int
+) -> None:
+    llm = OpenAILLM(model="m", generation_kwargs=fixed)
+    asks = [Ask(llm, HI, index) for index in range(3)]
+    [(_, apart)] = usages_of([Reply("a"), Reply("c")], [asks[2], asks[0]])
+    [(_, together)] = usages_of([Reply("b"), Reply("a"), Reply("c")], [asks[1], asks[0], asks[2]])
+    assert (apart.n_requests, together.n_requests) == (n_requests, 1)
+
+
+def test_each_conversation_is_asked_for_by_itself() -> None:
+    asked = {"role": MAGPIE, "content": "qwen2", "n_messages": 4}
+    told = Reply("x", input_tokens=9, output_tokens=9)
+    assert usage_of(TEXTS, Request((asked,), n=2), [told, told]).n_requests == 8
