@@ -186,7 +186,8 @@ def _ask(
                 on_row(result)
 
     async def ask() -> None:
-        _models().try_again()  # they outlive a preview; what a key or a server lacked may be there now
+        if asks:  # models outlive a preview; what a key or a server lacked may be there now
+            _models().try_again()
         asker = Asker(_cache(), _models(), Budget(), repeats, probes=asks)
         telling = asyncio.ensure_future(tell_words(asker.models)) if on_row else None
         rows = range(len(incoming.rows))

@@ -11,6 +11,7 @@ import pytest
 
 from distilnb.engine.cache import ReplyCache
 from distilnb.engine.foresee import Outlook, RowsToRun, foresee
+from distilnb.engine.models import Models
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.engine.sample import draw_rows, pinned_sample
 from distilnb.llms import OpenAILLM
@@ -127,3 +128,15 @@ def test_replies_that_are_no_neighbours_are_foreseen_as_the_requests_that_bring_
         n_before = server.stats()["requests"]
         sampled(p, 1)
         assert server.stats()["requests"] - n_before == n_requests
+
+
+def test_only_a_preview_that_asks_lets_models_be_asked_again_that_have_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    p = start(3)
+    asked_again: list[bool] = []
+    monkeypatch.setattr(Models, "try_again", lambda models: asked_again.append(True))
+    outlooks(p, asks=False)
+    assert asked_again == []
+    sampled(p, 3)
+    assert asked_again == [True]
