@@ -59,6 +59,7 @@ All of them pickle, because steps run in other processes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from difflib import get_close_matches
 
 
@@ -168,7 +169,8 @@ class ModelError(DistilnbError):
 
     retryable = False
     fatal = False
-    paid: tuple[int, int, int] = (0, 0, 0)  # before it failed: tokens of the input, of the output, requests
+    # What the request took before it failed: tokens of the input, of the output, requests, replies it is a guess for.
+    paid: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def __init__(
         self,
@@ -185,6 +187,12 @@ class ModelError(DistilnbError):
         self.request_id = request_id
         self.status = status
         self.retry_after_s = retry_after_s
+
+    def for_another(self) -> ModelError:
+        """Return a copy for another request to raise, which has paid nothing and has a traceback of its own."""
+        error = copy(self)
+        error.paid = (0, 0, 0, 0)
+        return error
 
     @property
     def hint(self) -> str:

@@ -18,7 +18,7 @@ from distilnb.engine.cache import ReplyCache
 from distilnb.engine.forecast import Interval
 from distilnb.engine.models import Models
 from distilnb.engine.repeats import Repeats
-from distilnb.errors import RefusedRequestError, SpecError, UnknownPriceError
+from distilnb.errors import AuthenticationError, ModelError, RefusedRequestError, SpecError, UnknownPriceError
 from distilnb.llms import (
     AnthropicLLM,
     InferenceEndpointsImageGeneration,
@@ -200,8 +200,14 @@ def test_a_server_that_turns_out_to_tell_nothing_ends_a_run_with_a_budget(silent
     assert (free.state, free.cost_usd) == ("finished", None)
 
 
-@pytest.mark.parametrize("price", [{}, {"per_picture": 1}, {"per_image": -1}, {"per_image": True}])
-def test_a_price_that_makes_no_sense_says_how_to_write_it(price: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "price",
+    [
+        *({}, {"per_picture": 1}, {"per_image": -1}, {"per_image": True}),
+        *((-1, 1), (1, float("inf")), (1, float("nan")), (1,), [1, 2, 3], 1.0, "cheap"),
+    ],
+)
+def test_a_price_that_makes_no_sense_says_how_to_write_it(price: Any) -> None:
     with pytest.raises(SpecError, match="price is") as caught:
         OpenAILLM(model="m", price=price)
     assert "price={'per_image': 0.04}" in caught.value.fix
@@ -232,6 +238,7 @@ class Talker(LLM):
     provider: ClassVar[str] = "talker"
     model: str = "m"
     fails_at: int = 0
+    fails_with: type[ModelError] = RefusedRequestError
     tells: bool = True
 
     @property
@@ -239,19 +246,20 @@ class Talker(LLM):
         return "qwen2"
 
     def make_client(self) -> Client:
-        talk = _Talk(self.fails_at, self.tells)
+        talk = _Talk(self)
         return MagpieClient(talk, talk)
 
 
 class _Talk:
-    def __init__(self, fails_at: int, tells: bool) -> None:
-        self._n_sent, self._fails_at, self._tells = 0, fails_at, tells
+    def __init__(self, llm: Talker) -> None:
+        self._llm, self._n_sent = llm, 0
 
     async def send(self, request: Request) -> Answer:
+        await asyncio.sleep(0)
         self._n_sent += 1
-        if self._n_sent == self._fails_at:
-            raise RefusedRequestError("No.", "Ask another.")
-        tokens = (10 * self._n_sent, 5) if self._tells else (None, None)
+        if self._n_sent == self._llm.fails_at:
+            raise self._llm.fails_with("No.", "Ask another.")
+        tokens = (10 * self._n_sent, 5) if self._llm.tells else (None, None)
         return Answer((Reply("Why do kites fly?", "stop", "m", *tokens),))
 
     async def close(self) -> None: ...
@@ -308,14 +316,28 @@ def test_a_conversation_that_was_paid_for_is_kept_though_the_next_of_its_row_fai
 def test_turns_that_were_paid_for_before_a_conversation_failed_are_counted(tmp_path: Path) -> None:
     asked, budget = talk(tmp_path, Talker(price=(1.0, 1.0), fails_at=4))
     assert asked.failure is not None
-    assert (asked.input_tokens, asked.output_tokens) == (10 + 20 + 30, 15)
+    assert (asked.input_tokens, asked.output_tokens, asked.n_guessed) == (10 + 20 + 30, 15, 0)
     assert asked.cost_usd == pytest.approx(75 / 1e6)
+    assert (budget.spent_cost, budget.spent_tokens) == (pytest.approx(75 / 1e6), 75)
+
+
+def test_what_one_conversation_paid_is_counted_once_though_others_meet_its_error(tmp_path: Path) -> None:
+    async def main() -> None:
+        asker = Asker(ReplyCache(tmp_path / "replies.sqlite"), Models(), budget, Repeats())
+        llm = Talker(price=(1.0, 1.0), fails_at=4, fails_with=AuthenticationError, max_concurrency=1)
+        batch = Batch([{}] * 20, [f"row{i}" for i in range(20)], [[i] for i in range(20)])
+        with pytest.raises(FatalModelError):
+            await asker.ask_rows(Magpie(llm=llm, n_turns=2), batch, range(20), lambda *_: None)
+
+    budget = Budget()
+    asyncio.run(main())
     assert (budget.spent_cost, budget.spent_tokens) == (pytest.approx(75 / 1e6), 75)
 
 
 def test_those_of_a_server_that_tells_nothing_are_guessed(tmp_path: Path) -> None:
     asked, budget = talk(tmp_path, Talker(price=(1.0, 1.0), fails_at=3, tells=False))
     assert asked.failure is not None
+    assert asked.n_guessed == 1
     assert (asked.input_tokens, asked.output_tokens) == (
         6,
         12,

@@ -72,7 +72,8 @@ class Tally:
 
     def lose(self, voice: Voice, error: ModelError) -> Used:
         """Note what a request took that failed for good: what was paid for before it did is not in any reply."""
-        used = Used(voice.price, Usage(*error.paid))
+        n_input, n_output, n_requests, n_guessed = error.paid
+        used = Used(voice.price, Usage(n_input, n_output, n_requests, 0, n_guessed))
         if any(error.paid):
             self.lost.append(used)
         return used

@@ -93,9 +93,9 @@ class LLM(Spec):
             # Here, because the message of a validation would quote the value.
             kind = type(values["api_key"]).__name__
             raise SpecError(f"api_key is of type {kind!r}.", "Give the key as text.")
-        if isinstance(price := values.get("price"), Mapping) and not is_price(price):
+        if (price := values.get("price")) is not None and not is_price(price):
             raise SpecError(
-                f"price is {dict(price)!r:.80}.",
+                f"price is {price!r:.80}.",
                 f"In USD, with any of {', '.join(PRICE_PARTS)}: price={{'per_image': 0.04}}; or price=(0.15, 0.60).",
             )
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import random
 import threading
 import time
@@ -190,9 +189,13 @@ class Caller:
                 if pending is not None:
                     again, pending = pending, None
                     raise again
-                await self._enter(request, before, returns=True)
-                self.retries += 1
-                return await self._send(request, before, task)
+                try:
+                    await self._enter(request, before, returns=True)
+                    self.retries += 1
+                    return await self._send(request, before, task)
+                except ModelError as error:  # it may be what another request has met
+                    error.paid = failure.paid = max(failure.paid, error.paid)
+                    raise
         raise failure  # the loop ends by returning or raising; this is for the type checker
 
     async def _enter(self, request: Request, before: Before | None, *, returns: bool = False) -> None:
@@ -274,7 +277,7 @@ class Caller:
 
     def _raise_if_broken(self) -> None:
         if self._breaker is not None:
-            raise copy.copy(self._breaker)  # a copy: each raise would lengthen the traceback of the one
+            raise self._breaker.for_another()
 
     def _estimate_tokens(self, request: Request) -> int:
         n_characters = sum(len(shown(message.get("content"))) for message in request.messages)

@@ -91,8 +91,11 @@ class _Conversation:
     is_cut: bool = False
     tokens: list[tuple[int | None, int | None]] = field(default_factory=list)
 
-    def paid(self) -> tuple[int, int, int]:
-        """Return the tokens, in and out, and the requests of the turns that are there; what was not told is guessed."""
+    def paid(self) -> tuple[int, int, int, int]:
+        """Return the tokens, in and out, and the requests of the turns that are there; what was not told is guessed.
+
+        The last number is 1 where some of it is a guess, else 0.
+        """
         lengths = [
             text_tokens(str(one.get("content"))) for one in (*self.request.messages[:-1], *self.messages)
         ]
@@ -100,7 +103,7 @@ class _Conversation:
         for place, (n_in, n_out) in enumerate(self.tokens):
             total_in += sum(lengths[: n_before + place]) if n_in is None else n_in
             total_out += sum(lengths[n_before + place :][:1]) if n_out is None else n_out
-        return total_in, total_out, len(self.tokens)
+        return total_in, total_out, len(self.tokens), int(any(None in counts for counts in self.tokens))
 
     def reply(self) -> Reply:
         text = json.dumps(self.messages, ensure_ascii=False)

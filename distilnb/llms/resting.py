@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from time import monotonic
 
@@ -66,6 +65,6 @@ class Rest:
     def _last_error(self) -> ModelError | None:
         if self._error is None:
             return None
-        error = copy.copy(self._error)
+        error = self._error.for_another()
         error.retryable = False
         return error

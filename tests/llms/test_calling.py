@@ -374,3 +374,24 @@ def test_ctrl_c_ends_a_question() -> None:
         ask_now(_HangingModel(model="hanging"), "hi")
     assert client.was_cancelled.is_set()
     assert client.is_closed
+
+
+# what was paid before a failure ----------------------------------------------------------------------------
+
+
+def paying(error: ModelError, n_tokens: int) -> ModelError:
+    error.paid = (n_tokens, n_tokens, 1, 0)
+    return error
+
+
+def test_who_meets_the_error_of_another_request_has_paid_what_it_has_itself() -> None:
+    async def main() -> None:
+        # The first waits for its retry while the second finds out that the key is wrong; the third sends nothing.
+        client = ScriptedClient(paying(ServerError("busy"), 7), paying(AuthenticationError("no"), 5))
+        caller = caller_of(client, max_concurrency=1)
+        errors = await asyncio.gather(*(answer_of(caller) for _ in range(3)), return_exceptions=True)
+        assert [type(error) for error in errors] == [AuthenticationError] * 3
+        assert [error.paid[0] for error in errors if isinstance(error, ModelError)] == [7, 5, 0]
+        assert len(client.requests) == 2
+
+    run_virtually(main())

@@ -25,6 +25,14 @@ def test_it_rests_once_enough_has_failed_in_a_row() -> None:
         assert ServerError.retryable
 
 
+def test_what_the_last_request_paid_is_not_told_of_those_that_meet_its_error() -> None:
+    failed = ServerError("Down.")
+    failed.paid = (100, 50, 1, 0)
+    error = after(*[failed] * GIVEN_UP_IN_A_ROW, is_given_up=True).error_for(object())
+    assert error is not None
+    assert (error.paid, failed.paid) == ((0, 0, 0, 0), (100, 50, 1, 0))
+
+
 def test_an_answer_between_ends_the_row_and_the_rest() -> None:
     rest = after(*[ServerError("Down.")] * (GIVEN_UP_IN_A_ROW - 1), is_given_up=True)
     rest.answered()
