@@ -16,8 +16,8 @@ from distilnb.llms.calling import Asking, Caller, OwnTask, Waits
 from distilnb.llms.limits import Gate
 from distilnb.llms.request import Answer, Before, Client, Request
 
-MAX_FAILED_ALONE = (
-    2  # texts that are answered wrongly by themselves, with no right answer: then the rest is given up
+FAILED_ALONE = (
+    2  # texts answered wrongly by themselves, and none rightly: then one of each other part is tried
 )
 
 
@@ -26,7 +26,8 @@ class GatheringCaller(Caller):
 
     A request that fails for a while is sent again whole. One that is refused for what it holds, or answered with
     another number of vectors than it has texts, is halved until the text is found that the server does not take: the
-    others get their replies.
+    others get their replies. Where texts of every part are answered wrongly by themselves, and none rightly, it is the
+    server, and the rest is given up.
     """
 
     def __init__(self, client: Client, gate: Gate, *, max_retries: int = 6, texts_per_request: int) -> None:
@@ -107,28 +108,48 @@ class GatheringCaller(Caller):
         raise error
 
     async def _send_parcel(self, parcel: _Parcel) -> None:
-        halving = parcel.halving
-        if halving.error is not None:
-            parcel.fail(halving.error)
-            return
+        parts = [parcel]  # to be sent, the next one last
+        n_alone, most_alone, has_answer = 0, FAILED_ALONE, False
         try:
-            async with Asking(self, parcel.request(), parcel.note_sending(self._waiting)) as answer:
-                halving.has_answer = True
-                parcel.share_out(answer)
-                await parcel.left()
-        except ModelError as error:
-            if len(parcel.shares) == 1 and isinstance(error, MalformedReplyError):
-                halving.failed_alone(error)
-            if error.retryable or error.fatal or len(parcel.shares) == 1 or self._is_stopped:
-                parcel.fail(error)
-                return
-            for half in parcel.halves():
-                await self._send_parcel(half)
+            while parts:
+                part = parts.pop()
+                error = await self._send_part(part)
+                has_answer = has_answer or error is None
+                if error is None:
+                    continue
+                if len(part.shares) > 1 and self._may_do_in_halves(error):
+                    parts += reversed(part.halves())
+                    continue
+                part.fail(error)
+                n_alone += len(part.shares) == 1 and isinstance(error, MalformedReplyError)
+                if has_answer or n_alone < most_alone:
+                    continue
+                if most_alone > FAILED_ALONE:
+                    for rest in parts:
+                        rest.fail(error)
+                    return
+                singles = [one.take_first() for one in parts]
+                parts = [one for one in parts if one.shares] + singles[
+                    ::-1
+                ]  # the largest part's is sent first
+                most_alone += len(singles)
         except asyncio.CancelledError:
             parcel.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - a client's defect: it is raised where the replies are awaited
-            parcel.fail(error)
+
+    async def _send_part(self, part: _Parcel) -> Exception | None:
+        """Send texts together, and return once those who got a reply have left; or what they failed with."""
+        try:
+            async with Asking(self, part.request(), part.note_sending(self._waiting)) as answer:
+                part.share_out(answer)
+                await part.left()
+        except Exception as error:  # noqa: BLE001 - a client's defect too is raised where the replies are awaited
+            return error
+        return None
+
+    def _may_do_in_halves(self, error: Exception) -> bool:
+        is_passing = not isinstance(error, ModelError) or error.retryable or error.fatal
+        return not (is_passing or self._is_stopped)
 
 
 @dataclass(eq=False)
@@ -150,26 +171,10 @@ class _Share:
 
 
 @dataclass(eq=False)
-class _Halving:
-    """What the parts of one parcel have found out while it is halved: whether it is the texts, or the server."""
-
-    has_answer: bool = False
-    error: MalformedReplyError | None = None  # that every further text would meet: none is sent any more
-    _n_alone: int = 0
-
-    def failed_alone(self, error: MalformedReplyError) -> None:
-        """Note that a text by itself was answered wrongly; twice, and none ever rightly, is the server's way."""
-        self._n_alone += 1
-        if self._n_alone >= MAX_FAILED_ALONE and not self.has_answer:
-            self.error = error
-
-
-@dataclass(eq=False)
 class _Parcel:
     """Texts that share a request; it keeps its slot until each of them has made its reply durable."""
 
     shares: Sequence[_Share]
-    halving: _Halving = field(default_factory=_Halving)
     _n_inside: int = 0
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
     _pause: asyncio.Future[None] | None = None
@@ -211,7 +216,12 @@ class _Parcel:
 
     def halves(self) -> list[_Parcel]:
         middle = len(self.shares) // 2
-        return [_Parcel(half, self.halving) for half in (self.shares[:middle], self.shares[middle:])]
+        return [_Parcel(half) for half in (self.shares[:middle], self.shares[middle:])]
+
+    def take_first(self) -> _Parcel:
+        """Take the first text out, and return it as a parcel of its own."""
+        first, self.shares = self.shares[:1], self.shares[1:]
+        return _Parcel(first)
 
     async def left(self) -> None:
         """Wait until all who got a reply have left."""

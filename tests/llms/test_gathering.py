@@ -176,7 +176,9 @@ def test_an_answer_with_too_few_replies_belongs_to_nobody_and_is_asked_for_in_ha
         caller = caller_of(client, size=8, max_retries=6)
         outcomes = await asyncio.gather(*(outcome(caller, str(number)) for number in range(8)))
         assert outcomes == [MalformedReplyError] * 8
-        assert [len(texts) for texts in client.sent] == [8, 4, 2, 1, 1]  # twice alone: it is the server's way
+        # Twice alone, then one of each part that is left: it is the server's way.
+        assert client.sent[3:] == [["0"], ["1"], ["4"], ["2"]]
+        assert [len(texts) for texts in client.sent[:3]] == [8, 4, 2]
         assert caller.gate.in_flight == 0
 
     run_virtually(main())
@@ -198,19 +200,43 @@ def test_a_server_that_takes_fewer_texts_than_it_is_sent_gets_fewer() -> None:
     run_virtually(main())
 
 
-def test_a_text_that_brings_no_vector_fails_alone() -> None:
+@pytest.mark.parametrize(
+    "bad, n",
+    [((0, 3), 8), ((0, 1), 8), ((0, 1, 2, 3), 8), ((0, 1, 4), 8), ((6, 7), 8), ((0, 1), 64), ((1,), 2)],
+)
+def test_texts_that_bring_no_vector_fail_alone(bad: tuple[int, ...], n: int) -> None:
     class Picky(BatchClient):
         async def send(self, request: Request) -> Answer:
             answer = await super().send(request)
-            return Answer(tuple(reply for reply in answer.replies if reply.text not in ("<0>", "<3>")))
+            without = {f"<{number}>" for number in bad}
+            return Answer(tuple(reply for reply in answer.replies if reply.text not in without))
 
     async def main() -> None:
         client = Picky()
-        outcomes = await asyncio.gather(
-            *(outcome(caller, str(number)) for caller in [caller_of(client, size=8)] for number in range(8))
-        )
-        bad = MalformedReplyError
-        assert outcomes == [bad, "<1>", "<2>", bad, "<4>", "<5>", "<6>", "<7>"]
+        caller = caller_of(client, size=n)
+        outcomes = await asyncio.gather(*(outcome(caller, str(number)) for number in range(n)))
+        assert outcomes == [MalformedReplyError if i in bad else f"<{i}>" for i in range(n)]
+        assert (
+            max(map(client.sent.count, client.sent)) == 1
+        )  # none is sent a second time with the same company
+        assert caller.gate.in_flight == 0
+
+    run_virtually(main())
+
+
+def test_what_waits_for_its_half_is_called_off_when_the_caller_is_closed() -> None:
+    def obey(texts: list[str], number: int) -> None:
+        if number == 1:
+            raise RefusedRequestError("one is too long")
+
+    async def main() -> None:
+        client = BatchClient(obey)
+        caller = caller_of(client)
+        asked = [asyncio.ensure_future(outcome(caller, text)) for text in "abcd"]
+        await asyncio.sleep(1.5)  # the first half is on its way
+        await caller.close()
+        assert await asyncio.wait_for(asyncio.gather(*asked), 60) == [asyncio.CancelledError] * 4
+        assert client.sent == [list("abcd"), ["a", "b"]]
 
     run_virtually(main())
 
