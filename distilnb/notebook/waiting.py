@@ -10,7 +10,13 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from distilnb.notebook.bounds import costs_nothing, most_of_preview, most_of_rest, most_of_retry
+from distilnb.notebook.bounds import (
+    UNFINISHED,
+    costs_nothing,
+    most_of_preview,
+    most_of_rest,
+    most_of_retry,
+)
 from distilnb.notebook.quoting import as_known, quote_in_time, sharpen
 from distilnb.notebook.session import Session
 from distilnb.spec.graph import Graph
@@ -27,7 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 USUAL_ROWS = 5  # of a Sample to which nobody has added
-UNFINISHED = ("stopped", "failed", "lost")  # states of a run that a retry lets go on to its end
 MOVED = "The question moved to a later cell."
 
 
@@ -199,7 +204,13 @@ def start_when_confirmed(session: Session, pipeline: Pipeline, do: partial[Run])
 def retry_when_confirmed(
     session: Session, run: Run, do: Callable[[], Run], step: str | None, using: Graph | None = None
 ) -> Run | Waiting[Run]:
-    """Do failed rows again, by an edited graph if there is one, or show what that may cost and let it wait."""
+    """Do failed rows again, by an edited graph if there is one, or show what that may cost and let it wait.
+
+    Raises RunError where the run may not go on.
+    """
+    from distilnb.run.refusing import check_retry
+
+    check_retry(run, is_edited=using is not None)
     bound = most_of_retry(run, step, using)
     if session.is_cheap(bound):
         return do()
@@ -211,7 +222,10 @@ def retry_when_confirmed(
 
 
 def resume_when_confirmed(session: Session, run: Run, do: Callable[[], Run]) -> Run | Waiting[Run]:
-    """Let a run go on, or show what the rest of it may cost and let that wait."""
+    """Let a run go on, or show what the rest of it may cost and let that wait; raises RunError where it may not."""
+    from distilnb.run.refusing import check_resume
+
+    check_resume(run)
     bound = most_of_rest(run)
     if session.is_cheap(bound):
         return do()
