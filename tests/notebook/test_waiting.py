@@ -554,19 +554,85 @@ def test_many_rows_that_cost_little_start_at_once(notebook: Notebook) -> None:
     assert isinstance(notebook.cell("%distil run many"), Run)
 
 
-def test_a_quote_that_takes_long_is_asked_without(dear: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quote_that_takes_long_is_asked_without(lab: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     free = threading.Event()
     quick = importlib.import_module("distilnb.pipeline.quick")
     monkeypatch.setattr(quick, "quick_quote", lambda *_: free.wait(60))
-    monkeypatch.setattr("distilnb.notebook.quoting.UNWATCHED_S", 0.01)
-    dear.cell("prefs.preview()")
-    waiting, shown = dear.shown("%distil run")
+    monkeypatch.setattr("distilnb.notebook.quoting.PATIENCE_S", 0.01)
+    lab.cell("prefs.preview()")
+    waiting, shown = lab.shown("%distil run")
     free.set()
     assert "its quote takes longer than a cell should" in visible(shown)
     assert "it may come to a cost that is not known" in visible(shown)
     until_sharp(waiting)
     assert isinstance(waiting.quote, Estimate)
     assert "it may come to up to $" in repr(waiting)
+
+
+@pytest.mark.parametrize("setting", ["", "%config DistilMagics.live_panel = False"])
+def test_where_there_is_no_button_the_clock_does_not_decide_what_is_run(
+    setting: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook: Notebook = request.getfixturevalue("lab" if setting else "dear")
+    quick = importlib.import_module("distilnb.pipeline.quick")
+    make = quick.quick_quote
+
+    def slow(*given: Any) -> Any:
+        assert not threading.Event().wait(0.3)
+        return make(*given)
+
+    monkeypatch.setattr(quick, "quick_quote", slow)
+    monkeypatch.setattr("distilnb.notebook.quoting.PATIENCE_S", 0.01)
+    notebook.cell(f"{setting}\nusual = dn.llm('rehearsal', price=(0.01, 0.01))")
+    notebook.cell(f"{MANY}.generate('answer', 'Say {{{{ text }}}}')\nmany.preview()")
+    assert isinstance(notebook.cell("%distil run many"), Run)
+
+
+def test_a_slow_step_of_the_users_runs_once_at_a_time_however_often_the_cell_is_run(
+    lab: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, n_now, most = threading.Event(), [0], [0]
+
+    def held(text: str) -> dict[str, str]:
+        n_now[0] += 1
+        most[0] = max(most[0], n_now[0])
+        free.wait(60)
+        n_now[0] -= 1
+        return {"z": text}
+
+    lab.names["held"] = held
+    monkeypatch.setattr("distilnb.notebook.quoting.PATIENCE_S", 0.3)
+    monkeypatch.setattr("distilnb.notebook.quoting.SETTLE_S", 0.0)
+    lab.cell("p = dn.Pipeline('p', llm=dear).from_dicts(rows).map(held, makes=['z'])")
+    lab.cell("p = p.generate('answer', 'Say {{ z }}')")
+    asked = [lab.cell("%distil run p") for _ in range(4)]
+    assert len({id(one) for one in asked}) == 1
+    assert isinstance(asked[0], Waiting)
+    threads = [thread for thread in threading.enumerate() if thread.name == "distilnb-quote"]
+    assert len(threads) == 2  # the look that took too long, and the one that waits for it
+    free.set()
+    until_sharp(asked[0])
+    assert isinstance(asked[0].quote, Estimate)
+    assert most == [1]
+
+
+def test_the_question_about_many_rows_is_the_same_once_they_are_digested(lab: Notebook) -> None:
+    lab.cell(f"usual = dear\n{MANY.replace('3000', '6000')}.generate('answer', 'Say {{{{ text }}}}')")
+    source = lab.names["many"].graph.steps["load"].data
+    source.give_way()
+    waiting, first = lab.shown("%distil run many --new")
+    assert isinstance(waiting, Waiting)
+    old = button(boxes(first)[0])
+    until_sharp(waiting)
+    assert source.digest
+    assert not source.is_pending
+    again, second = lab.shown("%distil run many --new")
+    assert again is waiting
+    until_sharp(waiting)
+    new = button(boxes(second)[0])
+    for pressed in (old, new):
+        pressed.click()
+    assert len(runs()) == 1
 
 
 def test_a_source_that_cannot_be_counted_asks_and_says_why(dear: Notebook) -> None:
