@@ -20,6 +20,7 @@ from distilnb.llms.prices import check_priced
 from distilnb.tasks.base import Task
 
 RESUME_PATIENCE_S = 30.0  # for a stopping run to let go
+TAKES_ORDERS = ("starting", "running", "paused")  # of a run whose runner carries out what it is told
 _POLL_S = 0.005
 
 
@@ -65,13 +66,21 @@ def go_on(reader: RunReader, secrets: Mapping[str, str]) -> None:
     state = reader.status().state
     if state == "paused" or (state == "starting" and run.has_command("pause")):
         run.command("resume")
-    if state in ("starting", "running", "paused"):
+    if state in TAKES_ORDERS:
+        return
+    check_may_go_on(reader, secrets)
+    start_again(reader, secrets)
+
+
+def check_may_go_on(reader: RunReader, secrets: Mapping[str, str]) -> None:
+    """Raise RunError when `go_on` would refuse a run; nothing is changed, and nobody is waited for."""
+    state = reader.status().state
+    if state in TAKES_ORDERS:
         return
     check_keys(reader, secrets, "resume")
     if state == "finished" and not _has_waiting_order(reader):
-        raise RunError(f"Run {run.run_id!r} is finished.", "Start the pipeline again for new rows.")
+        raise RunError(f"Run {reader.run.run_id!r} is finished.", "Start the pipeline again for new rows.")
     check_may_start(reader)
-    start_again(reader, secrets)
 
 
 def check_keys(reader: RunReader, secrets: Mapping[str, str], verb: str) -> None:

@@ -74,6 +74,7 @@ class Outlook:
     is_sieved: bool = False  # on the way to here steps may leave rows out on purpose
     scale: float = 1.0
     shares: list[tuple[LLM, Outlook]] = field(default_factory=list)  # of several models, what each is asked
+    n_sendings: int = 1  # for one request that is counted: a conversation is asked for message by message
 
 
 class RowsToRun(NamedTuple):
@@ -197,6 +198,7 @@ def _outlook(
         per_row=_per_row(uses, reached, closed),
         is_sieved=_is_sieved(graph, before, {*tasks, *edges}, looked),
         scale=scale,
+        n_sendings=task.sendings_per_reply if isinstance(task := graph.steps[name], Task) else 1,
     )
 
 

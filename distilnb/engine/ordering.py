@@ -6,13 +6,12 @@ import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from distilnb.engine.commands import check_keys, check_may_start, start_again
+from distilnb.engine.commands import TAKES_ORDERS, check_keys, check_may_start, start_again
 from distilnb.engine.editing import EditedPipeline, edit_steps
 from distilnb.engine.quarantine import RowChoice, choose_errors
 from distilnb.engine.reading import RunReader
 from distilnb.engine.retry_orders import RetryOrder, write_order
 
-_TAKES_ORDERS = ("starting", "running", "paused")  # of a run whose runner carries out what it is told
 _POLL_S = 0.005
 
 
@@ -51,8 +50,16 @@ def order_retry(
     return chosen
 
 
+def check_may_retry(reader: RunReader, secrets: Mapping[str, str], *, is_edited: bool) -> None:
+    """Raise RunError when a retry would be refused whatever has failed; edited steps may bring the keys that miss."""
+    if not _takes_orders(reader):
+        check_may_start(reader)
+    if not is_edited:
+        check_keys(reader, secrets, "retry")
+
+
 def _takes_orders(reader: RunReader) -> bool:
-    return reader.status().state in _TAKES_ORDERS
+    return reader.status().state in TAKES_ORDERS
 
 
 def _hand_over(reader: RunReader, secrets: Mapping[str, str], order: RetryOrder) -> None:

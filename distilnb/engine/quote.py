@@ -69,7 +69,7 @@ def quote_step(
         cached=round(outlook.n_cached * outlook.scale),
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        cost_usd=_cost(llm, requests, input_tokens, output_tokens),
+        cost_usd=_cost(llm, requests, input_tokens, output_tokens, outlook.n_sendings),
         seconds=run_seconds([work]),
         has_price=run_price_of(llm) is not None,
         is_offline=llm.goes_by_batch,
@@ -205,7 +205,11 @@ def _behind(
 
 
 def _cost(
-    llm: LLM, requests: Interval | None, input_tokens: Interval | None, output_tokens: Interval | None
+    llm: LLM,
+    requests: Interval | None,
+    input_tokens: Interval | None,
+    output_tokens: Interval | None,
+    n_sendings: int,
 ) -> Interval | None:
     price = run_price_of(llm)
     if (price is not None and price.is_free) or requests == NOTHING:
@@ -215,7 +219,8 @@ def _cost(
     is_drawn = llm.makes == "image"
     if is_drawn and price.needs_tokens and not output_tokens.high:  # which nobody has told
         return None
-    ends = zip(input_tokens, output_tokens, requests, requests if is_drawn else NOTHING, strict=True)
+    sent = requests.times(n_sendings)
+    ends = zip(input_tokens, output_tokens, sent, requests if is_drawn else NOTHING, strict=True)
     return Interval(*(price.cost_usd(*end) for end in ends))
 
 

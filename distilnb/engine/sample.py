@@ -133,9 +133,9 @@ class Glance(NamedTuple):
 def glance(source: GeneratorStep, limit: int | None, n: int) -> Glance | None:
     """Return at most `n` of the rows that a run of at most `limit` would take, at once, however long the source is.
 
-    They are from all over a source that can be read anywhere, else its first. Of one whose rows cannot be counted at
-    once, and whose size is not known, nothing is read: None, or without rows where `limit` bounds them. Raises
-    NoRowsError when there is none.
+    They are drawn by chance from all over a source that can be read anywhere, else its first. Of one whose rows cannot
+    be counted at once, and whose size is not known, nothing is read: None, or without rows where `limit` bounds them.
+    Raises NoRowsError when there is none.
     """
     counted = source.n_rows()
     if counted is None and (n_bytes := source.n_bytes()) is not None:
@@ -145,7 +145,7 @@ def glance(source: GeneratorStep, limit: int | None, n: int) -> Glance | None:
     n_rows = counted if limit is None else min(counted, limit)
     if not n_rows:
         raise _no_row(source)
-    places = _spread(n_rows, n)
+    places = _spread(n_rows, n, SEED)
     rows = source.rows_at(places)
     if rows is None:
         rows = list(islice(_rows(source), len(places)))
@@ -167,13 +167,14 @@ def _named(source: GeneratorStep, rows: list[Row], places: Sequence[int]) -> Bat
     return Batch(rows, IdMaker(source.name).make_all(rows), [[place] for place in places])
 
 
-def _spread(n_rows: int, n: int) -> Sequence[int]:
-    return range(n_rows) if n_rows <= n else [place * n_rows // n for place in range(n)]
+def _spread(n_rows: int, n: int, seed: int) -> Sequence[int]:
+    """Return so many places, in order. A grid would see rows that take turns at one of their turns only."""
+    return range(n_rows) if n_rows <= n else sorted(random.Random(seed).sample(range(n_rows), n))
 
 
 def _longer(source: GeneratorStep, rows: Sequence[Row], n_rows: int) -> float | None:
     """Return how many times as long as these rows all are on average, at most; None where that cannot be told."""
-    more = source.rows_at(_spread(n_rows, MEASURED_ROWS))
+    more = source.rows_at(_spread(n_rows, MEASURED_ROWS, SEED + 1))  # drawn anew
     n_bytes = source.n_bytes()
     if more is not None:
         mean = sum(map(text_bytes, more)) / len(more)

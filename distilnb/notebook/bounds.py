@@ -27,6 +27,8 @@ TOKENS_EACH = (
 LOOKED_ROWS = 1000
 SEEN_REQUESTS = 20  # from which on what a run has paid tells what the rest of it costs,
 MARGIN = 1.5  # with so much to spare
+# States of a run that a new runner lets go on to its end. One that is stopping is waited for, and then goes on too.
+UNFINISHED = ("stopping", "stopped", "failed", "lost")
 
 
 class Bound(NamedTuple):
@@ -71,7 +73,7 @@ def most_of_retry(run: Run, step: str | None = None, using: Graph | None = None)
     """Return about the most that it can cost to do the failed rows of a run again, all or those of a step.
 
     With `using`, the graph of an edited pipeline, its version of a failed step does them. A run that has ended before
-    its end goes on to that too.
+    its end, or is about to, goes on to that too.
     """
     errors = run.errors()
     failed = errors[(errors["state"] == "open") & ~errors["is_partial"]]
@@ -91,7 +93,7 @@ def most_of_retry(run: Run, step: str | None = None, using: Graph | None = None)
     ]
     again = Bound(*_sum(tasks, {task.name: _price_each(task) for task in tasks}, rows), len(failed))
     status = run.status()
-    if not again.requests or not status.is_ended or status.state == "finished":
+    if failed.empty or status.state not in UNFINISHED:
         return again
     return _within_budget(again.plus(_rest(status, graph)), status)
 
@@ -99,7 +101,7 @@ def most_of_retry(run: Run, step: str | None = None, using: Graph | None = None)
 def most_of_rest(run: Run) -> Bound:
     """Return about the most that it can cost to let a run go on to its end; nothing for one that goes or is through."""
     status = run.status()
-    if status.state not in ("paused", "stopped", "failed", "lost"):
+    if status.state not in ("paused", *UNFINISHED):
         return Bound(0.0)
     return _within_budget(_rest(status, run.pipeline_file().graph), status)
 

@@ -13,6 +13,7 @@ from IPython.core.error import UsageError
 
 from distilnb.errors import SpecError, StoreError
 from distilnb.notebook.options import nearest
+from distilnb.notebook.quoting import Looks
 from distilnb.notebook.settings import Settings
 from distilnb.notebook.words import assignments, value_of
 from distilnb.view.display import Output, best_form
@@ -61,6 +62,7 @@ class Session:
         self.panels: dict[str, RunPanel] = {}  # live ones, by run id
         self._shown: set[str] = set()  # runs and questions that this cell shows already
         self._questions: dict[object, Question] = {}
+        self.looks = Looks()  # at rows, for the quotes of questions
         self._known: dict[
             str, object
         ] = {}  # pipelines and runs by variable, as the last cell or magic left them
@@ -214,12 +216,21 @@ class Session:
 
     # --- what waits for its user's word ---
 
-    def let_wait(self, key: object, question: Q) -> Q:
-        """Show a question, or the one that an equal line asked before: a cell that is run twice asks once."""
+    @property
+    def has_buttons(self) -> bool:
+        """Whether a question shows a button here; else nobody may sit before the cell."""
+        return best_form() == "widgets" and self.settings.form() != "html"
+
+    def let_wait(self, key: object, question: Q, *, is_newer: bool = True) -> Q:
+        """Show a question, or the one that an equal line asked before: a cell that is run twice asks once.
+
+        That one has the quote of the new question then, if it `is_newer`.
+        """
         known = self._questions.get(key)
         asked = known if isinstance(known, type(question)) and not known.is_done else question
         self._questions[key] = asked
-        asked.renew(question)
+        if is_newer:
+            asked.renew(question)
         self.show_waiting(asked)
         return asked
 

@@ -10,8 +10,14 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from distilnb.notebook.bounds import costs_nothing, most_of_preview, most_of_rest, most_of_retry
-from distilnb.notebook.quoting import as_known, quote_in_time, sharpen
+from distilnb.notebook.bounds import (
+    UNFINISHED,
+    costs_nothing,
+    most_of_preview,
+    most_of_rest,
+    most_of_retry,
+)
+from distilnb.notebook.quoting import as_known
 from distilnb.notebook.session import Session
 from distilnb.spec.graph import Graph
 from distilnb.spec.parameters import with_parameters
@@ -27,7 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 USUAL_ROWS = 5  # of a Sample to which nobody has added
-UNFINISHED = ("stopped", "failed", "lost")  # states of a run that a retry lets go on to its end
 MOVED = "The question moved to a later cell."
 
 
@@ -106,7 +111,7 @@ class Waiting(Generic[T]):
         self._settle(MOVED)
         bundle: dict[str, Any] = dict(self._bundle())
         self._output, self._below = Output(), Output()
-        if best_form() == "widgets" and self._session.settings.form() != "html":
+        if self._session.has_buttons:
             self._box = ConfirmBox(bundle["text/html"], "Run", self._pressed)
             bundle.update(self._box.view())
         elif best_form() == "text":
@@ -170,8 +175,10 @@ class Waiting(Generic[T]):
 def start_when_confirmed(session: Session, pipeline: Pipeline, do: partial[Run]) -> Run | Waiting[Run]:
     """Start a run, or show its quote and let it wait; `do` is the start with its options.
 
-    An equal run that is going costs nothing: it is what comes of the start.
+    An equal run that is going costs nothing: it is what comes of the start. Only where a button can be pressed the
+    cell does not wait for the quote: elsewhere it must not hang on the clock what is run.
     """
+    from distilnb.pipeline.quick import QuickQuote
     from distilnb.pipeline.starting import USUAL, going
 
     options = dict(do.keywords)
@@ -182,24 +189,32 @@ def start_when_confirmed(session: Session, pipeline: Pipeline, do: partial[Run])
         return do()
     if not is_new and going(graph, {**USUAL, **options}) is not None:
         return do()
-    quote = quote_in_time(pipeline.name, graph, options["rows"])
+    key = ("run", *as_known(graph), is_new, *options.values())
+    look = session.looks.quote_in_time if session.has_buttons else session.looks.quote_now
+    found = look(key, pipeline.name, graph, options["rows"])
+    quote = found or QuickQuote(None, None, True, "its quote takes longer than a cell should")
     if quote.most_usd is not None and quote.most_usd <= limit:
         return do()
-    key = ("run", *as_known(graph), is_new, *options.values())
     told = quote.estimate or f"{pipeline.name} · {quote.lack}"
-    found = quote.estimate.cost_usd if quote.estimate else None
-    cost = None if found is None else found.high
+    expected = quote.estimate.cost_usd if quote.estimate else None
+    cost = None if expected is None else expected.high
     waiting = Waiting(session, f"A run of {pipeline.name}", told, cost, do, is_bound=quote.doubt == 1.0)
-    asked = session.let_wait(key, waiting)
+    asked = session.let_wait(key, waiting, is_newer=found is not None)
     if quote.can_be_sharper:
-        sharpen(asked, pipeline.name, graph, options["rows"])
+        session.looks.sharpen(key, asked, pipeline.name, graph, options["rows"])
     return asked
 
 
 def retry_when_confirmed(
     session: Session, run: Run, do: Callable[[], Run], step: str | None, using: Graph | None = None
 ) -> Run | Waiting[Run]:
-    """Do failed rows again, by an edited graph if there is one, or show what that may cost and let it wait."""
+    """Do failed rows again, by an edited graph if there is one, or show what that may cost and let it wait.
+
+    Raises RunError where the run may not go on.
+    """
+    from distilnb.run.refusing import check_retry
+
+    check_retry(run, is_edited=using is not None)
     bound = most_of_retry(run, step, using)
     if session.is_cheap(bound):
         return do()
@@ -211,7 +226,10 @@ def retry_when_confirmed(
 
 
 def resume_when_confirmed(session: Session, run: Run, do: Callable[[], Run]) -> Run | Waiting[Run]:
-    """Let a run go on, or show what the rest of it may cost and let that wait."""
+    """Let a run go on, or show what the rest of it may cost and let that wait; raises RunError where it may not."""
+    from distilnb.run.refusing import check_resume
+
+    check_resume(run)
     bound = most_of_rest(run)
     if session.is_cheap(bound):
         return do()

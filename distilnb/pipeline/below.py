@@ -33,12 +33,20 @@ def told_below(graph: Graph, step: str, samples: Mapping[str, Batch]) -> str:
     except DistilnbError:  # it does not fit below any longer: whoever previews the whole is told
         return ""
     told = [_asks(name, *quotes[name]) for name in tasks]
-    free = [name for name in below if name not in tasks]
     told = told[:MAX_TOLD] + [f"{len(told) - MAX_TOLD} more ask"] * (len(told) > MAX_TOLD)
+    others = [name for name in below if name not in tasks]
+    users = [name for name in others if _is_users(graph.steps[name])]
+    free = [name for name in others if name not in users]
     if free:
-        more = f" and {len(free) - MAX_TOLD} more" if len(free) > MAX_TOLD else ""
-        told.append(f"{', '.join(free[:MAX_TOLD])}{more} {'is' if len(free) == 1 else 'are'} free")
+        told.append(f"{_names(free)} {'is' if len(free) == 1 else 'are'} free")
+    if users:  # what the user's own code asks by itself, nobody knows
+        told.append(f"{_names(users)} {'asks' if len(users) == 1 else 'ask'} no model")
     return one_line(", ".join(told), 300)
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_TOLD} more" if len(names) > MAX_TOLD else ""
+    return f"{', '.join(names[:MAX_TOLD])}{more}"
 
 
 def _quotes(part: Graph, tasks: list[str], samples: Mapping[str, Batch]) -> dict[str, tuple[Quote, bool]]:
@@ -57,8 +65,13 @@ def _quotes(part: Graph, tasks: list[str], samples: Mapping[str, Batch]) -> dict
 
 def _hides(step: Step) -> bool:
     """Whether nobody can tell, without running what may take long, what leaves a step."""
+    return isinstance(step, GlobalStep) or _is_users(step)
+
+
+def _is_users(step: Step) -> bool:
+    """Whether code of the user's own is run."""
     is_ours = type(step).__module__.startswith("distilnb.")
-    return isinstance(step, GlobalStep) or not is_ours or step.runs_user_code or bool(user_code(step))
+    return not is_ours or step.runs_user_code or bool(user_code(step))
 
 
 def _quote(graph: Graph, name: str, results: Mapping[str, StepResult], n_rows: int) -> Quote:

@@ -13,8 +13,11 @@ from distilnb.engine.budget import DRAWN_TOKENS, USUAL_REPLY_TOKENS
 from distilnb.engine.foresee import CHARACTERS_PER_TOKEN
 from distilnb.engine.preview import StepResult, preview_graph
 from distilnb.engine.rendering import model_of
+from distilnb.llms.base import LLM
+from distilnb.llms.images import shown
 from distilnb.llms.prices import Price, price_of
 from distilnb.llms.request import Message, Reply
+from distilnb.llms.usage import image_tokens
 from distilnb.pipeline.timing import Timed
 from distilnb.pipeline.versions import prompt_steps, tasks_of
 from distilnb.rows import Batch, Row
@@ -39,20 +42,20 @@ class Quote(NamedTuple):
         return Quote(self.requests + other.requests, None if None in costs else sum(c or 0.0 for c in costs))
 
 
-class Used(NamedTuple):
+class Expense(NamedTuple):
     """Tokens (None where no reply tells them) and USD (None where a price is unknown)."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float | None = 0.0
 
-    def plus(self, replies: Sequence[Reply], cost: float | None) -> Used:
+    def plus(self, replies: Sequence[Reply], cost: float | None) -> Expense:
         """Return it with further replies, and what these cost."""
         n_in, n_out = self.input_tokens, self.output_tokens
         if any(reply.output_tokens is not None for reply in replies):
             n_in = (n_in or 0) + sum(reply.input_tokens or 0 for reply in replies)
             n_out = (n_out or 0) + sum(reply.output_tokens or 0 for reply in replies)
-        return Used(n_in, n_out, None if cost is None or self.cost_usd is None else self.cost_usd + cost)
+        return Expense(n_in, n_out, None if cost is None or self.cost_usd is None else self.cost_usd + cost)
 
 
 @dataclass
@@ -80,9 +83,9 @@ class Measured:
         """The rows that have all their replies, and did not fail."""
         return {row_id for row_id in self.replies if row_id not in self.failures}
 
-    def used(self, rows: Collection[str]) -> Used:
+    def used(self, rows: Collection[str]) -> Expense:
         """Return what the replies of these rows took, whenever they were paid for."""
-        total = Used()
+        total = Expense()
         for result in self.brought:
             replies = [
                 reply for row_id in result.brought if row_id in rows for reply in result.brought[row_id]
@@ -278,7 +281,13 @@ def quote_missing(
     usual = DRAWN_TOKENS if is_drawn else USUAL_REPLY_TOKENS
     out_each = (mean(known_out) if known_out else usual) * task.num_generations / n_each
     texts = [one.request.messages for one in lacking] or list(sent)
-    lengths = [sum(len(str(message.get("content") or "")) for message in messages) for messages in texts]
-    in_each = mean(lengths) / CHARACTERS_PER_TOKEN if lengths else USUAL_REPLY_TOKENS
+    by = [one.llm for one in lacking] or [llms[0]] * len(sent)
+    in_each = mean(map(_tokens, texts, by)) if texts else USUAL_REPLY_TOKENS
     n_drawn = n_requests * is_drawn * task.num_generations / n_each
     return Quote(n_requests, price.cost_usd(in_each * n_requests, out_each * n_requests, n_requests, n_drawn))
+
+
+def _tokens(messages: Sequence[Message], llm: LLM) -> float:
+    """Return about how many tokens messages come to: by bytes, as a character of Chinese is more than a letter."""
+    n_bytes = sum(len(shown(message.get("content")).encode("utf-8", "replace")) for message in messages)
+    return n_bytes / CHARACTERS_PER_TOKEN + image_tokens(llm, messages)

@@ -27,7 +27,7 @@ class QuickQuote(NamedTuple):
 
     The truth is at most `doubt` times the quote's high end: 1.0 where all rows were looked at, None where nobody can
     tell at once. `can_be_sharper` is whether `make_estimate` can say more, in a few seconds. `lack` says why there is
-    no estimate.
+    no estimate, or no doubt.
     """
 
     estimate: Estimate | None
@@ -71,12 +71,14 @@ def quick_quote(pipeline: str, graph: Graph, rows: int | None) -> QuickQuote:
         return QuickQuote(None, None, can_be_sharper, f"{count(n_rows)} rows, none of which was seen yet")
     is_counted = all(found.is_counted for found in seen.values() if found)
     is_whole = is_counted and all(len(found.batch) == found.n_rows for found in seen.values() if found)
-    note = "" if is_whole else _note(to_run, is_counted=is_counted)
+    unmeasured = [name for name, found in seen.items() if found and found.is_counted and found.longer is None]
+    lack = f"how long the rows of {', '.join(unmeasured)} are cannot be told" if unmeasured else ""
+    note = "" if is_whole else "; ".join(filter(None, [_note(to_run, is_counted=is_counted), lack]))
     quote = estimate_of(pipeline, graph, samples, to_run, ask=False, patience_s=PATIENCE_S, note=note)
     if is_whole:
         return QuickQuote(quote, 1.0, False)
     longer = [found.longer for found in seen.values() if found]
-    return QuickQuote(quote, _doubt(graph, quote, longer, to_run), can_be_sharper)
+    return QuickQuote(quote, _doubt(graph, quote, longer, to_run), can_be_sharper, lack)
 
 
 def _doubt(

@@ -91,7 +91,7 @@ class _Button:
         self._panel = panel
         self._action = action
         self._is_pressed = False
-        self._is_warned = False
+        self._warned = ""  # what was said of what it costs: a second press acts while that is still so
         self.widget = panel._kit.Button(
             description=action.label, tooltip=action.tooltip, disabled=True, layout=_AS_WIDE_AS_ITS_WORDS
         )
@@ -119,11 +119,12 @@ class _Button:
             is_hidden = self.question.layout.display == "none"
             self.question.layout.display = "" if is_hidden else "none"
             return
-        if not self._is_warned and (warning := self._action.warns()):
-            self._is_warned = True
+        warning = self._action.warns()
+        if warning and warning != self._warned:
+            self._warned = warning
             self._panel.say(f"{warning} Press again to do it.")
             return
-        self._is_warned = False
+        self._warned = ""
         self._is_pressed = self.widget.disabled = True
         try:
             self._action.do()
@@ -166,7 +167,9 @@ class _PaneChooser:
         self._act.on_click(self._acted)
         self._shown = panel._html()
         self._made_at = 0.0
-        self._warned = ""  # the choice whose warning was said
+        self._warned = (
+            ""  # what was said of the choice that is shown: a second press acts while that is still so
+        )
         self._which.observe(self._changed, names="value")
         self._choice.observe(self._chosen, names="value")
         choosing = kit.HBox([self._which, self._choice, self._act], layout={"flex_flow": "row wrap"})
@@ -183,6 +186,7 @@ class _PaneChooser:
     def _changed(self, change: Any) -> None:
         pane = self._panes.get(change["new"])
         choices = pane.choices if pane else ()
+        self._warned = ""
         self._choice.options = choices
         self._choice.value = choices[-1] if choices else None
         self._choice.layout.display = "" if len(choices) > 1 else "none"
@@ -193,6 +197,7 @@ class _PaneChooser:
 
     def _chosen(self, _: Any) -> None:
         self._made_at = 0.0
+        self._warned = ""
 
     def _acted(self, _: Any) -> None:
         pane = self._panes.get(self._which.value)
@@ -200,8 +205,9 @@ class _PaneChooser:
             return
         choice = self._choice.value or ""
         try:
-            if self._warned != f"{pane.label} {choice}" and (warning := pane.warns(choice)):
-                self._warned = f"{pane.label} {choice}"
+            warning = pane.warns(choice)
+            if warning and warning != self._warned:
+                self._warned = warning
                 self._panel.say(f"{warning} Press again to do it.")
                 return
             self._warned = ""

@@ -42,6 +42,13 @@ def test_money_is_that_of_the_ends() -> None:
         assert cost == pytest.approx((n_in + 2 * n_out) / 1e6)
 
 
+def test_a_conversation_costs_a_request_for_each_of_its_messages() -> None:
+    outlook = Outlook(0, [Unsent(400, 1)] * 10, answered=SEEN, n_sendings=4)
+    quote = quoted(outlook, price={"per_request": 1.0})
+    assert quote.requests == (10, 10, 10)
+    assert quote.cost_usd == (40, 40, 40)
+
+
 def test_open_rows_come_to_what_the_known_ones_came_to() -> None:
     known = [Use(2, 200, 80), Use(2, 220, 100), Use(2, 180, 90)]
     quote = quoted(Outlook(6, [], 100, SEEN, known))

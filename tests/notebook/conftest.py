@@ -24,8 +24,7 @@ def alone(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """The test's folder is the current one, no local server is found, and no run outlives the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("distilnb.llms.catalog._list_models", lambda url: ())
-    for patience in ("PATIENCE_S", "UNWATCHED_S"):  # what is asked hangs on no clock
-        monkeypatch.setattr(f"distilnb.notebook.quoting.{patience}", 60.0)
+    monkeypatch.setattr("distilnb.notebook.quoting.PATIENCE_S", 60.0)  # what is asked hangs on no clock
     forget_names()
     yield
     forget_names()

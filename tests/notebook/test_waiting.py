@@ -20,6 +20,7 @@ from distilnb.pipeline import Preview
 from distilnb.pipeline.estimate import Estimate
 from distilnb.run import Run, runs
 from tests.notebook.shells import Notebook, visible
+from tests.runs import wait_for
 
 DEAR = """
 dear = dn.llm("rehearsal", price=(20000, 20000))
@@ -206,15 +207,13 @@ def test_the_button_of_the_panel_asks_before_a_dear_retry(lab: Notebook) -> None
     )
     every = _inside(_widgets()[boxes(shown)[0][WIDGET]["model_id"]])
     retry = next(one for one in every if getattr(one, "description", "") == "Retry failed")
-    while retry.disabled or len(run.errors()) < 8:
-        assert not run.status().is_ended
+    wait_for(run, lambda run: not retry.disabled and len(run.errors()) == 8)
     retry.click()
     assert "retried" not in {event.kind for event in run.events()}
     told = [one.value for one in every if isinstance(getattr(one, "value", None), str)]
     assert any("This may come to $640.00. Press again to do it." in text for text in told), told
     retry.click()
-    while "retried" not in {event.kind for event in run.events()}:
-        assert not run.status().is_ended
+    wait_for(run, lambda run: "retried" in {event.kind for event in run.events()})
 
 
 def test_the_button_beside_the_errors_asks_before_a_dear_retry_too(lab: Notebook) -> None:
@@ -228,15 +227,13 @@ def test_the_button_beside_the_errors_asks_before_a_dear_retry_too(lab: Notebook
     next(one for one in every if "Errors" in getattr(one, "options", ())).value = "Errors"
     next(one for one in every if "pick" in getattr(one, "options", ())).value = "pick"
     retry = next(one for one in every if getattr(one, "description", "") == "Retry these")
-    while len(run.errors()) < 8:
-        assert not run.status().is_ended
+    wait_for(run, lambda run: len(run.errors()) == 8)
     retry.click()
     assert "retried" not in {event.kind for event in run.events()}
     told = [one.value for one in every if isinstance(getattr(one, "value", None), str)]
     assert any("This may come to $640.00. Press again to do it." in text for text in told), told
     retry.click()
-    while "retried" not in {event.kind for event in run.events()}:
-        assert not run.status().is_ended
+    wait_for(run, lambda run: "retried" in {event.kind for event in run.events()})
 
 
 HALF = """
@@ -250,8 +247,7 @@ def stopped_half_way(notebook: Notebook, more: str = "") -> Run:
     notebook.cell(HALF.format(more=more))
     run = notebook.cell("%distil run half -y")
     assert isinstance(run, Run)
-    while not run.status().step("answer").ended:
-        assert not run.status().is_ended
+    wait_for(run, lambda run: run.status().step("answer").ended > 0)
     run.stop()
     assert run.wait(60).state == "stopped"
     return run
@@ -285,20 +281,16 @@ def test_the_button_of_the_panel_asks_before_a_dear_rest(lab: Notebook) -> None:
     lab.cell(HALF.format(more=""))
     run, shown = lab.shown("%distil run half -y")
     every = _inside(_widgets()[boxes(shown)[0][WIDGET]["model_id"]])
-    while run.status().state != "running":
-        assert not run.status().is_ended
+    wait_for(run, lambda run: run.status().state == "running")
     run.pause()
     resume = next(one for one in every if getattr(one, "description", "") == "Resume")
-    while resume.disabled:
-        assert not run.status().is_ended
+    wait_for(run, lambda _: not resume.disabled)
     resume.click()
     told = [one.value for one in every if isinstance(getattr(one, "value", None), str)]
     assert any("Press again to do it." in text for text in told), told
     assert run.status().state == "paused"
     resume.click()
-    while run.status().state == "paused":
-        pass
-    assert not run.status().is_ended
+    wait_for(run, lambda run: run.status().state == "running")
 
 
 def test_a_retry_of_a_run_that_was_stopped_is_quoted_with_the_rest_of_it(dear: Notebook) -> None:
@@ -312,12 +304,59 @@ def test_a_retry_of_a_run_that_was_stopped_is_quoted_with_the_rest_of_it(dear: N
     assert "it may come to up to $640.00" in text
 
 
+UNLUCKY = """
+slow = dn.llm('rehearsal', latency_s={latency}, max_concurrency=1, price=(20000, 20000))
+half = dn.Pipeline('half', llm=slow).from_dicts(rows).generate('answer', 'Say {{{{ text }}}}')
+half = half.map(lambda text: {{'z': 1 // (text != 'word 0')}}, makes=['z'])
+"""
+
+
+def test_a_retry_that_asks_nothing_itself_is_quoted_with_the_rest_of_a_stopped_run(dear: Notebook) -> None:
+    dear.cell(UNLUCKY.format(latency=0.3))
+    run = dear.cell("%distil run half -y")
+    wait_for(run, lambda run: len(run.errors()) == 1)
+    run.stop()
+    assert run.wait(60).state == "stopped"
+    ended = run.status().step("answer").ended
+    waiting, shown = dear.shown("%distil retry")
+    assert isinstance(waiting, Waiting)
+    text = visible(shown)
+    assert f"{8 - ended} requests at most · then the run goes on to its end" in text
+    assert f"it may come to up to ${(8 - ended) * 80}.00" in text
+    assert run.status().step("answer").ended == ended
+
+
+@pytest.mark.parametrize("verb", ["resume", "retry"])
+def test_what_lets_a_run_go_on_that_is_still_stopping_asks_too(dear: Notebook, verb: str) -> None:
+    dear.cell(UNLUCKY.format(latency=3))
+    run = dear.cell("%distil run half -y")
+    wait_for(run, lambda run: len(run.errors()) == 1 and run.status().step("answer").in_flight == 1)
+    run.stop()
+    wait_for(run, lambda run: run.status().state == "stopping")
+    waiting, shown = dear.shown(f"%distil {verb}")
+    assert isinstance(waiting, Waiting)
+    assert ("then the run goes on to its end" in visible(shown)) is (verb == "retry")
+    assert run.wait(60).state == "stopped"
+    assert run.status().step("answer").ended < 8
+
+
+@pytest.mark.parametrize("verb", ["resume", "retry"])
+def test_what_may_not_go_on_is_refused_before_anybody_is_asked(dear: Notebook, verb: str) -> None:
+    dear.cell("p = dn.Pipeline('p', llm=dear).from_dicts(rows)")
+    dear.cell("p = p.map(lambda text: {'z': 1 // (text != 'word 0')}, makes=['z'])")
+    run = dear.cell("p = p.generate('answer', 'Say {{ z }} {{ text }}')\n%distil run -y --max-cost 6 --wait")
+    assert (run.status().state, len(run.errors())) == ("stopped", 1)
+    told = dear.error(f"%distil {verb}")
+    assert f"Run '{run.id}' was stopped by max_cost 6" in told
+    run.adjust(max_cost=1000)
+    assert isinstance(dear.cell(f"%distil {verb}"), Waiting)
+
+
 def test_a_run_of_free_models_goes_on_without_a_word(notebook: Notebook) -> None:
     notebook.cell("free = dn.llm('rehearsal', latency_s=0.3, max_concurrency=1)")
     notebook.cell("p = dn.Pipeline('p', llm=free).from_dicts(rows).generate('answer', 'Say {{ text }}')")
     run = notebook.cell("%distil run p")
-    while not run.status().step("answer").ended:
-        assert not run.status().is_ended
+    wait_for(run, lambda run: run.status().step("answer").ended > 0)
     run.stop()
     run.wait(60)
     assert isinstance(notebook.cell("%distil resume --wait"), Run)
@@ -515,19 +554,85 @@ def test_many_rows_that_cost_little_start_at_once(notebook: Notebook) -> None:
     assert isinstance(notebook.cell("%distil run many"), Run)
 
 
-def test_a_quote_that_takes_long_is_asked_without(dear: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quote_that_takes_long_is_asked_without(lab: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     free = threading.Event()
     quick = importlib.import_module("distilnb.pipeline.quick")
     monkeypatch.setattr(quick, "quick_quote", lambda *_: free.wait(60))
-    monkeypatch.setattr("distilnb.notebook.quoting.UNWATCHED_S", 0.01)
-    dear.cell("prefs.preview()")
-    waiting, shown = dear.shown("%distil run")
+    monkeypatch.setattr("distilnb.notebook.quoting.PATIENCE_S", 0.01)
+    lab.cell("prefs.preview()")
+    waiting, shown = lab.shown("%distil run")
     free.set()
     assert "its quote takes longer than a cell should" in visible(shown)
     assert "it may come to a cost that is not known" in visible(shown)
     until_sharp(waiting)
     assert isinstance(waiting.quote, Estimate)
     assert "it may come to up to $" in repr(waiting)
+
+
+@pytest.mark.parametrize("setting", ["", "%config DistilMagics.live_panel = False"])
+def test_where_there_is_no_button_the_clock_does_not_decide_what_is_run(
+    setting: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook: Notebook = request.getfixturevalue("lab" if setting else "dear")
+    quick = importlib.import_module("distilnb.pipeline.quick")
+    make = quick.quick_quote
+
+    def slow(*given: Any) -> Any:
+        assert not threading.Event().wait(0.3)
+        return make(*given)
+
+    monkeypatch.setattr(quick, "quick_quote", slow)
+    monkeypatch.setattr("distilnb.notebook.quoting.PATIENCE_S", 0.01)
+    notebook.cell(f"{setting}\nusual = dn.llm('rehearsal', price=(0.01, 0.01))")
+    notebook.cell(f"{MANY}.generate('answer', 'Say {{{{ text }}}}')\nmany.preview()")
+    assert isinstance(notebook.cell("%distil run many"), Run)
+
+
+def test_a_slow_step_of_the_users_runs_once_at_a_time_however_often_the_cell_is_run(
+    lab: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, n_now, most = threading.Event(), [0], [0]
+
+    def held(text: str) -> dict[str, str]:
+        n_now[0] += 1
+        most[0] = max(most[0], n_now[0])
+        free.wait(60)
+        n_now[0] -= 1
+        return {"z": text}
+
+    lab.names["held"] = held
+    monkeypatch.setattr("distilnb.notebook.quoting.PATIENCE_S", 0.3)
+    monkeypatch.setattr("distilnb.notebook.quoting.SETTLE_S", 0.0)
+    lab.cell("p = dn.Pipeline('p', llm=dear).from_dicts(rows).map(held, makes=['z'])")
+    lab.cell("p = p.generate('answer', 'Say {{ z }}')")
+    asked = [lab.cell("%distil run p") for _ in range(4)]
+    assert len({id(one) for one in asked}) == 1
+    assert isinstance(asked[0], Waiting)
+    threads = [thread for thread in threading.enumerate() if thread.name == "distilnb-quote"]
+    assert len(threads) == 2  # the look that took too long, and the one that waits for it
+    free.set()
+    until_sharp(asked[0])
+    assert isinstance(asked[0].quote, Estimate)
+    assert most == [1]
+
+
+def test_the_question_about_many_rows_is_the_same_once_they_are_digested(lab: Notebook) -> None:
+    lab.cell(f"usual = dear\n{MANY.replace('3000', '6000')}.generate('answer', 'Say {{{{ text }}}}')")
+    source = lab.names["many"].graph.steps["load"].data
+    source.give_way()
+    waiting, first = lab.shown("%distil run many --new")
+    assert isinstance(waiting, Waiting)
+    old = button(boxes(first)[0])
+    until_sharp(waiting)
+    assert source.digest
+    assert not source.is_pending
+    again, second = lab.shown("%distil run many --new")
+    assert again is waiting
+    until_sharp(waiting)
+    new = button(boxes(second)[0])
+    for pressed in (old, new):
+        pressed.click()
+    assert len(runs()) == 1
 
 
 def test_a_source_that_cannot_be_counted_asks_and_says_why(dear: Notebook) -> None:

@@ -58,8 +58,15 @@ def test_no_code_of_the_user_runs_for_it() -> None:
 
     p = prefs().drop_step("to_dpo").drop_step("judge").map(note, makes=["n"])
     p = p.generate("more", "Of {{ n }}", into="more").generate("most", "Of {{ more }}", into="most")
-    assert below(p) == "more asks about 5, most asks about 5, map is free"
+    assert below(p) == "more asks about 5, most asks about 5, map asks no model"
     assert calls == []
+
+
+def test_what_the_users_own_steps_cost_is_not_told() -> None:
+    p = prefs().drop_step("to_dpo").map(lambda id: {"n": id}, makes=["n"]).filter("n >= 0")
+    assert below(p) == "judge asks 5, filter is free, map asks no model"
+    p = p.map(lambda id: {"m": id}, makes=["m"], name="again")
+    assert below(p) == "judge asks 5, filter is free, map, again ask no model"
 
 
 def test_what_waits_for_a_reply_is_counted_once_a_row() -> None:

@@ -5,6 +5,7 @@ The mock server counts every request, so the numbers are its word, not ours.
 
 from __future__ import annotations
 
+import base64
 import re
 import subprocess
 import sys
@@ -15,12 +16,13 @@ import pytest
 from distilnb import Pipeline
 from distilnb.engine.history import Vote
 from distilnb.errors import InputError, SpecError, UnknownStepError, UnknownVersionError
-from distilnb.llms import LLMPool
+from distilnb.llms import LLMPool, OpenAILLM
 from distilnb.pipeline.comparison import Comparison
 from distilnb.pipeline.odds import sign_test
 from distilnb.pipeline.scoring import pair_results, winner
 from distilnb.tasks import PrometheusEval, UltraFeedback
 from distilnb.view.figures import money_each
+from tests.llms.conformance.test_images import PNG
 from tests.pipeline.test_odds import SCIPY
 from tests.pipeline.writers import HOSTILE, asked, model
 from tests.servers import MockLLM
@@ -369,7 +371,7 @@ def test_without_widgets_the_next_row_is_shown_as_text(
     assert "answer@1 × writer:" in told
 
 
-# --- what a review found ------------------------------------------------------------------------------------------
+# --- what the figures are of, and what is shown ------------------------------------------------------------------
 
 
 def test_figures_are_by_the_row_and_the_same_in_both_tables(server: MockLLM) -> None:
@@ -536,3 +538,26 @@ def test_versions_mark_in_html_what_they_changed(server: MockLLM) -> None:
     assert "<ins>Terse: </ins>" in listed["text/html"]
     assert "{+" not in listed["text/html"]
     assert "{+Terse: +}" in listed["text/plain"]
+
+
+def by_the_token(column: Any = None, *, text: str = "", images: str | None = None) -> float:
+    """Return what a comparison of five rows would cost where each token that is sent costs one dollar."""
+    llm = OpenAILLM(model="gpt-4o", api_key="k", base_url="http://127.0.0.1:9/v1", price=(1e6, 0.0))
+    given = [{"i": i, **({"photo": column} if images else {})} for i in range(5)]
+    p = (
+        Pipeline("tokens", llm=llm)
+        .from_dicts(given)
+        .generate("look", f"What is {{{{ i }}}}? {text}", images=images)
+    )
+    quoted = p.compare("look", llms=["rehearsal:a", llm], n=5, ask=False).quote
+    assert quoted.cost_usd is not None
+    return quoted.cost_usd
+
+
+def test_images_and_other_scripts_are_quoted_as_what_they_come_to() -> None:
+    none = by_the_token()
+    assert by_the_token(base64.b64encode(PNG).decode(), images="photo") - none == pytest.approx(
+        5 * 255, rel=0.1
+    )
+    assert by_the_token(text="word" * 100) - none == pytest.approx(5 * 100, rel=0.01)
+    assert by_the_token(text="\u6c29" * 100) - none > 5 * 50

@@ -18,6 +18,7 @@ from distilnb import Pipeline
 from distilnb.errors import InputError, MissingKeyError, UnknownStepError
 from distilnb.llms import OpenAILLM
 from distilnb.pipeline.estimate import Estimate
+from distilnb.tasks import Magpie
 from tests.servers import MockLLM, mock_llm
 
 JUDGE = "{each}## Text {i}\nRating: {score}\nRationale: {words}\n\n{/each}"
@@ -432,3 +433,15 @@ def test_the_page_on_it_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch)
         exec(program, names)
     assert names["run"].status().state == "finished"
     assert names["quote"].cost_usd == (0, 0, 0)
+
+
+def test_magpie_is_priced_by_the_requests_of_its_conversations() -> None:
+    llm = dn.llm("rehearsal", price={"per_request": 1.0})
+    p = Pipeline("talks").from_dicts(rows(20))
+    p = p.ask(Magpie(name="talk", llm=llm, n_turns=2))
+    p.preview(5)
+    found = p.estimate(ask=False)
+    assert found.cost_usd is not None
+    truth = p.start(new=True).wait(60).cost_usd
+    assert truth == 60
+    assert found.cost_usd == (60, 60, 60)

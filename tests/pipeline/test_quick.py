@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,3 +214,28 @@ def test_what_is_wrong_with_a_pipeline_is_told() -> None:
         quick(priced([]))
     with pytest.raises(StepConnectionError):
         quick_quote("wrong", priced(rows(3)).graph.keeping({"answer"}), None)
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_rows_that_take_turns_are_seen_at_each(turn: int) -> None:
+    given = rows(8000)
+    for row in given[turn::2]:
+        row["text"] = "word " * 100
+    p = Pipeline("turns", llm=dn.llm("rehearsal", price=(100.0, 0.0))).from_dicts(given)
+    p = p.generate("answer", "Say {{ text }}")
+    p.preview(5)
+    found, whole = quick(p).most_usd, p.estimate(ask=False).cost_usd
+    assert found is not None
+    assert whole is not None
+    assert whole.high < found < 4 * whole.high
+
+
+def test_rows_of_a_packed_file_have_no_length_and_the_quote_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows(1500)).encode()))
+    p = priced(str(path))
+    p.preview(5)
+    found = quick(p)
+    assert (found.most_usd, found.doubt) == (None, None)
+    assert found.lack == "how long the rows of load are cannot be told"
+    assert f"stand for 1,500; {found.lack}" in repr(found.estimate)

@@ -283,6 +283,49 @@ def test_what_a_pane_offers_is_done_for_the_choice() -> None:
     widgets.close()
 
 
+def test_a_warning_holds_for_the_choice_it_was_said_of_and_as_long_as_it_is_so() -> None:
+    done: list[str] = []
+    cost = {"load": 2, "all": 3}
+    pane = Pane("Errors", str, ("load", "all"), "Retry these", done.append, lambda step: f"${cost[step]}.")
+    widgets = LiveWidgets((), (pane, Pane("Log", str)))
+    chooser = widgets._pane
+    assert chooser is not None
+    chooser._which.value = "Errors"
+    chooser._act.click()
+    assert "$3. Press again to do it." in widgets._said.value
+    chooser._choice.value = "load"
+    chooser._choice.value = "all"
+    chooser._act.click()
+    chooser._which.value = "Log"
+    chooser._which.value = "Errors"
+    chooser._act.click()
+    cost["all"] = 4000
+    chooser._act.click()
+    assert "$4000. Press again to do it." in widgets._said.value
+    assert done == []
+    chooser._act.click()
+    assert done == ["all"]
+    chooser._act.click()
+    assert done == ["all"]
+    widgets.close()
+
+
+def test_a_button_warns_again_when_it_costs_more_than_was_said() -> None:
+    run, cost = FakeRun(), ["$2."]
+    widgets = LiveWidgets(run_actions(run, lambda: cost[0]))
+    now = status(started_at=0.0, state="running")
+    widgets.update(replace(now, steps=tuple(replace(one, failed=1) for one in now.steps)), "")
+    retry = widgets._buttons["Retry failed"].widget
+    retry.click()
+    cost[0] = "$4000."
+    retry.click()
+    assert "$4000. Press again to do it." in widgets._said.value
+    assert run.retries == 0
+    retry.click()
+    assert run.retries == 1
+    widgets.close()
+
+
 def test_only_what_fits_the_status_can_be_pressed() -> None:
     run = FakeRun()
     widgets = LiveWidgets(run_actions(run))
