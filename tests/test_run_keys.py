@@ -19,6 +19,7 @@ from distilnb.llms.keys import forget_keys
 from distilnb.llms.openai import OpenAILLM
 from distilnb.pipeline import Pipeline
 from distilnb.run import Run, attach
+from distilnb.run.refusing import check_resume, check_retry
 from tests.conftest import processes_of
 from tests.llms.test_keys import VARIABLE, fake_colab, fake_keyring
 from tests.runs import wait_for
@@ -118,6 +119,9 @@ def test_a_resume_finds_the_key_anew_and_names_the_variable_where_it_is_gone(
     run.wait(30)
     plant(monkeypatch, "nowhere")
     again = attach(run.id)
+    for check in (check_resume, check_retry):
+        with pytest.raises(MissingKeyError, match=VARIABLE):
+            check(again)
     with pytest.raises(MissingKeyError) as caught:
         again.resume()
     words = {"env": "the environment", "colab": "Colab's secrets", "keyring": "the keyring"}[place]
@@ -168,6 +172,10 @@ def test_a_literal_key_must_be_given_again(server: MockLLM) -> None:
     run.stop()
     run.wait(30)
     again = attach(run.id)
+    for check in (check_resume, check_retry):
+        with pytest.raises(RunError, match="was started with keys that are not stored"):
+            check(again)
+    check_retry(again, is_edited=True)
     with pytest.raises(RunError, match="was started with keys that are not stored") as caught:
         again.resume()
     assert "Give them again: run.resume(secrets={'answer.llm.api_key': '...'})" in str(caught.value)

@@ -73,7 +73,7 @@ def go_on(reader: RunReader, secrets: Mapping[str, str]) -> None:
 
 
 def check_may_go_on(reader: RunReader, secrets: Mapping[str, str]) -> None:
-    """Raise RunError when `go_on` would refuse a run; nothing is changed, and nobody is waited for."""
+    """Raise RunError when `go_on` would refuse a run, whether it ends soon or not; nothing is changed."""
     state = reader.status().state
     if state in TAKES_ORDERS:
         return
@@ -105,6 +105,12 @@ def check_may_start(reader: RunReader) -> None:
             f"Run {reader.run.run_id!r} was stopped by {', '.join(reached)}, and would be again at once.",
             f"Raise it first: run.adjust({limit}=...), or float('inf') for no limit.",
         )
+
+
+def check_found_keys(reader: RunReader, secrets: Mapping[str, str]) -> None:
+    """Raise MissingKeyError when a key is gone from where it came from that a new runner would need."""
+    if reader.status().state not in TAKES_ORDERS:
+        resolve_keys(run_key_sources(reader.run, reader.plan), secrets)
 
 
 def start_again(reader: RunReader, secrets: Mapping[str, str]) -> None:

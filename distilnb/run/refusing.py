@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distilnb.engine.commands import check_may_go_on
+from distilnb.engine.commands import check_found_keys, check_may_go_on
 from distilnb.engine.ordering import check_may_retry
 
 if TYPE_CHECKING:
@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 
 def check_resume(run: Run) -> None:
-    """Raise the RunError that `run.resume()` would at once; nothing is changed, and nobody is waited for."""
+    """Raise the RunError or MissingKeyError that `run.resume()` would; nothing is changed, and nobody is waited for."""
     check_may_go_on(run._reader, run._secrets)
+    check_found_keys(run._reader, run._secrets)
 
 
 def check_retry(run: Run, *, is_edited: bool = False) -> None:
-    """Raise the RunError that any `run.retry()` would at once; one that `is_edited` may bring keys that miss."""
+    """Raise the RunError or MissingKeyError that any `run.retry()` would; one that `is_edited` may bring keys."""
     check_may_retry(run._reader, run._secrets, is_edited=is_edited)
+    check_found_keys(run._reader, run._secrets)
