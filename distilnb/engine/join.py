@@ -246,13 +246,16 @@ class Joiner:
         assert place is not None  # its state says so
         return dict(self.read(place.batch).rows[place.at])
 
-    @staticmethod
-    def _fill(lists: list[list[Row | None]], absent: Sequence[str]) -> None:
-        """Give each row the columns of branches that did not bring them, so that all rows have the same."""
+    def _fill(self, lists: list[list[Row | None]], absent: Sequence[str]) -> None:
+        """Give each row the columns of branches that did not bring them: all rows have the same, in the same order."""
+        in_order = dict.fromkeys(column for columns in self.columns for column in columns)
         for partners in zip(*lists, strict=True):
             rows = [row for row in partners if row is not None]
             known = {column for row in rows for column in row}
-            rows[0].update((column, None) for column in absent if column not in known)
+            filled = {**rows[0], **{column: None for column in absent if column not in known}}
+            rows[0].clear()
+            rows[0].update({column: filled[column] for column in in_order if column in filled})
+            rows[0].update(filled)
 
 
 def _without_partner(step: Step, row_id: str, lost: Gone) -> Failure:
