@@ -189,8 +189,11 @@ class Asker:
     async def _obtain_plain(self, errand: Errand, inquiry: Inquiry, tally: Tally) -> None:
         """Get the replies of a row that one model gives: nothing leads to another request, nobody stands in for it."""
         wanted = inquiry.all_missing()
-        if not wanted.keys:
-            return
+        if wanted.keys:
+            await self._get_alone(errand, inquiry, wanted, tally)
+
+    async def _get_alone(self, errand: Errand, inquiry: Inquiry, wanted: Wanted[LLM], tally: Tally) -> None:
+        """Get replies that nobody else could give; raises NotBought where nothing is to be asked."""
         if errand.on_missing is not None:
             raise NotBought(errand.on_missing, [Missing.of(wanted)])
         try:
@@ -321,15 +324,7 @@ class Asker:
         inquiry.replies.update(known)
         self._found(errand, inquiry, known, tally)
         if not known:
-            wanted = Wanted([Ask(llm, again)], [key], {})
-            if errand.on_missing is not None:
-                raise NotBought(errand.on_missing, [Missing.of(wanted)])
-            try:
-                await self._get(errand, inquiry, wanted, tally)
-            except ModelError as error:
-                if self._is_stopped and error.retryable:
-                    raise NotStarted from error
-                raise
+            await self._get_alone(errand, inquiry, Wanted([Ask(llm, again)], [key], {}), tally)
         reply = inquiry.replies[key]
         tally.n_reasked += not reply.is_cached
         inquiry.counting[place] = Standing(Ask(llm, again), key, reply, stands.why)
