@@ -198,7 +198,8 @@ def test_a_retry_waits_too(dear: Notebook) -> None:
     assert dear.cell("%distil retry --wait -y").id == run.id
 
 
-def test_the_button_of_the_panel_asks_before_a_dear_retry(lab: Notebook) -> None:
+def a_dear_failure(lab: Notebook) -> tuple[Any, list[Any]]:
+    """Start a run whose failed rows are dear to do again; return it with all widgets of its panel."""
     lab.cell("picky = dn.llm('rehearsal', failure_rate=1.0, max_retries=0, price=(20000, 20000))")
     lab.cell("slow = dn.llm('rehearsal', latency_s=30)")
     lab.cell("p = dn.Pipeline('p').from_dicts(rows).generate('pick', '{{ text }}', llm=picky)")
@@ -206,6 +207,11 @@ def test_the_button_of_the_panel_asks_before_a_dear_retry(lab: Notebook) -> None
         "p = p.generate('wait', '{{ topic }}', into='w', llm=slow, after='load')\n%distil run p -y"
     )
     every = _inside(_widgets()[boxes(shown)[0][WIDGET]["model_id"]])
+    return run, every
+
+
+def test_the_button_of_the_panel_asks_before_a_dear_retry(lab: Notebook) -> None:
+    run, every = a_dear_failure(lab)
     retry = next(one for one in every if getattr(one, "description", "") == "Retry failed")
     wait_for(run, lambda run: not retry.disabled and len(run.errors()) == 8)
     retry.click()
@@ -217,13 +223,7 @@ def test_the_button_of_the_panel_asks_before_a_dear_retry(lab: Notebook) -> None
 
 
 def test_the_button_beside_the_errors_asks_before_a_dear_retry_too(lab: Notebook) -> None:
-    lab.cell("picky = dn.llm('rehearsal', failure_rate=1.0, max_retries=0, price=(20000, 20000))")
-    lab.cell("slow = dn.llm('rehearsal', latency_s=30)")
-    lab.cell("p = dn.Pipeline('p').from_dicts(rows).generate('pick', '{{ text }}', llm=picky)")
-    run, shown = lab.shown(
-        "p = p.generate('wait', '{{ topic }}', into='w', llm=slow, after='load')\n%distil run p -y"
-    )
-    every = _inside(_widgets()[boxes(shown)[0][WIDGET]["model_id"]])
+    run, every = a_dear_failure(lab)
     next(one for one in every if "Errors" in getattr(one, "options", ())).value = "Errors"
     next(one for one in every if "pick" in getattr(one, "options", ())).value = "pick"
     retry = next(one for one in every if getattr(one, "description", "") == "Retry these")
