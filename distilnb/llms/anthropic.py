@@ -81,7 +81,7 @@ class AnthropicLLM(SdkLLM):
         from distilnb.llms.anthropic_batches import AnthropicBatches
 
         client = _Client(self, sends_custom_headers=self._may_have_key())
-        return AnthropicBatches(client, self.limits_of_jobs(), client.client, client.body_of, read_message)
+        return AnthropicBatches(client, self.limits_of_jobs(), client.open, client.body_of, read_message)
 
 
 class _Client(SdkClient):
@@ -96,7 +96,7 @@ class _Client(SdkClient):
 
     async def ask(self, request: Request) -> Answer:
         body = self.body_of(request)
-        answered = await self.client().messages.with_raw_response.create(
+        answered = await self.open().messages.with_raw_response.create(
             model=body.pop("model"),
             max_tokens=body.pop("max_tokens"),
             messages=body.pop("messages"),
@@ -117,10 +117,6 @@ class _Client(SdkClient):
             **_forcing(request),
         }
 
-    def client(self) -> anthropic.AsyncAnthropic:
-        """Return the SDK's client, opened at first use."""
-        return self._client or self._open()
-
     def response_of(self, error: Exception) -> Response | None:
         import anthropic
 
@@ -133,7 +129,9 @@ class _Client(SdkClient):
             await self._client.close()
             self._client = None
 
-    def _open(self) -> anthropic.AsyncAnthropic:
+    def open(self) -> anthropic.AsyncAnthropic:
+        if self._client is not None:
+            return self._client
         import anthropic
 
         self._client = anthropic.AsyncAnthropic(

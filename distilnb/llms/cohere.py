@@ -84,7 +84,7 @@ class _Client(SdkClient):
         self._client: cohere.AsyncClientV2 | None = None
 
     async def ask(self, request: Request) -> Answer:
-        client = self._client or self._open()
+        client = self.open()
         messages = request.messages
         body = on_the_wire(seeded(self._llm.generation_kwargs, request), self._llm.parameters)
         if request.shape is not None and request.mode != PROMPT:
@@ -114,7 +114,9 @@ class _Client(SdkClient):
             await self._client.__aexit__(None, None, None)
             self._client = None
 
-    def _open(self) -> cohere.AsyncClientV2:
+    def open(self) -> cohere.AsyncClientV2:
+        if self._client is not None:
+            return self._client
         import cohere
         import httpx
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -46,6 +47,9 @@ _WHERE_AND_AS_WHOM = re.compile(
     r"|azure|data_residency|fallback_depth|guardrails|logger_fn|search_tool_name|tenant_id",
     re.IGNORECASE,
 )
+
+# Of its handlers' methods, and of the function that stands for one: not of what a user forgets to await.
+_DROPPED = r"coroutine '(\w+\.a(sync_)?completion\w*|async_completion)' was never awaited"
 
 _NAMES_SECRET = re.compile(r"_(?:API_KEY|APIKEY|ACCESS_KEY|ACCESS_KEY_ID|KEY|TOKEN)$", re.IGNORECASE)
 _MIN_SECRET_CHARACTERS = 8  # a shorter value would blank words
@@ -143,7 +147,7 @@ class _Client(SdkClient):
         self._made: set[str] = set()
 
     async def ask(self, request: Request) -> Answer:
-        litellm = self._module or self._open()
+        litellm = self.open()
         messages = request.messages
         body = on_the_wire(seeded(self._llm.generation_kwargs, request), self._llm.parameters)
         if request.shape is not None and request.mode != PROMPT:
@@ -194,10 +198,14 @@ class _Client(SdkClient):
         self._made.clear()
         self._module = None
 
-    def _open(self) -> Any:
+    def open(self) -> Any:
+        if self._module is not None:
+            return self._module
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import asks the network
         import litellm
 
+        # It makes the coroutine of a request in a thread, and drops it where the request is given up meanwhile.
+        warnings.filterwarnings("ignore", _DROPPED, RuntimeWarning)
         litellm.suppress_debug_info = not self._llm.verbose
         litellm.telemetry = False
         self._known = set(litellm.in_memory_llm_clients_cache.cache_dict)

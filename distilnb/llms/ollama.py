@@ -133,7 +133,7 @@ class _Client(SdkClient):
         return await super().send(request)
 
     async def ask(self, request: Request) -> Answer:
-        client = self._client or self._open()
+        client = self.open()
         messages = request.messages
         if messages[0].get("role") == RAW:
             return await self._complete(client, request)
@@ -193,7 +193,9 @@ class _Client(SdkClient):
             await self._client.close()
             self._client = None
 
-    def _open(self) -> ollama.AsyncClient:
+    def open(self) -> ollama.AsyncClient:
+        if self._client is not None:
+            return self._client
         import httpx
         import ollama
 

@@ -74,6 +74,10 @@ class SdkClient(ABC):
         }
 
     @abstractmethod
+    def open(self) -> Any:
+        """Return the SDK's client, made at first use: what its import takes is no part of a request's time."""
+
+    @abstractmethod
     async def ask(self, request: Request) -> Answer:
         """Send one request; raise whatever the SDK raises, or ValueError for an answer that is none."""
 
@@ -89,6 +93,7 @@ class SdkClient(ABC):
         """Send one request once."""
         check_sees(self._title, self._takes_images, request.messages)
         try:
+            self.open()
             # The SDK's own limit holds for each read by itself, and a slow answer has many.
             return await asyncio.wait_for(self.ask(request), self.timeout_s)
         except ModelError:

@@ -171,7 +171,7 @@ class _Client(SdkClient):
         self._http: httpx.AsyncClient | None = None
 
     async def ask(self, request: Request) -> Answer:
-        client = self._client or self._open()
+        client = self.open()
         body = on_the_wire(seeded(self._llm.generation_kwargs, request), self._llm.parameters)
         options = body.setdefault("generationConfig", {})
         if request.n > 1:
@@ -246,7 +246,9 @@ class _Client(SdkClient):
             await self._http.aclose()
             self._http = None
 
-    def _open(self) -> genai.Client:
+    def open(self) -> genai.Client:
+        if self._client is not None:
+            return self._client
         import httpx
         from google import genai
 

@@ -156,7 +156,7 @@ def test_the_sdk_finds_no_credentials_for_another_server(monkeypatch: pytest.Mon
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "from-environment")
     monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
     client: Any = VertexAILLM(model="m", base_url="https://evil.example").make_client()
-    opened = client._open()
+    opened = client.open()
     assert not opened.vertexai
     assert client.key == "no-key"
     asyncio.run(client.close())

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import time
 from typing import Any
 
 import pytest
@@ -10,8 +12,8 @@ from distilnb.llms.anthropic import AnthropicLLM
 from distilnb.llms.cohere import CohereLLM
 from distilnb.llms.litellm import LiteLLM
 from distilnb.llms.ollama import OllamaLLM
-from distilnb.llms.request import Request
-from distilnb.llms.sdk import SdkClient, SdkLLM, split_system, text_of
+from distilnb.llms.request import Answer, Reply, Request
+from distilnb.llms.sdk import Response, SdkClient, SdkLLM, split_system, text_of
 from distilnb.llms.vertexai import VertexAILLM
 
 KINDS = [AnthropicLLM, CohereLLM, LiteLLM, OllamaLLM, VertexAILLM]
@@ -39,6 +41,35 @@ def test_an_sdk_never_gets_to_find_a_key_by_itself(
     client: Any = kind(model="m", base_url="https://other.example").make_client()
     assert isinstance(client, SdkClient)
     assert client.key == "no-key"
+
+
+class _SlowToImport(SdkClient):
+    """An SDK that takes longer to import than a request may take."""
+
+    is_open = False
+
+    def open(self) -> None:
+        if not self.is_open:
+            time.sleep(2 * self.timeout_s)
+            self.is_open = True
+
+    async def ask(self, request: Request) -> Answer:
+        self.open()
+        for _ in range(3):  # a time limit that is over shows when the loop comes by
+            await asyncio.sleep(0)
+        return Answer((Reply("hi", "stop", "m", 1, 1),))
+
+    def response_of(self, error: Exception) -> Response | None:
+        return None
+
+    async def close(self) -> None:
+        pass
+
+
+def test_what_the_import_of_an_sdk_takes_is_not_the_requests_time() -> None:
+    client = _SlowToImport(OllamaLLM(model="m", timeout=0.05))
+    answer = asyncio.run(client.send(Request(({"role": "user", "content": "hello"},))))
+    assert [reply.text for reply in answer.replies] == ["hi"]
 
 
 def test_messages_of_the_system_are_taken_apart_wherever_they_stand() -> None:

@@ -155,13 +155,23 @@ def test_what_is_no_answer_is_malformed(provider: Provider, server: MockLLM) -> 
 @behaviour("a timeout")
 def test_a_server_that_never_answers_times_out(provider: Subject, server: Server) -> None:
     if isinstance(server, Served):
-        slow = provider.model(server, timeout=0.1, generation_kwargs={"max_new_tokens": LONG})
+        wanted = {"max_new_tokens": LONG, "temperature": 0}  # drawn tokens may end it early
+        slow = provider.model(server, timeout=0.1, generation_kwargs=wanted)
         error = failing(slow, "hello", RequestTimeoutError)
         assert text_of(send(provider.model(server), "hello"))
     else:
         error = fail(provider.model(server, timeout=0.1), "never", RequestTimeoutError)
     assert error.retryable
     assert "within 0.1 s" in str(error)
+
+
+@behaviour("giving up before the request was sent", unreal=FAULT)
+def test_a_request_that_is_given_up_at_once_leaves_nothing_behind(
+    provider: Provider, server: MockLLM
+) -> None:
+    for timeout_s in (0.002, 0.004, 0.008, 0.016, 0.032):  # an SDK is met at different points of its work
+        fail(provider.model(server, timeout=timeout_s), "never", RequestTimeoutError)
+    assert text_of(send(provider.model(server), "hello"))
 
 
 @behaviour("a broken connection", unreal=FAULT)
