@@ -4,7 +4,10 @@
     python -m benchmarks.engines transformers FOLDER
     python -m benchmarks.engines gguf FOLDER/tiny.gguf
     python -m benchmarks.engines vllm FOLDER
+    python -m benchmarks.engines vllm-as-it-comes FOLDER
 
+With few processors and no GPU the host keeps vLLM in one process; `vllm` does so by hand too, which is the harder
+comparison, and `vllm-as-it-comes` leaves it its three.
 Both are measured in pairs, in turn first, in processes that hold the model already; a ratio is that of one pair, and
 what is told is the median of the ratios, with their range. On a busy machine the processor's seconds tell more than
 the clock's: they are of the bare process and what it started, and of host, what that started, and client together.
@@ -88,6 +91,13 @@ def bare_gguf(path: str, limit: int) -> Callable[[Prompts], int]:
 
 
 def bare_vllm(path: str, limit: int) -> Callable[[Prompts], int]:
+    from distilnb.llms.engines.vllm import set_environment
+
+    set_environment()
+    return bare_vllm_as_it_comes(path, limit)
+
+
+def bare_vllm_as_it_comes(path: str, limit: int) -> Callable[[Prompts], int]:
     import vllm
 
     model = vllm.LLM(model=path, **VLLM)
@@ -101,7 +111,12 @@ def bare_vllm(path: str, limit: int) -> Callable[[Prompts], int]:
     return generate
 
 
-BARE = {"transformers": bare_transformers, "gguf": bare_gguf, "vllm": bare_vllm}
+BARE = {
+    "transformers": bare_transformers,
+    "gguf": bare_gguf,
+    "vllm": bare_vllm,
+    "vllm-as-it-comes": bare_vllm_as_it_comes,
+}
 
 
 def cpu_s(pid: int | None = None) -> float:
@@ -132,7 +147,7 @@ def model_of(kind: str, path: str, limit: int) -> LocalLLM:
     wanted = {"max_new_tokens": limit, "temperature": 0}
     if kind == "transformers":
         return TransformersLLM(model=path, batch_size=BATCH, generation_kwargs=wanted)
-    if kind == "vllm":
+    if kind.startswith("vllm"):
         return vLLM(model=path, extra_kwargs=VLLM, generation_kwargs=wanted)
     return LlamaCppLLM(model_path=path, n_ctx=1024, extra_kwargs={"n_threads": 1}, generation_kwargs=wanted)
 

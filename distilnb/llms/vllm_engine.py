@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from distilnb.errors import UnsupportedParameterError
 from distilnb.llms.local import LocalLLM
 
 
@@ -63,6 +64,16 @@ class vLLM(LocalLLM):
     extra_kwargs: dict[str, Any] | None = None
     use_magpie_template: bool = False
     magpie_pre_query_template: str | None = None
+
+    def check_parameters(self) -> None:
+        """Raise UnsupportedParameterError also for `data_parallel_size` in `extra_kwargs`: one host is one engine."""
+        super().check_parameters()
+        if int((self.extra_kwargs or {}).get("data_parallel_size") or 1) > 1:
+            raise UnsupportedParameterError(
+                "extra_kwargs holds data_parallel_size; a model host feeds one engine, and leaves the others idle.",
+                "Start vLLM's server with it and ask that: dn.llm('vllm:MODEL', base_url=...).",
+                provider=self.provider,
+            )
 
     @property
     def pre_query_template(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from distilnb.errors import RefusedRequestError
 from distilnb.llms.engines.embedding import EmbeddingEngine, Vector
+from distilnb.llms.engines.vllm import set_environment
 
 
 class VllmEmbeddingEngine(EmbeddingEngine):
@@ -15,9 +16,13 @@ class VllmEmbeddingEngine(EmbeddingEngine):
     model: Any
 
     def load(self) -> None:
+        settings = self.settings
+        extra = settings["extra_kwargs"] or {}
+        set_environment(
+            int(extra.get("tensor_parallel_size") or 1) * int(extra.get("pipeline_parallel_size") or 1)
+        )
         from vllm import LLM
 
-        settings = self.settings
         self.model = LLM(
             model=settings["model"],
             runner="pooling",
@@ -27,7 +32,7 @@ class VllmEmbeddingEngine(EmbeddingEngine):
             trust_remote_code=settings["trust_remote_code"],
             enforce_eager=settings["enforce_eager"],
             seed=settings["seed"],
-            **(settings["extra_kwargs"] or {}),
+            **extra,
         )
 
     def embed(self, texts: Sequence[str]) -> Sequence[Vector]:

@@ -63,6 +63,12 @@ class Llama:
 """
 
 VLLM = """
+import sys
+from types import ModuleType, SimpleNamespace
+
+platforms = sys.modules["vllm.platforms"] = ModuleType("vllm.platforms")
+platforms.current_platform = SimpleNamespace(is_cpu=lambda: True)
+
 class _Out:
     def __init__(self, text):
         self.outputs = type("Outputs", (), {"embedding": [0.25, float(len(text))]})
